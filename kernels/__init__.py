@@ -1,0 +1,1 @@
+"""Tensor operations a VAE needs; knows no VAE."""

@@ -1,0 +1,129 @@
+"""The fused operations a VAE needs, as a typed interface.
+
+`Ops` is a value that is passed to a model when it is built; it is never switched on globally. `REFERENCE`
+(plain PyTorch, `kernels/reference.py`) is the specification; `best_for(device)` picks the fastest backend
+that runs there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class GaussianForm:
+    """How raw network outputs become mean and scale of a diagonal Gaussian.
+
+    Without a soft clamp, mean = raw mean and scale = exp(raw log scale). With `soft_clamp` c both raw
+    values pass through v -> c tanh(v / c) first, and `scale_floor` is added to the scale. `residual`
+    says that the posterior's raw values are offsets from the prior's raw values, added before the
+    clamp (NVAE, Vahdat & Kautz 2021, section 3.2). A missing prior has raw values (0, 0) in the same
+    form: N(0, 1) for `PLAIN`, N(0, 1.01^2) for the soft-clamped forms.
+    """
+
+    soft_clamp: float | None = None
+    scale_floor: float = 0.0
+    residual: bool = False
+
+
+PLAIN = GaussianForm()
+SOFT_CLAMPED = GaussianForm(soft_clamp=5.0, scale_floor=0.01)
+RESIDUAL = GaussianForm(soft_clamp=5.0, scale_floor=0.01, residual=True)
+
+
+class GaussianDraw(NamedTuple):
+    """A draw from the posterior and what it costs.
+
+    z (B, Z, h, w) in the dtype of the mean; kl (B,) float32 or wider, nats per image, analytic
+    KL(posterior, prior); log_ratio (B,) likewise, log q(z) - log p(z) at this z, or None if not asked for.
+    """
+
+    z: Tensor
+    kl: Tensor
+    log_ratio: Tensor | None
+
+
+class GaussianSampleKL(Protocol):
+    """z ~ q, KL(q, p) and, on request, log q(z) - log p(z), of diagonal Gaussians; differentiable."""
+
+    def __call__(
+        self,
+        mean: Tensor,
+        log_scale: Tensor,
+        prior_mean: Tensor | None,
+        prior_log_scale: Tensor | None,
+        *,
+        seed: Tensor,
+        group: int,
+        form: GaussianForm = PLAIN,
+        first_sample: int = 0,
+        noise: Tensor | None = None,
+        log_ratio: bool = False,
+    ) -> GaussianDraw:
+        """Draw.
+
+        Args:
+            mean, log_scale: raw posterior parameters (B, ...), any strides (two halves of one convolution
+                output are read in place), float32, bfloat16, float16 or float64.
+            prior_mean, prior_log_scale: raw prior parameters of the same shape (may be expanded over the
+                batch), or both None for the form's prior of raw values (0, 0).
+            seed: 0-d int64 tensor on the same device. Noise is keyed on (seed, group, sample, element // 4)
+                by Philox 4x32-10, independent of batch and block size.
+            group: index of the latent group in generation order.
+            form: how raw values become mean and scale.
+            first_sample: index of the batch's first image in its stream, so that an image draws the same noise
+                in any batch.
+            noise: external noise in place of the keyed one, of the mean's shape (zeros: z is the posterior mean).
+            log_ratio: also return log q(z) - log p(z) per sample.
+        """
+        ...
+
+
+class GaussianSample(Protocol):
+    """z = mean + temperature * scale * noise: a draw from the prior."""
+
+    def __call__(
+        self,
+        mean: Tensor,
+        log_scale: Tensor,
+        *,
+        seed: Tensor,
+        group: int,
+        form: GaussianForm = PLAIN,
+        temperature: float = 1.0,
+        first_sample: int = 0,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """Draw; arguments as in `GaussianSampleKL` (`form.residual` plays no part)."""
+        ...
+
+
+class LogisticMixtureLogProb(Protocol):
+    """log p(x) of the discretised logistic mixture (Salimans et al. 2017), summed over pixels: (B,) nats."""
+
+    def __call__(self, parameters: Tensor, x: Tensor, *, bits: int, original_edges: bool = False) -> Tensor:
+        """Evaluate; differentiable in `parameters`.
+
+        Args:
+            parameters: (B, P, H, W) with P = 10 K for 3 channels, 3 K for 1 channel. First K mixture logits;
+                then per colour channel K means, K log scales (clamped below at -7) and, for 3 channels,
+                K coefficient logits (tanh).
+            x: (B, C, H, W), pixel levels k / (2^bits - 1) in [0, 1].
+            bits: number of bits of a pixel value.
+            original_edges: reproduce the right-edge rule of the original NVAE code (x > 0.99 in [-1, 1] takes
+                the open upper bin), under which the probabilities do not sum to one.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Ops:
+    """One backend: its name and its operations."""
+
+    name: str
+    gaussian_sample_kl: GaussianSampleKL
+    gaussian_sample: GaussianSample
+    logistic_mixture_log_prob: LogisticMixtureLogProb

@@ -1,0 +1,1 @@
+"""Models and the one ELBO engine; knows no data set, file or clock."""

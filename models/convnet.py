@@ -1,0 +1,97 @@
+"""Convolutional encoder and decoder shared by the plain autoencoder and the vanilla VAE."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from models.output import ImageShape
+
+
+@dataclass(frozen=True)
+class ConvNetShape:
+    """Widths and sizes of the pair: `channels` at the image, doubled at each of `halvings` poolings."""
+
+    image: ImageShape
+    channels: int
+    halvings: int
+    pad: int
+
+    def __post_init__(self) -> None:
+        if self.channels < 1 or self.halvings < 1 or self.pad < 0:
+            raise ValueError(
+                f"expected channels >= 1, halvings >= 1 and pad >= 0, got {self.channels}, {self.halvings}, {self.pad}"
+            )
+        check_divides(self.image, self.pad, 2**self.halvings)
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels at the image, then after each pooling."""
+        return [self.channels * 2**level for level in range(self.halvings + 1)]
+
+    @property
+    def bottom(self) -> tuple[int, int, int]:
+        """Shape (C, h, w) of the coarsest feature map."""
+        factor = 2**self.halvings
+        height, width = self.image.height + 2 * self.pad, self.image.width + 2 * self.pad
+        return self.widths[-1], height // factor, width // factor
+
+
+def check_divides(image: ImageShape, pad: int, factor: int) -> None:
+    """Raise ValueError unless the padded image divides by `factor`, naming the sizes that work."""
+    for side in (image.height, image.width):
+        padded = side + 2 * pad
+        if padded % factor:
+            below, above = padded // factor * factor, -(-padded // factor) * factor
+            hint = f"; pad = {(above - side) // 2} gives {above}" if (above - side) % 2 == 0 else ""
+            raise ValueError(
+                f"expected image sizes that divide by {factor}, such as {below or factor} or {above}, "
+                f"got {side} + 2 x {pad} padding = {padded}{hint}"
+            )
+
+
+def _block(inputs: int, outputs: int) -> nn.Sequential:
+    """3x3 convolution, batch norm, SiLU."""
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.SiLU())
+
+
+class ConvEncoder(nn.Module):
+    """Image (B, C, H, W) -> features (B, outputs): convolutions with max-pooling, then a linear layer."""
+
+    def __init__(self, shape: ConvNetShape, outputs: int) -> None:
+        super().__init__()
+        widths = shape.widths
+        layers: list[nn.Module] = [_block(shape.image.channels, widths[0])]
+        for narrow, wide in zip(widths, widths[1:], strict=False):
+            layers += [nn.MaxPool2d(2), _block(narrow, wide), _block(wide, wide)]
+        self.features = nn.Sequential(*layers)
+        channels, height, width = shape.bottom
+        self.head = nn.Linear(channels * height * width, outputs)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features of images x, mapped from [0, 1] to [-1, 1] first."""
+        return self.head(self.features(2 * x - 1).flatten(1))
+
+
+class ConvDecoder(nn.Module):
+    """Code (B, inputs) -> likelihood parameters (B, P, H, W): linear layer, then up-sampling convolutions."""
+
+    def __init__(self, shape: ConvNetShape, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.bottom = shape.bottom
+        channels, height, width = shape.bottom
+        self.stem = nn.Linear(inputs, channels * height * width)
+        widths = shape.widths[::-1]
+        layers: list[nn.Module] = []
+        for wide, narrow in zip(widths, widths[1:], strict=False):
+            layers += [_block(wide, wide), _block(wide, narrow), nn.Upsample(scale_factor=2, mode="nearest")]
+        self.features = nn.Sequential(*layers, _block(widths[-1], widths[-1]))
+        self.head = nn.Conv2d(widths[-1], outputs, 3, padding=1)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Parameters decoded from codes z."""
+        return self.head(self.features(self.stem(z).unflatten(1, self.bottom)))

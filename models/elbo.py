@@ -1,0 +1,176 @@
+"""The ELBO engine: what a model's beliefs cost, in nats per image. The only place where they are weighted.
+
+`terms` and `importance_weighted` report unweighted quantities; `Objective` turns terms into the loss an
+optimiser sees.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from models.output import Draw, Model, ModelOutput
+
+Balancing = Literal["none", "equal", "linear", "sqrt", "square"]
+BALANCE_OFFSET = 0.01
+
+
+@dataclass(frozen=True)
+class ELBOTerms:
+    """Unweighted terms of one batch, nats per image.
+
+    distortion (B,) = -log p(x given z); rates (B, G) = KL(posterior, prior) per latent group, coarse -> fine
+    (B, 0 for the plain autoencoder); resolutions: h x w of each group.
+    """
+
+    distortion: Tensor
+    rates: Tensor
+    resolutions: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def rate(self) -> Tensor:
+        """Total rate (B,)."""
+        return self.rates.sum(1)
+
+    @property
+    def elbo(self) -> Tensor:
+        """Evidence lower bound (B,), higher is better."""
+        return -(self.distortion + self.rate)
+
+
+def terms(output: ModelOutput, x: Tensor) -> ELBOTerms:
+    """The ELBO terms of `output` for images x (B, C, H, W) in [0, 1]."""
+    distortion = -output.likelihood.log_prob(x)
+    rates = [group.rate for group in output.groups]
+    stacked = torch.stack(rates, dim=1) if rates else distortion.new_zeros(len(distortion), 0)
+    return ELBOTerms(distortion, stacked, tuple(group.resolution for group in output.groups))
+
+
+def bits_per_dim(elbo: Tensor, dims: int) -> Tensor:
+    """-elbo / (dims ln 2), for likelihoods over the 2^b integer levels; dims = C H W of the unpadded image."""
+    return -elbo / (dims * math.log(2))
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Bounds on log p(x) from K draws of one batch: `elbo`, `iwae` (B,), and the averaged terms.
+
+    `elbo` uses the analytic rates; `elbo_sampled` the same draws' log-ratios, so that
+    elbo_sampled <= iwae holds image by image (Jensen), while elbo is the less noisy estimate.
+    """
+
+    terms: ELBOTerms
+    elbo_sampled: Tensor
+    iwae: Tensor
+    k: int
+
+    @property
+    def elbo(self) -> Tensor:
+        """Evidence lower bound (B,), averaged over the K draws."""
+        return self.terms.elbo
+
+
+@torch.no_grad()
+def importance_weighted(model: Model, x: Tensor, draw: Draw, k: int) -> Bounds:
+    """ELBO and importance-weighted bound (Burda et al. 2016) of x from `k` draws, in the memory of one.
+
+    iwae = log 1/K sum_k p(x given z_k) p(z_k) / q(z_k given x), accumulated by a streaming log-sum-exp.
+
+    Raises:
+        ValueError: k < 1, or a model without a prior.
+    """
+    if k < 1:
+        raise ValueError(f"importance-weighted bound: expected k >= 1 draws, got {k}")
+    if not model.has_prior:
+        raise ValueError(f"importance-weighted bound: {type(model).__name__} has no prior")
+    log_sum = total_elbo = total_distortion = total_rates = None
+    resolutions: tuple[tuple[int, int], ...] = ()
+    for index in range(k):
+        output = model(x, dataclasses.replace(draw, seed=draw.seed + index, log_ratio=True))
+        one = terms(output, x)
+        resolutions = one.resolutions
+        log_weight = -one.distortion.double() - sum(_log_ratio(group.log_ratio) for group in output.groups)
+        log_sum = log_weight if log_sum is None else torch.logaddexp(log_sum, log_weight)
+        total_elbo = _add(total_elbo, log_weight)
+        total_distortion = _add(total_distortion, one.distortion.double())
+        total_rates = _add(total_rates, one.rates.double())
+    assert log_sum is not None and total_elbo is not None
+    assert total_distortion is not None and total_rates is not None
+    mean_terms = ELBOTerms(total_distortion / k, total_rates / k, resolutions)
+    return Bounds(mean_terms, total_elbo / k, log_sum - math.log(k), k)
+
+
+def _add(total: Tensor | None, value: Tensor) -> Tensor:
+    return value if total is None else total + value
+
+
+def _log_ratio(value: Tensor | None) -> Tensor:
+    if value is None:
+        raise ValueError("importance-weighted bound: the model returned no log-ratio for a latent group")
+    return value.double()
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The loss: distortion + weight x rate, with warm-up, balancing and free bits.
+
+    Args:
+        beta: factor on the rate at the end of the warm-up (beta-VAE, Higgins et al. 2017).
+        kl_constant: fraction of training before the warm-up starts.
+        kl_warmup: fraction of training over which the weight rises linearly to beta.
+        kl_floor: least weight during the warm-up.
+        balancing: how rates are balanced over latent groups while the weight is below beta (NVAE, Vahdat & Kautz
+            2021, appendix A): each group is weighted by its mean rate over alpha, alpha = 1, 2^i, sqrt(2^i) or
+            4^i / groups at that resolution, for the i-th resolution from the coarsest.
+        free_nats: rate per group and image (batch mean) that costs nothing (Kingma et al. 2016).
+    """
+
+    beta: float = 1.0
+    kl_constant: float = 0.0
+    kl_warmup: float = 0.3
+    kl_floor: float = 1e-4
+    balancing: Balancing = "none"
+    free_nats: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("beta", "kl_constant", "kl_warmup", "kl_floor", "free_nats"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"objective.{name}: expected a value >= 0, got {getattr(self, name)}")
+
+    def kl_weight(self, progress: float) -> float:
+        """Warm-up weight in [kl_floor, 1] at `progress` in [0, 1] of the training (beta not included)."""
+        if self.kl_warmup == 0:
+            return 1.0
+        return max(min((progress - self.kl_constant) / self.kl_warmup, 1.0), min(self.kl_floor, 1.0))
+
+    def loss(self, terms: ELBOTerms, progress: float) -> Tensor:
+        """Scalar loss, nats per image, at `progress` in [0, 1] of the training."""
+        weight = self.kl_weight(progress)
+        rates = terms.rates.mean(0)  # (G,)
+        if self.balancing != "none" and weight < 1 and len(terms.resolutions) > 1:
+            rates = rates * balance(terms.rates, terms.resolutions, self.balancing)
+        if self.free_nats:
+            rates = rates.clamp_min(self.free_nats)
+        return terms.distortion.mean() + self.beta * weight * rates.sum()
+
+
+def balance(rates: Tensor, resolutions: tuple[tuple[int, int], ...], rule: Balancing) -> Tensor:
+    """Balancing coefficients (G,) of mean 1, without gradient, from rates (B, G)."""
+    alpha = rates.new_tensor(_alpha(resolutions, rule))
+    share = (rates.detach().abs().mean(0) + BALANCE_OFFSET) / alpha
+    return share / share.mean()
+
+
+def _alpha(resolutions: tuple[tuple[int, int], ...], rule: Balancing) -> list[float]:
+    """Balancing alpha of each group, divided by the least."""
+    levels = sorted(set(resolutions))
+    exponent = {"none": 0.0, "equal": 0.0, "linear": 1.0, "sqrt": 0.5, "square": 2.0}[rule]
+    values = [2.0 ** (exponent * levels.index(r)) for r in resolutions]
+    if rule == "square":
+        values = [value / resolutions.count(r) for value, r in zip(values, resolutions, strict=True)]
+    return [value / min(values) for value in values]

@@ -1,0 +1,266 @@
+"""Image likelihoods p(x given z): log-probability, mean and samples of images in [0, 1].
+
+A `...Spec` is the configured choice (how many parameter channels, how to build); the object it builds holds
+the parameters of one batch. Both follow the protocols of `models/output.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kernels.ops import SOFT_CLAMPED, Ops
+from models.distributions import DiagonalGaussian
+
+_LOG_SCALE_MIN = -7.0
+
+
+def _sum_pixels(values: Tensor) -> Tensor:
+    return values.flatten(1).sum(1)
+
+
+def _require_binary(x: Tensor) -> None:
+    """Raise ValueError unless x holds zeros and ones only; on a GPU the check does not synchronise."""
+    binary = ((x == 0) | (x == 1)).all()
+    if x.device.type != "cpu":
+        torch._assert_async(binary, "Bernoulli likelihood: expected binary images (0 and 1); binarise them")
+    elif not binary:
+        raise ValueError("Bernoulli likelihood: expected binary images (0 and 1), got other values; binarise them")
+
+
+@dataclass(frozen=True)
+class Bernoulli:
+    """Independent Bernoulli pixels with `logits` (B, C, H, W); accepts binary images only."""
+
+    logits: Tensor
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x given z): (B,) nats.
+
+        Raises:
+            ValueError: x is not binary.
+        """
+        _require_binary(x)
+        logits = self.logits.to(torch.promote_types(self.logits.dtype, torch.float32))
+        return -_sum_pixels(F.binary_cross_entropy_with_logits(logits, x.to(logits), reduction="none"))
+
+    def mean(self) -> Tensor:
+        """Probability of a one, (B, C, H, W)."""
+        return torch.sigmoid(self.logits)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """A binary draw (B, C, H, W)."""
+        return torch.bernoulli(self.mean(), generator=generator)
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Independent normal pixels: `mean_image` and `log_scale` (B, C, H, W) or a constant, x in [0, 1].
+
+    With a fixed scale s, -log p(x given z) = squared error / (2 s^2) + constant: the mean-squared-error loss.
+    """
+
+    mean_image: Tensor
+    log_scale: Tensor
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log density, summed over pixels: (B,) nats; a density, so no bits per dimension."""
+        residual = (x - self.mean_image) * torch.exp(-self.log_scale)
+        return _sum_pixels(-0.5 * residual.square() - self.log_scale - 0.5 * math.log(2 * math.pi))
+
+    def mean(self) -> Tensor:
+        """Mean image (B, C, H, W), clamped to [0, 1]."""
+        return self.mean_image.clamp(0, 1)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """A draw (B, C, H, W), not clamped."""
+        noise = torch.empty_like(self.mean_image).normal_(generator=generator)
+        return self.mean_image + self.log_scale.exp() * noise
+
+
+@dataclass(frozen=True)
+class SoftClampedNormal:
+    """NVAE's Normal decoder: density of 2x - 1 under soft-clamped mean and log scale (B, C, H, W)."""
+
+    gaussian: DiagonalGaussian
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log density of 2x - 1, summed over pixels: (B,) nats; a density, so no bits per dimension."""
+        return _sum_pixels(self.gaussian.log_prob(2 * x - 1))
+
+    def mean(self) -> Tensor:
+        """Mean image (B, C, H, W), clamped to [0, 1]."""
+        return (self.gaussian.mean / 2 + 0.5).clamp(0, 1)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """A draw (B, C, H, W), clamped to [0, 1]."""
+        noise = torch.empty_like(self.gaussian.mean).normal_(generator=generator)
+        return ((self.gaussian.mean + self.gaussian.scale * noise) / 2 + 0.5).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class DiscretizedLogisticMixture:
+    """Mixture of logistics, integrated over the 2^bits levels (Salimans et al. 2017, PixelCNN++).
+
+    `parameters` (B, P, H, W) are laid out as `kernels.ops.LogisticMixtureLogProb` says. For three
+    channels the means of green and blue are shifted by the values of the channels before them.
+    """
+
+    parameters: Tensor
+    bits: int
+    ops: Ops
+    original_edges: bool = False
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x given z) of images at the levels k / (2^bits - 1): (B,) nats."""
+        return self.ops.logistic_mixture_log_prob(
+            self.parameters, x, bits=self.bits, original_edges=self.original_edges
+        )
+
+    def mean(self) -> Tensor:
+        """Mean of the clamped mixture, (B, C, H, W).
+
+        Exact for the first channel, E[clamp(X, -1, 1)] = -1 + s (softplus((m + 1) / s) - softplus((m - 1) / s));
+        for green and blue the coupling uses each component's mean of the channels before.
+        """
+        weights, means, scales, coefficients = self._components()
+        channels: list[Tensor] = []  # each (B, K, H, W)
+        for index in range(means.shape[1]):
+            shifted = means[:, index] + _coupling(coefficients, channels)
+            s = scales[:, index]
+            channels.append(-1 + s * (F.softplus((shifted + 1) / s) - F.softplus((shifted - 1) / s)))
+        mixed = torch.stack([(weights * channel).sum(1) for channel in channels], dim=1)
+        return (mixed / 2 + 0.5).clamp(0, 1)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """A draw at the levels (B, C, H, W): a component per pixel, then channel by channel."""
+        weights, means, scales, coefficients = self._components()
+        flat = weights.movedim(1, -1).flatten(0, 2)  # (B H W, K)
+        picked = torch.multinomial(flat, 1, generator=generator).view(weights[:, :1].movedim(1, -1).shape)
+        picked = picked.movedim(-1, 1)  # (B, 1, H, W)
+        chosen = [c.gather(1, picked) for c in coefficients]
+        levels = 2**self.bits - 1
+        channels: list[Tensor] = []  # each (B, 1, H, W)
+        for index in range(means.shape[1]):
+            mean = means[:, index].gather(1, picked) + _coupling(chosen, channels)
+            uniform = torch.rand(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+            value = mean + scales[:, index].gather(1, picked) * torch.logit(uniform, eps=1e-7)
+            channels.append(((value.clamp(-1, 1) / 2 + 0.5) * levels).round() / levels * 2 - 1)
+        return torch.cat(channels, dim=1) / 2 + 0.5
+
+    def _components(self) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
+        """Weights (B, K, H, W), means and scales (B, C, K, H, W), and tanh coefficients, each (B, K, H, W)."""
+        b, p, h, w = self.parameters.shape
+        channels, mixtures = (3, p // 10) if p % 10 == 0 else (1, p // 3)
+        parameters = self.parameters.to(torch.promote_types(self.parameters.dtype, torch.float32))
+        weights = torch.softmax(parameters[:, :mixtures], dim=1)
+        rest = parameters[:, mixtures:].reshape(b, channels, -1, mixtures, h, w)
+        scales = rest[:, :, 1].clamp_min(_LOG_SCALE_MIN).exp()
+        coefficients = tuple(torch.tanh(rest[:, c, 2]) for c in range(3)) if channels == 3 else ()
+        return weights, rest[:, :, 0], scales, coefficients
+
+
+def _coupling(coefficients: tuple[Tensor, ...] | list[Tensor], before: list[Tensor]) -> Tensor | float:
+    """Shift of the next channel's mean by the channels before: 0; c0 R; c1 R + c2 G."""
+    if not before:
+        return 0.0
+    if len(before) == 1:
+        return coefficients[0] * before[0]
+    return coefficients[1] * before[0] + coefficients[2] * before[1]
+
+
+@dataclass(frozen=True)
+class BernoulliSpec:
+    """Bernoulli pixels; images must be binary."""
+
+    def parameter_channels(self, channels: int) -> int:
+        """One logit per value."""
+        return channels
+
+    def build(self, parameters: Tensor, ops: Ops) -> Bernoulli:
+        """Bernoulli with logits `parameters` (B, C, H, W)."""
+        return Bernoulli(parameters)
+
+
+@dataclass(frozen=True)
+class GaussianSpec:
+    """Normal pixels with a fixed scale in units of the [0, 1] range, or `scale = "learned"` per value.
+
+    A learned log scale is clamped below at -7, so that constant pixels cannot drive the density to infinity.
+    """
+
+    scale: float | Literal["learned"] = 1.0
+
+    def __post_init__(self) -> None:
+        if self.scale != "learned" and not (isinstance(self.scale, (int, float)) and self.scale > 0):
+            raise ValueError(f"gaussian likelihood: expected scale > 0 or 'learned', got {self.scale!r}")
+
+    def parameter_channels(self, channels: int) -> int:
+        """One mean per value, and one log scale where it is learned."""
+        return 2 * channels if self.scale == "learned" else channels
+
+    def build(self, parameters: Tensor, ops: Ops) -> Gaussian:
+        """Gaussian with means (and log scales) in `parameters`."""
+        if self.scale == "learned":
+            mean, log_scale = parameters.float().chunk(2, dim=1)
+            return Gaussian(mean, log_scale.clamp_min(_LOG_SCALE_MIN))
+        log_scale = torch.full((), math.log(float(self.scale)), dtype=parameters.dtype, device=parameters.device)
+        return Gaussian(parameters, log_scale)
+
+
+@dataclass(frozen=True)
+class SoftClampedNormalSpec:
+    """NVAE's Normal decoder (one mixture component): soft-clamped mean and log scale, density of 2x - 1."""
+
+    def parameter_channels(self, channels: int) -> int:
+        """Mean and log scale per value."""
+        return 2 * channels
+
+    def build(self, parameters: Tensor, ops: Ops) -> SoftClampedNormal:
+        """Normal with the raw parameters (B, 2 C, H, W): means, then log scales."""
+        mean, log_scale = parameters.chunk(2, dim=1)
+        return SoftClampedNormal(DiagonalGaussian.from_raw(mean, log_scale, SOFT_CLAMPED))
+
+
+@dataclass(frozen=True)
+class LogisticMixtureSpec:
+    """Discretised mixture of logistics with `mixtures` components over 2^bits levels, 1 or 3 channels."""
+
+    mixtures: int = 10
+    bits: int = 8
+    original_edges: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.mixtures <= 32:
+            raise ValueError(f"logistic-mixture likelihood: expected 1 to 32 mixtures, got {self.mixtures}")
+        if not 1 <= self.bits <= 16:
+            raise ValueError(f"logistic-mixture likelihood: expected 1 to 16 bits, got {self.bits}")
+
+    def parameter_channels(self, channels: int) -> int:
+        """10 K for three channels, 3 K for one.
+
+        Raises:
+            ValueError: another number of channels.
+        """
+        if channels not in (1, 3):
+            raise ValueError(f"logistic-mixture likelihood: expected 1 or 3 image channels, got {channels}")
+        return (10 if channels == 3 else 3) * self.mixtures
+
+    def build(self, parameters: Tensor, ops: Ops) -> DiscretizedLogisticMixture:
+        """The mixture with `parameters` (B, P, H, W)."""
+        return DiscretizedLogisticMixture(parameters, self.bits, ops, self.original_edges)
+
+
+AnyLikelihoodSpec = BernoulliSpec | GaussianSpec | SoftClampedNormalSpec | LogisticMixtureSpec
+
+LIKELIHOODS: dict[str, type[AnyLikelihoodSpec]] = {
+    "bernoulli": BernoulliSpec,
+    "gaussian": GaussianSpec,
+    "soft-clamped-normal": SoftClampedNormalSpec,
+    "logistic-mixture": LogisticMixtureSpec,
+}

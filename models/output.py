@@ -1,0 +1,238 @@
+"""What a model says: latent groups and a likelihood; and how it is asked.
+
+Shape letters: B batch, C image channels, H x W image, Z latent channels, h x w resolution of a latent
+group, G number of groups.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kernels.ops import PLAIN, GaussianForm, Ops
+from models.distributions import DiagonalGaussian
+
+
+@dataclass(frozen=True)
+class ImageShape:
+    """Channels, height and width of the images a model is built for (unpadded)."""
+
+    channels: int
+    height: int
+    width: int
+
+    @property
+    def dims(self) -> int:
+        """Number of values in one image: C H W."""
+        return self.channels * self.height * self.width
+
+
+@dataclass(frozen=True)
+class LatentShape:
+    """Channels and resolution of one latent group."""
+
+    channels: int
+    height: int
+    width: int
+
+    @property
+    def count(self) -> int:
+        """Number of latent variables of the group."""
+        return self.channels * self.height * self.width
+
+
+class Likelihood(Protocol):
+    """p(x given z) of a batch of images; images are in [0, 1]."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x given z), summed over pixels and channels: (B,) nats."""
+        ...
+
+    def mean(self) -> Tensor:
+        """Mean image (B, C, H, W) in [0, 1]; not rounded."""
+        ...
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """A draw of pixels (B, C, H, W)."""
+        ...
+
+
+class LikelihoodSpec(Protocol):
+    """Turns decoder output into a `Likelihood`; chosen by config, never by a data set's name."""
+
+    def parameter_channels(self, channels: int) -> int:
+        """Decoder output channels needed for `channels` image channels."""
+        ...
+
+    def build(self, parameters: Tensor, ops: Ops) -> Likelihood:
+        """The likelihood whose parameters are the decoder output (B, P, H, W)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How latents are drawn in one pass.
+
+    Args:
+        seed: () int64 on the model's device; with the group index and the sample's index it keys the noise.
+        first_sample: index of the batch's first image in its stream.
+        log_ratio: also compute log q(z) - log p(z), for the importance-weighted bound.
+        noise: external noise per group, from group index and shape, in place of the keyed one.
+        at_mean: every z is the mean of its distribution.
+    """
+
+    seed: Tensor
+    first_sample: int = 0
+    log_ratio: bool = False
+    noise: Callable[[int, torch.Size], Tensor] | None = None
+    at_mean: bool = False
+
+    def external_noise(self, group: int, like: Tensor) -> Tensor | None:
+        """Noise for `group` of the shape of `like`, or None when it is to be keyed."""
+        if self.at_mean:
+            return torch.zeros((), dtype=like.dtype, device=like.device).expand_as(like)
+        if self.noise is None:
+            return None
+        return self.noise(group, like.shape).to(like)
+
+
+@dataclass(frozen=True)
+class LatentGroup:
+    """Latents drawn together in one step of the hierarchy.
+
+    `raw_posterior` and `raw_prior` are (mean, log scale) as the network gave them, (B, Z, h, w) each; `form`
+    says how they are read. `rate` (B,) is KL(posterior, prior) in nats per image (with flows: its
+    single-sample estimate). `log_ratio` (B,) is log q(z) - log p(z), where it was asked for.
+    """
+
+    raw_posterior: tuple[Tensor, Tensor]
+    raw_prior: tuple[Tensor, Tensor] | None
+    form: GaussianForm
+    z: Tensor
+    rate: Tensor
+    log_ratio: Tensor | None = None
+
+    @property
+    def resolution(self) -> tuple[int, int]:
+        """h x w of the group; (1, 1) for a vector of latents."""
+        return (int(self.z.shape[-2]), int(self.z.shape[-1])) if self.z.ndim == 4 else (1, 1)
+
+    @property
+    def prior(self) -> DiagonalGaussian:
+        """p(z_g given z_<g)."""
+        raw = self.raw_prior
+        if raw is None:
+            zero = torch.zeros_like(self.raw_posterior[0])
+            raw = (zero, zero)
+        return DiagonalGaussian.from_raw(*raw, self.form)
+
+    @property
+    def posterior(self) -> DiagonalGaussian:
+        """q(z_g given x, z_<g)."""
+        mean, log_scale = self.raw_posterior
+        if self.form.residual and self.raw_prior is not None:
+            mean, log_scale = mean + self.raw_prior[0], log_scale + self.raw_prior[1]
+        return DiagonalGaussian.from_raw(mean, log_scale, self.form)
+
+
+def draw_group(
+    ops: Ops,
+    draw: Draw,
+    group: int,
+    posterior: tuple[Tensor, Tensor],
+    prior: tuple[Tensor, Tensor] | None,
+    form: GaussianForm = PLAIN,
+) -> LatentGroup:
+    """The latent group drawn from raw posterior parameters, with its rate, through the fused operation."""
+    noise = draw.external_noise(group, posterior[0])
+    prior_mean, prior_log_scale = prior if prior is not None else (None, None)
+    z, kl, log_ratio = ops.gaussian_sample_kl(
+        *posterior,
+        prior_mean,
+        prior_log_scale,
+        seed=draw.seed,
+        group=group,
+        form=form,
+        first_sample=draw.first_sample,
+        noise=noise,
+        log_ratio=draw.log_ratio,
+    )
+    return LatentGroup(posterior, prior, form, z, kl, log_ratio)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Result of inference: the decoder's input state, and the latent groups, coarse -> fine."""
+
+    state: Tensor
+    groups: tuple[LatentGroup, ...]
+
+
+@dataclass(frozen=True)
+class ModelOutput:
+    """p(x given z) and the latent groups, coarse -> fine; no groups for the plain autoencoder."""
+
+    likelihood: Likelihood
+    groups: tuple[LatentGroup, ...]
+
+
+class Model(nn.Module, abc.ABC):
+    """Base of all models: images in [0, 1] in, beliefs out. Knows no loss.
+
+    A model implements `encode`, `decode_parameters` and, if it has a prior, `sample_state`. Padding is done
+    here: `pad` pixels of zeros on each side before `encode`, cropped from the decoder's output before the
+    likelihood sees it, so that no metric scores them.
+    """
+
+    def __init__(self, image: ImageShape, likelihood: LikelihoodSpec, ops: Ops, pad: int = 0) -> None:
+        super().__init__()
+        self.image, self.likelihood, self.ops, self.pad = image, likelihood, ops, pad
+
+    has_prior: bool = True
+
+    @property
+    @abc.abstractmethod
+    def latent_shapes(self) -> tuple[LatentShape, ...]:
+        """Shapes of the latent groups, coarse -> fine; empty for the plain autoencoder."""
+
+    @abc.abstractmethod
+    def encode(self, x: Tensor, draw: Draw) -> Encoding:
+        """Inference for padded images (B, C, H + 2 pad, W + 2 pad) in [0, 1]."""
+
+    @abc.abstractmethod
+    def decode_parameters(self, state: Tensor) -> Tensor:
+        """Likelihood parameters (B, P, H + 2 pad, W + 2 pad) from a decoder state."""
+
+    def sample_state(self, n: int, draw: Draw, temperature: float = 1.0) -> Tensor:
+        """Decoder state of `n` images with latents drawn from the prior."""
+        raise NotImplementedError(f"{type(self).__name__} has no prior to sample from")
+
+    def penalty(self, kl_weight: float) -> Tensor | None:
+        """Regularisation term of the loss besides the ELBO (nats per image), or None."""
+        return None
+
+    def padded(self, x: Tensor) -> Tensor:
+        """x with `pad` zero pixels on each side."""
+        return F.pad(x, (self.pad,) * 4) if self.pad else x
+
+    def decode(self, state: Tensor) -> Likelihood:
+        """p(x given z) over the unpadded image."""
+        parameters = self.decode_parameters(state)
+        if self.pad:
+            parameters = parameters[..., self.pad : -self.pad, self.pad : -self.pad]
+        return self.likelihood.build(parameters, self.ops)
+
+    def forward(self, x: Tensor, draw: Draw) -> ModelOutput:
+        """Encode, draw, decode: images (B, C, H, W) in [0, 1]."""
+        encoding = self.encode(self.padded(x), draw)
+        return ModelOutput(self.decode(encoding.state), encoding.groups)
+
+    def sample(self, n: int, draw: Draw, temperature: float = 1.0) -> Likelihood:
+        """p(x given z) of `n` images with z from the prior; `temperature` multiplies the prior's scale."""
+        return self.decode(self.sample_state(n, draw, temperature))

@@ -1,0 +1,64 @@
+"""The vanilla VAE (Kingma & Welling 2014): one group of Gaussian latents under a standard-normal prior."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kernels.ops import Ops
+from models.convnet import ConvDecoder, ConvEncoder, ConvNetShape
+from models.output import Draw, Encoding, ImageShape, LatentShape, LikelihoodSpec, Model, draw_group
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """Width at the image, number of latents, number of poolings, padding."""
+
+    channels: int = 16
+    latent_size: int = 16
+    halvings: int = 2
+    pad: int = 0
+
+
+class VAE(Model):
+    """The autoencoder's bones with a Gaussian bottleneck of `latent_size` latents."""
+
+    def __init__(self, config: VAEConfig, image: ImageShape, likelihood: LikelihoodSpec, ops: Ops) -> None:
+        super().__init__(image, likelihood, ops, config.pad)
+        if config.latent_size < 1:
+            raise ValueError(f"latent_size: expected at least 1, got {config.latent_size}")
+        shape = ConvNetShape(image, config.channels, config.halvings, config.pad)
+        self.config = config
+        self.encoder = ConvEncoder(shape, 2 * config.latent_size)
+        self.decoder = ConvDecoder(shape, config.latent_size, likelihood.parameter_channels(image.channels))
+
+    @property
+    def latent_shapes(self) -> tuple[LatentShape, ...]:
+        """One group: a vector of latents."""
+        return (LatentShape(self.config.latent_size, 1, 1),)
+
+    def encode(self, x: Tensor, draw: Draw) -> Encoding:
+        """Posterior of images x and one draw from it."""
+        mean, log_scale = self.encoder(x)[:, :, None, None].chunk(2, dim=1)  # (B, Z, 1, 1) each
+        group = draw_group(self.ops, draw, 0, (mean, log_scale), None)
+        return Encoding(group.z, (group,))
+
+    def decode_parameters(self, state: Tensor) -> Tensor:
+        """Likelihood parameters of latents (B, Z, 1, 1)."""
+        return self.decoder(state.flatten(1))
+
+    def sample_state(self, n: int, draw: Draw, temperature: float = 1.0) -> Tensor:
+        """Latents (n, Z, 1, 1) from the prior N(0, temperature^2)."""
+        weight = self.decoder.stem.weight
+        zero = torch.zeros((), dtype=weight.dtype, device=weight.device).expand(n, self.config.latent_size, 1, 1)
+        return self.ops.gaussian_sample(
+            zero,
+            zero,
+            seed=draw.seed,
+            group=0,
+            temperature=temperature,
+            first_sample=draw.first_sample,
+            noise=draw.external_noise(0, zero),
+        )
