@@ -1,0 +1,1 @@
+"""The harness: data, training, metrics, records, reports, command line."""

@@ -1,0 +1,75 @@
+"""Weights and training state on disk: safetensors with JSON metadata, written atomically, no pickle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from benchmarks.errors import UserError
+from benchmarks.record import write_bytes_atomically
+
+WEIGHTS = "weights.safetensors"
+STATE = "training.safetensors"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Named tensors and a JSON-able dict from one file."""
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, Any]
+
+
+def save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    """Write tensors and metadata to `path` atomically; shared storage and strides are resolved."""
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    data = safetensors.torch.save(plain, {"vaebench": json.dumps(metadata)})
+    write_bytes_atomically(path, data)
+
+
+def load(path: Path) -> Stored:
+    """The content of a file written by `save`.
+
+    Raises:
+        UserError: missing, corrupt or foreign file.
+    """
+    if not path.is_file():
+        raise UserError(f"checkpoint {path}: expected a {path.suffix or 'safetensors'} file, found none; check the path")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return Stored(tensors, json.loads(metadata["vaebench"]))
+    except KeyError:
+        raise UserError(f"checkpoint {path}: a safetensors file, but not one that this suite wrote") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"checkpoint {path}: expected a readable safetensors file: {error}") from error
+
+
+def flatten_optimizer(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimizer's state_dict as named tensors `optimizer.<parameter>.<name>` and the JSON-able rest."""
+    tensors: dict[str, Tensor] = {}
+    rest: dict[str, dict[str, Any]] = {}
+    for index, values in state["state"].items():
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{index}.{name}"] = value
+            else:
+                rest.setdefault(str(index), {})[name] = value
+    return tensors, rest
+
+
+def unflatten_optimizer(tensors: dict[str, Tensor], rest: dict[str, Any], groups: list[Any]) -> dict[str, Any]:
+    """The state_dict whose `flatten_optimizer` gave `tensors` and `rest`."""
+    state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in rest.items()}
+    for key, tensor in tensors.items():
+        prefix, index, name = key.split(".", 2)
+        if prefix == "optimizer":
+            state.setdefault(int(index), {})[name] = tensor
+    return {"state": state, "param_groups": groups}

@@ -1,0 +1,136 @@
+"""Parses the command line and calls the verbs. No logic of its own beyond that."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from benchmarks.errors import UserError, unknown
+
+INTERRUPTED = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line and name the nearest right flag."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError in place of printing usage and exiting."""
+        raise UserError(f"{message}; see '{self.prog} --help'")
+
+    def parse_strictly(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Parsed arguments; an unknown flag is an error with the nearest known one."""
+        known, rest = self.parse_known_args(arguments)
+        if rest:
+            flags = [flag for action in known.parser._actions for flag in action.option_strings]
+            bad = rest[0].partition("=")[0]
+            if bad.startswith("-"):
+                raise unknown("flag", bad, flags)
+            raise UserError(f"unexpected argument '{bad}'; see '{known.parser.prog} --help'")
+        return known
+
+
+def build_parser() -> Parser:
+    """The parser of all verbs."""
+    parser = Parser(prog="python -m benchmarks", description="Benchmarks of variational autoencoders.", allow_abbrev=False)
+    parser.set_defaults(parser=parser)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
+
+    def verb(name: str, help: str) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=help, description=help, allow_abbrev=False)
+        sub.set_defaults(parser=sub)
+        return sub
+
+    _add_run(verb("run", "train and score the models of a suite, print the table"))
+    _add_compare(verb("compare", "difference of two models of a run, with intervals"))
+    _add_throughput(verb("throughput", "images per second of a trained model"))
+    report = verb("report", "rebuild table and figures from the records of a run")
+    report.add_argument("out", nargs="?", default="results/local/quick", help="folder of the run")
+    _add_evaluate(verb("evaluate", "score a trained model on a test split"))
+    _add_sample(verb("sample", "draw images from a trained model into a PNG"))
+    listing = verb("list", "what there is: models, datasets, metrics, suites")
+    listing.add_argument("what", choices=["models", "datasets", "metrics", "suites"])
+    listing.add_argument("--json", action="store_true", help="print JSON")
+    env = verb("env", "the environment a run would record")
+    env.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    cell = verbs.add_parser("cell")  # internal: one cell in its own process
+    cell.set_defaults(parser=cell)
+    cell.add_argument("folder")
+    return parser
+
+
+def _add_run(run: argparse.ArgumentParser) -> None:
+    run.add_argument("suite", nargs="?", default="quick", help="a suite's name or a TOML file (default: quick)")
+    run.add_argument("--models", help="comma-separated rows to run")
+    run.add_argument("--data", help="another data set")
+    run.add_argument("--latent-size", type=int, help="latent size of every model that has one")
+    run.add_argument("--epochs", type=float, help="training length in epochs")
+    run.add_argument("--budget", help="seconds=N: equal training time for every model; images=N: equal images")
+    run.add_argument("--seeds", type=int, help="number of seeds")
+    run.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    run.add_argument("--threads", type=int, help="threads of each cell")
+    run.add_argument("--jobs", type=int, help="cells at a time (default: cores / threads; 1 on a GPU)")
+    run.add_argument("--out", help="folder of the run (default: results/local/SUITE)")
+    run.add_argument("--inception-weights", metavar="PATH", help="weights for Inception FID")
+    run.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a key of the suite")
+    run.add_argument("--dry-run", action="store_true", help="print the plan with an estimate of time")
+    run.add_argument("--json", action="store_true", help="print records (or the plan) as JSON in place of the table")
+
+
+def _add_compare(compare: argparse.ArgumentParser) -> None:
+    compare.add_argument("a", help="row of the first model")
+    compare.add_argument("b", help="row of the second model")
+    compare.add_argument("--out", default="results/local/quick", help="folder of the run")
+
+
+def _add_throughput(throughput: argparse.ArgumentParser) -> None:
+    throughput.add_argument("checkpoint", help="run folder or weights file")
+    throughput.add_argument("--batch", type=int, help="images per call (default: the training batch)")
+    throughput.add_argument("--device", help="auto, cpu or cuda (default: as trained)")
+    throughput.add_argument("--threads", type=int, help="threads (default: as trained)")
+    throughput.add_argument("--seconds", type=float, default=0.8, help="time for each measurement")
+    throughput.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
+    evaluate.add_argument("checkpoint", help="run folder or weights file")
+    evaluate.add_argument("--data", help="data set (default: the one it was trained on)")
+    evaluate.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    evaluate.add_argument("--threads", type=int, help="threads (default: as trained)")
+    evaluate.add_argument("--inception-weights", metavar="PATH", help="weights for Inception FID")
+    evaluate.add_argument("--set", action="append", default=[], metavar="A=C", help="override a key of [evaluation]")
+    evaluate.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_sample(sample: argparse.ArgumentParser) -> None:
+    sample.add_argument("checkpoint", help="run folder or weights file")
+    sample.add_argument("--n", type=int, default=64, help="number of images")
+    sample.add_argument("--temperature", type=float, default=1.0, help="factor on the prior's scale")
+    sample.add_argument("--seed", type=int, default=0, help="seed of the draw")
+    sample.add_argument("--draw", action="store_true", help="draw pixels in place of showing the likelihood's mean")
+    sample.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    sample.add_argument("--out", default="samples.png", help="PNG file")
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Parse `arguments`, run the verb, turn errors into exit codes; returns the code."""
+    try:
+        options = build_parser().parse_strictly(arguments)
+        from benchmarks import verbs
+
+        return verbs.VERBS[options.verb](options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"error: cannot write{where}: {os.strerror(error.errno)}; free space or choose --out", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED

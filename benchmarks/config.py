@@ -1,0 +1,350 @@
+"""Suites and cells as frozen dataclasses, read strictly from TOML and written to JSON.
+
+A suite is one table: a data set, a likelihood, training and evaluation settings, and one `[models.ROW]` table a row.
+A cell is one row with one seed, everything resolved; its hash names its folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import tomllib
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from benchmarks.errors import UserError, unknown
+from models.elbo import Objective
+from models.likelihoods import LIKELIHOODS, AnyLikelihoodSpec, BernoulliSpec, LogisticMixtureSpec
+from models.registry import MODELS
+
+SUITES = Path(__file__).parent / "suites"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a model is trained.
+
+    Length: `images` (steps x batch), or `epochs` in its place, or `seconds` of training (the number of steps is
+    then fixed from the speed measured at the start). Learning rate: linear warm-up over `warmup`, then cosine to
+    `final_rate` x learning_rate. `ema` is the decay of averaged weights (0: none), warmed as min(ema, (1 + t) / (10 + t));
+    `ema_batches` training batches re-estimate batch-norm statistics under them. `clip_norm` 0 means no clipping.
+    """
+
+    images: int = 32_000
+    epochs: float | None = None
+    seconds: float | None = None
+    batch_size: int = 32
+    optimizer: Literal["adam", "adamw", "adamax"] = "adamw"
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-4
+    epsilon: float = 1e-8
+    warmup: float = 0.05
+    final_rate: float = 0.01
+    clip_norm: float = 200.0
+    ema: float = 0.0
+    ema_batches: int = 50
+    precision: Literal["float32", "bfloat16"] = "float32"
+    flip: bool = False
+    validations: int = 4
+    checkpoint_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "images", "batch_size", "learning_rate", "epsilon", "checkpoint_seconds")
+        for name in ("warmup", "final_rate", "ema"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"training.{name}: expected a fraction in [0, 1], got {getattr(self, name)}")
+        for name in ("weight_decay", "clip_norm", "validations"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"training.{name}: expected a value >= 0, got {getattr(self, name)}")
+        for name in ("epochs", "seconds"):
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
+                raise ValueError(f"training.{name}: expected a value > 0, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What is measured on the test split.
+
+    `iwae_samples`: K of the importance-weighted bound. `samples`: number of images drawn from the prior for sample
+    quality (0: as many as test images). `images`: first test images used (0: all). `extractor`: feature extractor
+    (empty: the data set's own), and `extractor_weights` its weights where they do not ship. `temperature` of the
+    prior when sampling.
+    """
+
+    iwae_samples: int = 20
+    samples: int = 0
+    images: int = 0
+    batch_size: int = 100
+    extractor: str = ""
+    extractor_weights: str = ""
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "iwae_samples", "batch_size", "temperature")
+        for name in ("samples", "images"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"evaluation.{name}: expected a value >= 0, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class CellConfig:
+    """One row of a suite with one seed: everything that a number depends on besides the machine."""
+
+    suite: str
+    row: str
+    label: str
+    model: str
+    model_config: Any
+    data: str
+    likelihood: str
+    likelihood_spec: AnyLikelihoodSpec
+    training: TrainingConfig
+    objective: Objective
+    evaluation: EvaluationConfig
+    seed: int = 0
+    device: str = "cpu"
+    threads: int = 1
+
+    @property
+    def bits(self) -> int:
+        """Bits of a pixel value under the likelihood."""
+        return self.likelihood_spec.bits if isinstance(self.likelihood_spec, LogisticMixtureSpec) else 8
+
+    @property
+    def binary(self) -> bool:
+        """Whether the model sees binarised images."""
+        return isinstance(self.likelihood_spec, BernoulliSpec)
+
+    def identity(self, data_hash: str, versions: str) -> str:
+        """Hash that names the cell's folder: 12 hex digits over config, data and versions."""
+        text = json.dumps([to_dict(self), data_hash, versions], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One table: its cells in row order, seed by seed, and what its head says."""
+
+    name: str
+    title: str
+    data: str
+    cells: tuple[CellConfig, ...]
+    expected: str = ""
+
+
+@dataclass(frozen=True)
+class _Head:
+    """Top-level keys of a suite file besides its tables."""
+
+    title: str = ""
+    data: str = "mnist-5k"
+    seeds: int = 1
+    first_seed: int = 0
+    threads: int = 1
+    expected: str = ""
+
+
+_TABLES = ("likelihood", "training", "objective", "evaluation", "models")
+_ROW_KEYS = ("name", "label", "likelihood", "training", "objective")
+
+
+def suite_names() -> list[str]:
+    """Names of the suites that ship."""
+    return sorted(path.stem for path in SUITES.glob("*.toml"))
+
+
+def read_suite(source: str) -> tuple[str, dict[str, Any]]:
+    """Name and raw table of a suite, by shipped name or by path of a TOML file."""
+    path = Path(source)
+    if path.suffix != ".toml":
+        if source not in suite_names():
+            raise unknown("suite", source, suite_names())
+        path = SUITES / f"{source}.toml"
+    try:
+        return path.stem, tomllib.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"cannot read suite {path}: {error.strerror}; give a TOML file or a name of `list suites`") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"suite {path}: expected TOML, got a syntax error: {error}") from error
+
+
+def set_path(table: dict[str, Any], assignment: str) -> None:
+    """Apply `a.b=c` to a raw suite table; c is read as a TOML value, else as a string."""
+    path, equals, text = assignment.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise UserError(f"--set expects a.b=value, got '{assignment}'")
+    try:
+        value = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    for key in keys[:-1]:
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise UserError(f"--set {assignment}: '{key}' is a value, not a table")
+    table[keys[-1]] = value
+
+
+def build_suite(name: str, table: dict[str, Any], rows: list[str] | None = None) -> Suite:
+    """The suite of a raw table, restricted to `rows` if given.
+
+    Raises:
+        UserError: unknown key, wrong type, missing or impossible value; names the key and the nearest right one.
+    """
+    head = parse(_Head, {k: v for k, v in table.items() if k not in _TABLES}, name, extra=_TABLES)
+    models = table.get("models")
+    if not isinstance(models, dict) or not models:
+        raise UserError(f"{name}: expected at least one [models.ROW] table, got none")
+    for row in rows or ():
+        if row not in models:
+            raise unknown("model row", row, models)
+    if head.seeds < 1:
+        raise UserError(f"{name}.seeds: expected at least 1, got {head.seeds}")
+    seeds = range(head.first_seed, head.first_seed + head.seeds)
+    chosen = [row for row in models if rows is None or row in rows]
+    cells = tuple(_cell(name, head, table, row, seed) for row in chosen for seed in seeds)
+    return Suite(name, head.title or name, head.data, cells, head.expected)
+
+
+def _cell(name: str, head: _Head, table: dict[str, Any], row: str, seed: int) -> CellConfig:
+    """The cell of one row and seed, row tables merged over the suite's."""
+    raw = table["models"][row]
+    if not isinstance(raw, dict):
+        raise UserError(f"{name}.models.{row}: expected a table, got {raw!r}")
+    model = raw.get("name", row)
+    if model not in MODELS:
+        raise unknown("model", str(model), MODELS)
+    where = f"{name}.models.{row}"
+    fields = {key: value for key, value in raw.items() if key not in _ROW_KEYS}
+    likelihood, spec = _likelihood(raw.get("likelihood", table.get("likelihood", {})), where)
+
+    def merged(key: str) -> dict[str, Any]:
+        own, shared = raw.get(key, {}), table.get(key, {})
+        if not (isinstance(own, dict) and isinstance(shared, dict)):
+            raise UserError(f"{where}.{key}: expected a table")
+        return {**shared, **own}
+
+    return CellConfig(
+        suite=name,
+        row=row,
+        label=str(raw.get("label", row)),
+        model=model,
+        model_config=parse(MODELS[model].config, fields, where, extra=_ROW_KEYS),
+        data=head.data,
+        likelihood=likelihood,
+        likelihood_spec=spec,
+        training=parse(TrainingConfig, merged("training"), f"{where}.training"),
+        objective=parse(Objective, merged("objective"), f"{where}.objective"),
+        evaluation=parse(EvaluationConfig, table.get("evaluation", {}), f"{name}.evaluation"),
+        seed=seed,
+        threads=head.threads,
+    )
+
+
+def _likelihood(raw: Any, where: str) -> tuple[str, AnyLikelihoodSpec]:
+    if not isinstance(raw, dict) or "name" not in raw:
+        raise UserError(f"{where}: expected a [likelihood] table with a name, one of {', '.join(LIKELIHOODS)}")
+    name = raw["name"]
+    if name not in LIKELIHOODS:
+        raise unknown("likelihood", str(name), LIKELIHOODS)
+    fields = {key: value for key, value in raw.items() if key != "name"}
+    return name, parse(LIKELIHOODS[name], fields, f"{where}.likelihood", extra=("name",))
+
+
+def parse(cls: type[T], table: Any, where: str, extra: tuple[str, ...] = ()) -> T:
+    """A `cls` instance from a table whose keys must be its fields; `extra` are names also offered as hints."""
+    if not isinstance(table, dict):
+        raise UserError(f"{where}: expected a table, got {table!r}")
+    hints = typing.get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(cls) if f.init]  # type: ignore[arg-type]
+    values = {}
+    for key, value in table.items():
+        if key not in names:
+            raise unknown(f"key in {where}", key, [*names, *extra])
+        values[key] = _checked(value, hints[key], f"{where}.{key}")
+    try:
+        return cls(**values)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _checked(value: Any, hint: Any, where: str) -> Any:
+    """`value` as the annotated type, or a UserError."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        for option in arguments:
+            try:
+                return _checked(value, option, where)
+            except UserError:
+                continue
+    elif origin is Literal:
+        if value in arguments:
+            return value
+        if isinstance(value, str):
+            raise unknown(f"value of {where}", value, [str(a) for a in arguments])
+    elif origin is tuple and isinstance(value, (list, tuple)):
+        return tuple(_checked(item, arguments[0], where) for item in value)
+    elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    elif hint is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    elif (hint in (str, bool) and isinstance(value, hint)) or (hint is type(None) and value is None):
+        return value
+    elif dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return parse(hint, value, where)
+    raise UserError(f"{where}: expected {_readable(hint)}, got {value!r}")
+
+
+def _readable(hint: Any) -> str:
+    return getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint).replace("typing.", "")  # type: ignore[return-value]
+
+
+def to_dict(cell: CellConfig) -> dict[str, Any]:
+    """The cell as plain JSON types."""
+    return json.loads(json.dumps(dataclasses.asdict(cell)))
+
+
+def cell_from_dict(raw: dict[str, Any]) -> CellConfig:
+    """The cell of `to_dict`'s output, checked as strictly as a suite file.
+
+    Raises:
+        UserError: a key or value that does not fit.
+    """
+    try:
+        model, likelihood = raw["model"], raw["likelihood"]
+        if model not in MODELS:
+            raise unknown("model", str(model), MODELS)
+        if likelihood not in LIKELIHOODS:
+            raise unknown("likelihood", str(likelihood), LIKELIHOODS)
+        parsed = {
+            "model_config": parse(MODELS[model].config, raw["model_config"], "model_config"),
+            "likelihood_spec": parse(LIKELIHOODS[likelihood], raw["likelihood_spec"], "likelihood_spec"),
+            "training": parse(TrainingConfig, raw["training"], "training"),
+            "objective": parse(Objective, raw["objective"], "objective"),
+            "evaluation": parse(EvaluationConfig, raw["evaluation"], "evaluation"),
+        }
+        return CellConfig(**{**raw, **parsed})
+    except (KeyError, TypeError) as error:
+        raise UserError(f"stored config: expected the fields of a cell, got a mismatch at {error}") from error
+
+
+def with_overrides(
+    suite: Suite, *, device: str, threads: int | None = None, training: dict[str, Any] | None = None
+) -> Suite:
+    """The suite with device, threads and training fields replaced in every cell."""
+    cells = []
+    for cell in suite.cells:
+        new = dataclasses.replace(cell.training, **training) if training else cell.training
+        cells.append(dataclasses.replace(cell, device=device, threads=threads or cell.threads, training=new))
+    return dataclasses.replace(suite, cells=tuple(cells))
+
+
+def _require_positive(config: object, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) <= 0:
+            raise ValueError(f"{name}: expected a value > 0, got {getattr(config, name)}")

@@ -1,0 +1,99 @@
+"""What machine and software a number comes from, and what the machine is doing right now."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from benchmarks.errors import UserError
+from benchmarks.record import Environment
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def version(package: str) -> str | None:
+    """Installed version of `package`, or None."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def suite_version() -> str:
+    """Version of this suite."""
+    return version("vaebench") or "0+unknown"
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        result = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() if result.returncode == 0 else None
+
+
+def cpu_name() -> str:
+    """Model name of the processor."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def load_average() -> float | None:
+    """Load of the machine over the last minute, or None where it cannot be read."""
+    try:
+        return os.getloadavg()[0]
+    except OSError:
+        return None
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; "auto" is a GPU if there is one.
+
+    Raises:
+        UserError: a GPU that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.partition(":")[0] == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--device {name}: torch {torch.__version__} finds no GPU; use --device cpu, or check the driver")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"--device: expected auto, cpu or cuda, got '{name}'") from error
+
+
+def collect(device: torch.device, threads: int, precision: str) -> Environment:
+    """The environment of a run on `device`."""
+    commit, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
+    cuda = device.type == "cuda"
+    return Environment(
+        python=platform.python_version(),
+        torch=torch.__version__,
+        torchvision=version("torchvision") or "",
+        triton=version("triton"),
+        torch_fidelity=version("torch-fidelity"),
+        cuda=torch.version.cuda if cuda else None,
+        device=device.type,
+        device_name=torch.cuda.get_device_name(device) if cuda else cpu_name(),
+        cpu=cpu_name(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        threads=threads,
+        precision=precision,
+        platform=platform.platform(),
+        suite_version=suite_version(),
+        commit=commit,
+        dirty=bool(status) if status is not None else None,
+        command=" ".join(["python -m benchmarks", *sys.argv[1:]]),
+        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )

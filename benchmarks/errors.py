@@ -1,0 +1,27 @@
+"""The one error a user sees: a single line that says what was expected, what came and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Bad input of any kind; the command line prints its one line and exits with code 2."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
+def nearest(name: str, options: Iterable[str]) -> str | None:
+    """The option that looks most like `name`, or None if none does."""
+    close = difflib.get_close_matches(name, list(options), n=1, cutoff=0.5)
+    return close[0] if close else None
+
+
+def unknown(kind: str, name: str, options: Iterable[str]) -> UserError:
+    """An error for a wrong name: "unknown model 'nvea'; did you mean 'nvae'? (one of: ae, nvae, vae)"."""
+    known = sorted(options)
+    guess = nearest(name, known)
+    hint = f"did you mean '{guess}'? " if guess else ""
+    return UserError(f"unknown {kind} '{name}'; {hint}(one of: {', '.join(known) or 'none'})")

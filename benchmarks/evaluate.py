@@ -1,0 +1,166 @@
+"""Scores a trained model on the test split: likelihood, reconstruction, latent usage, sample quality."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.config import CellConfig
+from benchmarks.data import DataSet, keyed_generator, to_uint8, to_unit
+from benchmarks.metrics.catalogue import dash
+from benchmarks.metrics.latents import LatentUsage, latent_metrics
+from benchmarks.metrics.reconstruction import mse_per_image, psnr_per_image, reconstruction_metrics
+from benchmarks.metrics.extractors import open_extractor
+from benchmarks.metrics.sample_quality import (
+    FEATURE_METRICS,
+    NO_EXTRACTOR,
+    SAMPLE_METRICS,
+    fid_floor,
+    reconstruction_fid,
+    sample_metrics,
+)
+from benchmarks.metrics.uncertainty import per_image
+from benchmarks.record import LatentGroupInfo, Measurement
+from benchmarks.streams import seed_tensor
+from benchmarks.train import model_input
+from models.elbo import Bounds, ELBOTerms, bits_per_dim, importance_weighted
+from models.likelihoods import LogisticMixtureSpec
+from models.output import Draw, Model
+
+PICTURES = 64
+NO_PRIOR = "no prior"
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Measurements, use of the latent groups, per-image values and pictures (N, H, W, C) uint8 for the figures."""
+
+    measurements: list[Measurement]
+    groups: list[LatentGroupInfo]
+    per_image: dict[str, np.ndarray]
+    pictures: dict[str, np.ndarray]
+
+
+def evaluate(model: Model, cell: CellConfig, data: DataSet, progress: Progress) -> Evaluation:
+    """All metrics of `model` on the test split, with keyed noise: batch size does not matter.
+
+    Images are the likelihood's mean, clamped and rounded to uint8; MSE and features are against the test images at the
+    likelihood's bit depth, grey where the model saw them binarised.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    test = data.test[: cell.evaluation.images or None]
+    x = model_input(test, cell, keyed_generator(cell.seed, "test binarisation")).to(device)
+    originals = to_uint8(to_unit(test, cell.bits))
+    measurements: list[Measurement] = []
+    values: dict[str, np.ndarray] = {}
+    if model.has_prior:
+        bounds = test_bounds(model, cell, x, progress)
+        measurements += likelihood_metrics(bounds, cell, data.image.dims)
+        values |= {"elbo": bounds.elbo.cpu().numpy(), "iwae_bound": bounds.iwae.cpu().numpy()}
+    else:
+        measurements += [dash(name, NO_PRIOR) for name in ("elbo", "bits_per_dim", "iwae_bound")]
+    reconstructions, groups = reconstruct(model, cell, x, progress)
+    measurements += reconstruction_metrics(reconstructions, originals, cell.seed)
+    measurements += latent_metrics(groups, len(test))
+    values["mse"] = mse_per_image(reconstructions, originals).numpy()
+    values["psnr"] = psnr_per_image(reconstructions, originals).numpy()
+    samples = draw_samples(model, cell, cell.evaluation.samples or len(test), progress) if model.has_prior else None
+    measurements += quality_metrics(cell, data, originals, samples, reconstructions)
+    pictures = {"originals": originals, "reconstructions": reconstructions}
+    if samples is not None:
+        pictures["samples"] = samples
+    shown = {name: images[:PICTURES].permute(0, 2, 3, 1).numpy() for name, images in pictures.items()}
+    return Evaluation(measurements, groups, values, shown)
+
+
+def test_bounds(model: Model, cell: CellConfig, x: Tensor, progress: Progress) -> Bounds:
+    """ELBO and importance-weighted bound of every test image x (N, C, H, W)."""
+    seed = seed_tensor(cell.seed, "test latents", x.device)
+    k, size = cell.evaluation.iwae_samples, cell.evaluation.batch_size
+    parts = []
+    for start in range(0, len(x), size):
+        batch = x[start : start + size]
+        parts.append(importance_weighted(model, batch, Draw(seed, first_sample=start), k))
+        progress(start + len(batch), len(x), "likelihood")
+    distortion = torch.cat([p.terms.distortion for p in parts])
+    rates = torch.cat([p.terms.rates for p in parts])
+    joined = ELBOTerms(distortion, rates, parts[0].terms.resolutions)
+    return Bounds(joined, torch.cat([p.elbo_sampled for p in parts]), torch.cat([p.iwae for p in parts]), k)
+
+
+def likelihood_metrics(bounds: Bounds, cell: CellConfig, dims: int) -> list[Measurement]:
+    """ELBO, rate, distortion, importance-weighted bound and, over integer levels, bits/dim; with intervals."""
+    details = {"likelihood": _likelihood_name(cell), "k": bounds.k}
+
+    def values(tensor: Tensor) -> np.ndarray:
+        return tensor.double().cpu().numpy()
+
+    rows = [
+        per_image("elbo", values(bounds.elbo), cell.seed, details=details),
+        per_image("iwae_bound", values(bounds.iwae), cell.seed, details=details),
+        per_image("rate", values(bounds.terms.rate), cell.seed, details=details),
+        per_image("distortion", values(bounds.terms.distortion), cell.seed, details=details),
+    ]
+    if isinstance(cell.likelihood_spec, LogisticMixtureSpec):
+        bits = values(bits_per_dim(bounds.elbo, dims))
+        return [*rows, per_image("bits_per_dim", bits, cell.seed, details=details)]
+    return [*rows, dash("bits_per_dim", f"not defined for the {cell.likelihood} likelihood")]
+
+
+def _likelihood_name(cell: CellConfig) -> str:
+    """The likelihood and the fields that change its value: rows are comparable only where it is equal."""
+    spec = cell.likelihood_spec
+    if isinstance(spec, LogisticMixtureSpec):
+        edges = ", original edges" if spec.original_edges else ""
+        return f"{cell.likelihood}(bits={spec.bits}{edges})"
+    return f"{cell.likelihood}()"
+
+
+@torch.no_grad()
+def reconstruct(
+    model: Model, cell: CellConfig, x: Tensor, progress: Progress
+) -> tuple[Tensor, list[LatentGroupInfo]]:
+    """Mean images (N, C, H, W) uint8 with z at the posterior mean, and the use of the latent groups (one draw)."""
+    usage = LatentUsage()
+    seed = seed_tensor(cell.seed, "usage latents", x.device)
+    images = []
+    for start in range(0, len(x), cell.evaluation.batch_size):
+        batch = x[start : start + cell.evaluation.batch_size]
+        images.append(to_uint8(model(batch, Draw(seed, first_sample=start, at_mean=True)).likelihood.mean()).cpu())
+        usage.update(model.encode(model.padded(batch), Draw(seed, first_sample=start)).groups)
+        progress(start + len(batch), len(x), "reconstruction")
+    return torch.cat(images), usage.result()
+
+
+@torch.no_grad()
+def draw_samples(model: Model, cell: CellConfig, n: int, progress: Progress) -> Tensor:
+    """`n` mean images (N, C, H, W) uint8 of latents from the prior at the evaluation's temperature."""
+    seed = seed_tensor(cell.seed, "prior latents", next(model.parameters()).device)
+    images = []
+    for start in range(0, n, cell.evaluation.batch_size):
+        count = min(cell.evaluation.batch_size, n - start)
+        draw = Draw(seed, first_sample=start)
+        images.append(to_uint8(model.sample(count, draw, cell.evaluation.temperature).mean()).cpu())
+        progress(start + count, n, "samples")
+    return torch.cat(images)
+
+
+def quality_metrics(
+    cell: CellConfig, data: DataSet, originals: Tensor, samples: Tensor | None, reconstructions: Tensor
+) -> list[Measurement]:
+    """Feature distances of samples and reconstructions to the test images, under the cell's extractor."""
+    name = cell.evaluation.extractor or data.extractor
+    if not name:
+        return [dash(metric, NO_EXTRACTOR) for metric in FEATURE_METRICS]
+    extractor = open_extractor(name, cell.evaluation.extractor_weights or None)
+    train = to_uint8(to_unit(data.train, cell.bits))
+    rows = [reconstruction_fid(reconstructions, originals, extractor), fid_floor(train, originals, extractor)]
+    if samples is None:
+        return [*rows, *(dash(metric, NO_PRIOR) for metric in SAMPLE_METRICS)]
+    return [*rows, *sample_metrics(samples, originals, extractor)]

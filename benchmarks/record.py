@@ -1,0 +1,246 @@
+"""What was measured, as data: no torch import, so that reports are rebuilt on any machine.
+
+One `RunRecord` is one cell of a table: one model row and one seed. It is written atomically as
+`record.json` in the cell's folder, beside `images.npz` (arrays for the figures) and the weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+SCHEMA_VERSION = 1
+RECORD = "record.json"
+RUN = "run.json"
+
+SpreadKind = Literal["bootstrap 95%", "std over seeds", "IQR", "std over subsets", "standard error"]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One measured value.
+
+    `value` None means not applicable or not available; `note` then says why ("no prior", "needs
+    --inception-weights PATH"). `low`/`high` bound the spread named by `spread_kind`. `n` is the number of images
+    (or of timed repeats for throughput).
+    """
+
+    metric: str
+    value: float | None
+    unit: str
+    higher_is_better: bool | None
+    n: int | None = None
+    low: float | None = None
+    high: float | None = None
+    spread_kind: SpreadKind | None = None
+    note: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Machine and software of a run; every field can change a number."""
+
+    python: str
+    torch: str
+    torchvision: str
+    triton: str | None
+    torch_fidelity: str | None
+    cuda: str | None
+    device: str
+    device_name: str
+    cpu: str
+    cores: int
+    threads: int
+    precision: str
+    platform: str
+    suite_version: str
+    commit: str | None
+    dirty: bool | None
+    command: str
+    date: str
+
+
+@dataclass(frozen=True)
+class LatentGroupInfo:
+    """Shape and usage of one latent group, coarse -> fine."""
+
+    channels: int
+    height: int
+    width: int
+    rate: float | None = None
+    active_units: int | None = None
+    units: int | None = None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A quantity over training: x in training images seen."""
+
+    name: str
+    unit: str
+    images: list[float]
+    values: list[float]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One cell. `row` is the model's row in the table (the suite's key), `model` its registry name."""
+
+    suite: str
+    row: str
+    label: str
+    model: str
+    data: str
+    data_hash: str
+    seed: int
+    config_hash: str
+    config: dict[str, Any]
+    environment: Environment
+    status: Literal["trained", "done", "failed", "interrupted"]
+    parameters: int
+    macs_per_image: int | None
+    latent_groups: list[LatentGroupInfo]
+    images_seen: int
+    steps: int
+    training_seconds: float
+    skipped_steps: int = 0
+    measurements: list[Measurement] = field(default_factory=list)
+    curves: list[Curve] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    error: str = ""
+    position: int = 0  # of the row in its suite: the order of the table
+    schema_version: int = SCHEMA_VERSION
+
+    def get(self, metric: str) -> Measurement | None:
+        """The measurement of that name, if there is one."""
+        return next((m for m in self.measurements if m.metric == metric), None)
+
+    def with_measurements(self, new: list[Measurement]) -> RunRecord:
+        """A copy in which `new` replace measurements of the same names."""
+        names = {m.metric for m in new}
+        kept = [m for m in self.measurements if m.metric not in names]
+        return dataclasses.replace(self, measurements=kept + new)
+
+
+def to_json(record: RunRecord) -> str:
+    """The record as JSON text; NaN and infinities become null."""
+    return json.dumps(_clean(dataclasses.asdict(record)), indent=1, sort_keys=False, allow_nan=False) + "\n"
+
+
+def from_json(text: str) -> RunRecord:
+    """The record in JSON `text`.
+
+    Raises:
+        ValueError: not a record, or of another schema version.
+    """
+    raw = json.loads(text)
+    if not isinstance(raw, dict) or raw.get("schema_version") != SCHEMA_VERSION:
+        found = raw.get("schema_version") if isinstance(raw, dict) else type(raw).__name__
+        raise ValueError(f"expected a run record of schema version {SCHEMA_VERSION}, found {found}")
+    try:
+        raw["environment"] = Environment(**raw["environment"])
+        raw["latent_groups"] = [LatentGroupInfo(**g) for g in raw["latent_groups"]]
+        raw["measurements"] = [Measurement(**m) for m in raw["measurements"]]
+        raw["curves"] = [Curve(**c) for c in raw["curves"]]
+        return RunRecord(**raw)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"expected a run record: {error}") from error
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write `text` to `path` so that a reader sees the old file or the new one, never half of one."""
+    write_bytes_atomically(path, text.encode())
+
+
+def write_bytes_atomically(path: Path, data: bytes) -> None:
+    """As `write_text_atomically`, for bytes; flushed to disk before the rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def save_record(record: RunRecord, folder: Path) -> None:
+    """Write `folder/record.json` atomically."""
+    write_text_atomically(folder / RECORD, to_json(record))
+
+
+def load_cells(out: Path) -> dict[Path, RunRecord]:
+    """The record in each cell folder of `out`, by folder.
+
+    Raises:
+        ValueError: a record that cannot be read, with its path.
+    """
+    cells = {}
+    for path in sorted(out.glob("*/record.json")):
+        try:
+            cells[path.parent] = from_json(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    return cells
+
+
+def save_run(out: Path, folders: list[str]) -> None:
+    """Write `out/run.json`: the cell folders of the latest run, in table order."""
+    write_text_atomically(out / RUN, json.dumps({"schema_version": SCHEMA_VERSION, "cells": folders}, indent=1) + "\n")
+
+
+def run_folders(out: Path) -> list[Path]:
+    """Cell folders of the latest run in `out` that hold a record, in table order; all of them without `run.json`.
+
+    Raises:
+        ValueError: a `run.json` that cannot be read.
+    """
+    if not (out / RUN).exists():
+        return [path.parent for path in sorted(out.glob(f"*/{RECORD}"))]
+    try:
+        cells = json.loads((out / RUN).read_text())["cells"]
+        return [out / name for name in cells if (out / name / RECORD).exists()]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{out / RUN}: expected the list of a run's cells: {error}") from error
+
+
+def load_record(folder: Path) -> RunRecord:
+    """The record in a cell's folder.
+
+    Raises:
+        ValueError: a record that cannot be read, with its path.
+    """
+    path = folder / RECORD
+    try:
+        return from_json(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def load_records(out: Path) -> list[RunRecord]:
+    """Records of the latest run in `out`, in table order.
+
+    Raises:
+        ValueError: a file that cannot be read, with its path.
+    """
+    return [load_record(folder) for folder in run_folders(out)]
+
+
+def _clean(value: Any) -> Any:
+    """`value` with non-finite floats replaced by None, for strict JSON."""
+    if isinstance(value, float):
+        return value if value == value and value not in (float("inf"), float("-inf")) else None
+    if isinstance(value, dict):
+        return {key: _clean(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_clean(item) for item in value]
+    return value

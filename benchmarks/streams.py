@@ -1,0 +1,29 @@
+"""Keyed randomness: every random stream derives from (seed, purpose, step), none from global state."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+def stream(seed: int, purpose: str) -> int:
+    """A 63-bit key for (seed, purpose), a multiple of 2^31 so that steps can be added to it."""
+    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
+    return int.from_bytes(digest[:4], "little") << 31
+
+
+def seed_tensor(seed: int, purpose: str, device: torch.device, step: int = 0) -> Tensor:
+    """The stream's key at `step` as a () int64 tensor on `device`, as the kernels take it."""
+    return torch.tensor(stream(seed, purpose) + step, dtype=torch.int64, device=device)
+
+
+@contextmanager
+def seeded(seed: int, purpose: str) -> Iterator[None]:
+    """torch's CPU random state set to the stream inside the block (model initialisation), given back after."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream(seed, purpose))
+        yield
