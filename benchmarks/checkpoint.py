@@ -40,7 +40,9 @@ def load(path: Path) -> Stored:
         UserError: missing, corrupt or foreign file.
     """
     if not path.is_file():
-        raise UserError(f"checkpoint {path}: expected a {path.suffix or 'safetensors'} file, found none; check the path")
+        raise UserError(
+            f"checkpoint {path}: expected a {path.suffix or 'safetensors'} file, found none; check the path"
+        )
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
@@ -69,7 +71,7 @@ def unflatten_optimizer(tensors: dict[str, Tensor], rest: dict[str, Any], groups
     """The state_dict whose `flatten_optimizer` gave `tensors` and `rest`."""
     state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in rest.items()}
     for key, tensor in tensors.items():
-        prefix, index, name = key.split(".", 2)
-        if prefix == "optimizer":
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".", 2)
             state.setdefault(int(index), {})[name] = tensor
     return {"state": state, "param_groups": groups}

@@ -9,9 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from benchmarks.errors import UserError, unknown
-
-INTERRUPTED = 130
+from benchmarks import verbs
+from benchmarks.errors import INTERRUPTED, UserError, unknown
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,12 +34,14 @@ class Parser(argparse.ArgumentParser):
 
 def build_parser() -> Parser:
     """The parser of all verbs."""
-    parser = Parser(prog="python -m benchmarks", description="Benchmarks of variational autoencoders.", allow_abbrev=False)
+    parser = Parser(
+        prog="python -m benchmarks", description="Benchmarks of variational autoencoders.", allow_abbrev=False
+    )
     parser.set_defaults(parser=parser)
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
+    subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
 
     def verb(name: str, help: str) -> argparse.ArgumentParser:
-        sub = verbs.add_parser(name, help=help, description=help, allow_abbrev=False)
+        sub = subparsers.add_parser(name, help=help, description=help, allow_abbrev=False)
         sub.set_defaults(parser=sub)
         return sub
 
@@ -56,7 +57,7 @@ def build_parser() -> Parser:
     listing.add_argument("--json", action="store_true", help="print JSON")
     env = verb("env", "the environment a run would record")
     env.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    cell = verbs.add_parser("cell")  # internal: one cell in its own process
+    cell = subparsers.add_parser("cell")  # internal: one cell in its own process
     cell.set_defaults(parser=cell)
     cell.add_argument("folder")
     return parser
@@ -119,9 +120,7 @@ def run_command(arguments: Sequence[str]) -> int:
     """Parse `arguments`, run the verb, turn errors into exit codes; returns the code."""
     try:
         options = build_parser().parse_strictly(arguments)
-        from benchmarks import verbs
-
-        return verbs.VERBS[options.verb](options)
+        return verbs.call(options.verb, options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -15,7 +15,7 @@ from benchmarks.record import Measurement, RunRecord
 from benchmarks.report import layout
 from benchmarks.report.columns import SPECS, Column, columns_of
 from benchmarks.report.page import read_cells
-from benchmarks.report.rows import Row, gather, half_width, under_one_ruler
+from benchmarks.report.rows import Row, gather, reach, under_one_ruler, with_known_data
 
 PAIRED = "paired bootstrap 95%"
 SPREADS = "sum of both spreads"
@@ -87,7 +87,7 @@ def find_row(records: Iterable[RunRecord], name: str) -> Row:
     Raises:
         UserError: none, with the nearest name, or several.
     """
-    rows = gather(records)
+    rows = gather(with_known_data(records))
     found = [row for row in rows if name.lower() in (row.name.lower(), row.label.lower())]
     if not found:
         raise unknown("row", name, {row.name for row in rows})
@@ -134,11 +134,11 @@ def _interval(
     first, second = (found.get(metric) for found in arrays)
     if first is not None and second is not None and len(first) == len(second) > 1:
         return bootstrap_interval(second - first, SEED), PAIRED
-    halves = [half_width(m) for m in (a, b)]
+    halves = [reach(m) for m in (a, b)]
     if a.value is None or b.value is None or halves[0] is None or halves[1] is None:
         return None, ""
-    change, reach = b.value - a.value, halves[0] + halves[1]
-    return Interval(change - reach, change + reach), SPREADS
+    change, both = b.value - a.value, halves[0] + halves[1]
+    return Interval(change - both, change + both), SPREADS
 
 
 def _per_image(row: Row, cells: dict[Path, RunRecord]) -> dict[str, np.ndarray]:
@@ -162,7 +162,8 @@ def _cells(difference: Difference, first: str, second: str) -> list[str]:
     spec = difference.column.spec
     values = [difference.a, difference.b, difference.change, *(difference.interval or (None, None))]
     scaled = [None if value is None else value / spec.scale for value in values]
-    places = 0 if spec.whole else layout.decimals([v for v in scaled[:3] if v is not None], (), spec.digits)
+    places = layout.decimals([v for v in scaled[:3] if v is not None], (), spec.digits)
+    places = places if spec.places is None else spec.places
     a, b, change, low, high = (layout.DASH if v is None else layout.number(v, places) for v in scaled)
     interval = layout.DASH if difference.interval is None else f"{low} to {high}"
     return [difference.column.heading, a, b, change, interval, difference.basis, _verdict(difference, first, second)]

@@ -31,8 +31,9 @@ class TrainingConfig:
 
     Length: `images` (steps x batch), or `epochs` in its place, or `seconds` of training (the number of steps is
     then fixed from the speed measured at the start). Learning rate: linear warm-up over `warmup`, then cosine to
-    `final_rate` x learning_rate. `ema` is the decay of averaged weights (0: none), warmed as min(ema, (1 + t) / (10 + t));
-    `ema_batches` training batches re-estimate batch-norm statistics under them. `clip_norm` 0 means no clipping.
+    `final_rate` x learning_rate. `ema` is the decay of averaged weights (0: none), warmed as
+    min(ema, (1 + t) / (10 + t)); `ema_batches`
+    training batches re-estimate batch-norm statistics under them. `clip_norm` 0 means no clipping.
     """
 
     images: int = 32_000
@@ -168,7 +169,9 @@ def read_suite(source: str) -> tuple[str, dict[str, Any]]:
     try:
         return path.stem, tomllib.loads(path.read_text())
     except OSError as error:
-        raise UserError(f"cannot read suite {path}: {error.strerror}; give a TOML file or a name of `list suites`") from error
+        raise UserError(
+            f"cannot read suite {path}: {error.strerror}; give a TOML file or a name of `list suites`"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"suite {path}: expected TOML, got a syntax error: {error}") from error
 
@@ -291,9 +294,11 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
         return tuple(_checked(item, arguments[0], where) for item in value)
     elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
-    elif hint is int and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    elif (hint in (str, bool) and isinstance(value, hint)) or (hint is type(None) and value is None):
+    elif (
+        (hint is int and isinstance(value, int) and not isinstance(value, bool))
+        or (hint in (str, bool) and isinstance(value, hint))
+        or (hint is type(None) and value is None)
+    ):
         return value
     elif dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return parse(hint, value, where)

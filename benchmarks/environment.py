@@ -66,7 +66,9 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.partition(":")[0] == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"--device {name}: torch {torch.__version__} finds no GPU; use --device cpu, or check the driver")
+        raise UserError(
+            f"--device {name}: torch {torch.__version__} finds no GPU; use --device cpu, or check the driver"
+        )
     try:
         return torch.device(name)
     except RuntimeError as error:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+INTERRUPTED = 130  # exit code after Ctrl-C
+
 
 class UserError(Exception):
     """Bad input of any kind; the command line prints its one line and exits with code 2."""

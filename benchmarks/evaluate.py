@@ -12,9 +12,9 @@ from torch import Tensor
 from benchmarks.config import CellConfig
 from benchmarks.data import DataSet, keyed_generator, to_uint8, to_unit
 from benchmarks.metrics.catalogue import dash
+from benchmarks.metrics.extractors import open_extractor
 from benchmarks.metrics.latents import LatentUsage, latent_metrics
 from benchmarks.metrics.reconstruction import mse_per_image, psnr_per_image, reconstruction_metrics
-from benchmarks.metrics.extractors import open_extractor
 from benchmarks.metrics.sample_quality import (
     FEATURE_METRICS,
     NO_EXTRACTOR,
@@ -123,9 +123,7 @@ def _likelihood_name(cell: CellConfig) -> str:
 
 
 @torch.no_grad()
-def reconstruct(
-    model: Model, cell: CellConfig, x: Tensor, progress: Progress
-) -> tuple[Tensor, list[LatentGroupInfo]]:
+def reconstruct(model: Model, cell: CellConfig, x: Tensor, progress: Progress) -> tuple[Tensor, list[LatentGroupInfo]]:
     """Mean images (N, C, H, W) uint8 with z at the posterior mean, and the use of the latent groups (one draw)."""
     usage = LatentUsage()
     seed = seed_tensor(cell.seed, "usage latents", x.device)

@@ -114,7 +114,6 @@ class RunRecord:
     curves: list[Curve] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     error: str = ""
-    position: int = 0  # of the row in its suite: the order of the table
     schema_version: int = SCHEMA_VERSION
 
     def get(self, metric: str) -> Measurement | None:
@@ -178,21 +177,6 @@ def save_record(record: RunRecord, folder: Path) -> None:
     write_text_atomically(folder / RECORD, to_json(record))
 
 
-def load_cells(out: Path) -> dict[Path, RunRecord]:
-    """The record in each cell folder of `out`, by folder.
-
-    Raises:
-        ValueError: a record that cannot be read, with its path.
-    """
-    cells = {}
-    for path in sorted(out.glob("*/record.json")):
-        try:
-            cells[path.parent] = from_json(path.read_text())
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-    return cells
-
-
 def save_run(out: Path, folders: list[str]) -> None:
     """Write `out/run.json`: the cell folders of the latest run, in table order."""
     write_text_atomically(out / RUN, json.dumps({"schema_version": SCHEMA_VERSION, "cells": folders}, indent=1) + "\n")
@@ -226,13 +210,18 @@ def load_record(folder: Path) -> RunRecord:
         raise ValueError(f"{path}: {error}") from error
 
 
-def load_records(out: Path) -> list[RunRecord]:
-    """Records of the latest run in `out`, in table order.
+def load_cells(out: Path) -> dict[Path, RunRecord]:
+    """Records of the latest run in `out` by cell folder, in table order.
 
     Raises:
         ValueError: a file that cannot be read, with its path.
     """
-    return [load_record(folder) for folder in run_folders(out)]
+    return {folder: load_record(folder) for folder in run_folders(out)}
+
+
+def load_records(out: Path) -> list[RunRecord]:
+    """Records of the latest run in `out`, in table order; raises as `load_cells`."""
+    return list(load_cells(out).values())
 
 
 def _clean(value: Any) -> Any:

@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from benchmarks.cell import build_model, read_config, write_config
 from benchmarks.config import CellConfig, Suite, to_dict
 from benchmarks.cost import macs_per_image, parameter_count
 from benchmarks.data import DataSet, load
@@ -32,6 +31,7 @@ from benchmarks.record import (
     save_record,
     save_run,
 )
+from benchmarks.saved import build_model, read_config, write_config
 from benchmarks.train import planned_steps, seconds_per_step
 
 LOG = "log.txt"
@@ -55,8 +55,15 @@ class PlannedCell:
 
     @property
     def record(self) -> RunRecord | None:
-        """The cell's record, if an earlier run left one."""
-        return load_record(self.folder) if (self.folder / RECORD).exists() else None
+        """The cell's record, if an earlier run left one.
+
+        Raises:
+            UserError: a record that cannot be read.
+        """
+        try:
+            return load_record(self.folder) if (self.folder / RECORD).exists() else None
+        except ValueError as error:
+            raise UserError(f"{error}; move that folder away to run the cell again") from error
 
 
 @dataclass(frozen=True)
@@ -302,7 +309,9 @@ def throughput_of(checkpoint: Path) -> list[Measurement]:
     return [Measurement(**row) for row in json.loads(result.stdout)]
 
 
-def describe(plan: Plan, estimate: Callable[[PlannedCell, DataSet], float] = estimated_seconds) -> list[dict[str, object]]:
+def describe(
+    plan: Plan, estimate: Callable[[PlannedCell, DataSet], float] = estimated_seconds
+) -> list[dict[str, object]]:
     """Rows of `--dry-run`: one a cell, with counts and an estimate of the training time."""
     rows: list[dict[str, object]] = []
     for planned in plan.cells:
@@ -326,5 +335,3 @@ def describe(plan: Plan, estimate: Callable[[PlannedCell, DataSet], float] = est
             }
         )
     return rows
-
-

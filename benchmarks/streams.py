@@ -23,7 +23,7 @@ def seed_tensor(seed: int, purpose: str, device: torch.device, step: int = 0) ->
 
 @contextmanager
 def seeded(seed: int, purpose: str) -> Iterator[None]:
-    """torch's CPU random state set to the stream inside the block (model initialisation), given back after."""
+    """Torch's CPU random state set to the stream inside the block (model initialisation), given back after."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(seed, purpose))
         yield

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +69,11 @@ def model_input(images: Tensor, cell: CellConfig, gen: torch.Generator) -> Tenso
 def build_optimizer(config: TrainingConfig, model: nn.Module, device: torch.device) -> Optimizer:
     """The configured optimizer; on a GPU its step counter lives on the device."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    options = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "eps": config.epsilon}
+    options: dict[str, Any] = {
+        "lr": config.learning_rate,
+        "weight_decay": config.weight_decay,
+        "eps": config.epsilon,
+    }
     if config.optimizer == "adamax":
         return torch.optim.Adamax(parameters, **options, foreach=True, capturable=device.type == "cuda")
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
@@ -187,7 +192,7 @@ def _fixed_batches(cell: CellConfig, data: DataSet, device: torch.device) -> Ite
 
 
 def training_batch(cell: CellConfig, images: Tensor, indices: Tensor, step: int) -> Tensor:
-    """Model input of one training step, keyed on (seed, step): flips where configured, then levels, then binarisation."""
+    """Model input of one step, keyed on (seed, step): flips where configured, then levels, then binarisation."""
     gen = keyed_generator(cell.seed, "batch", step, images.device)
     chosen = images[indices.to(images.device)]
     if cell.training.flip:
@@ -327,6 +332,7 @@ def restore(model: Model, cell: CellConfig, data: DataSet, folder: Path) -> Trai
     optimizer = build_optimizer(cell.training, model, device)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict(checkpoint.unflatten_optimizer(stored.tensors, stored.metadata["optimizer"], groups))
+    _match_layout(optimizer)
     average = {name: tensor.to(device) for name, tensor in _under(stored.tensors, "average.").items()}
     meta = stored.metadata
     return TrainingState(
@@ -339,6 +345,14 @@ def restore(model: Model, cell: CellConfig, data: DataSet, folder: Path) -> Trai
         average,
         [(int(step), float(value)) for step, value in meta["validation"]],
     )
+
+
+def _match_layout(optimizer: Optimizer) -> None:
+    """Give loaded state the strides of its parameters: fused optimizers walk memory, not indices."""
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                values[name] = torch.empty_like(parameter).copy_(value)
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +65,7 @@ class ConvEncoder(nn.Module):
         super().__init__()
         widths = shape.widths
         layers: list[nn.Module] = [_block(shape.image.channels, widths[0])]
-        for narrow, wide in zip(widths, widths[1:], strict=False):
+        for narrow, wide in pairwise(widths):
             layers += [nn.MaxPool2d(2), _block(narrow, wide), _block(wide, wide)]
         self.features = nn.Sequential(*layers)
         channels, height, width = shape.bottom
@@ -86,7 +87,7 @@ class ConvDecoder(nn.Module):
         self.stem = nn.Linear(inputs, channels * height * width)
         widths = shape.widths[::-1]
         layers: list[nn.Module] = []
-        for wide, narrow in zip(widths, widths[1:], strict=False):
+        for wide, narrow in pairwise(widths):
             layers += [_block(wide, wide), _block(wide, narrow), nn.Upsample(scale_factor=2, mode="nearest")]
         self.features = nn.Sequential(*layers, _block(widths[-1], widths[-1]))
         self.head = nn.Conv2d(widths[-1], outputs, 3, padding=1)

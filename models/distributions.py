@@ -34,7 +34,7 @@ class DiagonalGaussian:
         return self.log_scale.exp()
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """log density per variable, nats."""
+        """Log density per variable, nats."""
         return -0.5 * ((z - self.mean) / self.scale).square() - self.log_scale - 0.5 * math.log(2 * math.pi)
 
     def kl(self, prior: DiagonalGaussian) -> Tensor:

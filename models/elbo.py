@@ -88,25 +88,23 @@ def importance_weighted(model: Model, x: Tensor, draw: Draw, k: int) -> Bounds:
         raise ValueError(f"importance-weighted bound: expected k >= 1 draws, got {k}")
     if not model.has_prior:
         raise ValueError(f"importance-weighted bound: {type(model).__name__} has no prior")
-    log_sum = total_elbo = total_distortion = total_rates = None
-    resolutions: tuple[tuple[int, int], ...] = ()
-    for index in range(k):
-        output = model(x, dataclasses.replace(draw, seed=draw.seed + index, log_ratio=True))
-        one = terms(output, x)
-        resolutions = one.resolutions
-        log_weight = -one.distortion.double() - sum(_log_ratio(group.log_ratio) for group in output.groups)
-        log_sum = log_weight if log_sum is None else torch.logaddexp(log_sum, log_weight)
-        total_elbo = _add(total_elbo, log_weight)
-        total_distortion = _add(total_distortion, one.distortion.double())
-        total_rates = _add(total_rates, one.rates.double())
-    assert log_sum is not None and total_elbo is not None
-    assert total_distortion is not None and total_rates is not None
-    mean_terms = ELBOTerms(total_distortion / k, total_rates / k, resolutions)
-    return Bounds(mean_terms, total_elbo / k, log_sum - math.log(k), k)
+    first, log_sum = _weigh(model, x, draw)
+    elbo, distortion, rates = log_sum, first.distortion, first.rates
+    for index in range(1, k):
+        one, log_weight = _weigh(model, x, dataclasses.replace(draw, seed=draw.seed + index))
+        log_sum = torch.logaddexp(log_sum, log_weight)
+        elbo = elbo + log_weight
+        distortion, rates = distortion + one.distortion, rates + one.rates
+    averaged = ELBOTerms(distortion / k, rates / k, first.resolutions)
+    return Bounds(averaged, elbo / k, log_sum - math.log(k), k)
 
 
-def _add(total: Tensor | None, value: Tensor) -> Tensor:
-    return value if total is None else total + value
+def _weigh(model: Model, x: Tensor, draw: Draw) -> tuple[ELBOTerms, Tensor]:
+    """Terms of one draw and its log importance weight (B,), in float64."""
+    output = model(x, dataclasses.replace(draw, log_ratio=True))
+    one = terms(output, x)
+    log_weight = -one.distortion.double() - sum(_log_ratio(group.log_ratio) for group in output.groups)
+    return ELBOTerms(one.distortion.double(), one.rates.double(), one.resolutions), log_weight
 
 
 def _log_ratio(value: Tensor | None) -> Tensor:

@@ -28,7 +28,9 @@ def _require_binary(x: Tensor) -> None:
     """Raise ValueError unless x holds zeros and ones only; on a GPU the check does not synchronise."""
     binary = ((x == 0) | (x == 1)).all()
     if x.device.type != "cpu":
-        torch._assert_async(binary, "Bernoulli likelihood: expected binary images (0 and 1); binarise them")
+        torch._assert_async(  # pyright: ignore[reportPrivateImportUsage]
+            binary, "Bernoulli likelihood: expected binary images (0 and 1); binarise them"
+        )
     elif not binary:
         raise ValueError("Bernoulli likelihood: expected binary images (0 and 1), got other values; binarise them")
 
@@ -40,7 +42,7 @@ class Bernoulli:
     logits: Tensor
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x given z): (B,) nats.
+        """Log p(x given z): (B,) nats.
 
         Raises:
             ValueError: x is not binary.
@@ -69,7 +71,7 @@ class Gaussian:
     log_scale: Tensor
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log density, summed over pixels: (B,) nats; a density, so no bits per dimension."""
+        """Log density, summed over pixels: (B,) nats; a density, so no bits per dimension."""
         residual = (x - self.mean_image) * torch.exp(-self.log_scale)
         return _sum_pixels(-0.5 * residual.square() - self.log_scale - 0.5 * math.log(2 * math.pi))
 
@@ -90,7 +92,7 @@ class SoftClampedNormal:
     gaussian: DiagonalGaussian
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log density of 2x - 1, summed over pixels: (B,) nats; a density, so no bits per dimension."""
+        """Log density of 2x - 1, summed over pixels: (B,) nats; a density, so no bits per dimension."""
         return _sum_pixels(self.gaussian.log_prob(2 * x - 1))
 
     def mean(self) -> Tensor:
@@ -112,12 +114,13 @@ class DiscretizedLogisticMixture:
     """
 
     parameters: Tensor
+    mixtures: int
     bits: int
     ops: Ops
     original_edges: bool = False
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x given z) of images at the levels k / (2^bits - 1): (B,) nats."""
+        """Log p(x given z) of images at the levels k / (2^bits - 1): (B,) nats."""
         return self.ops.logistic_mixture_log_prob(
             self.parameters, x, bits=self.bits, original_edges=self.original_edges
         )
@@ -156,7 +159,7 @@ class DiscretizedLogisticMixture:
     def _components(self) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
         """Weights (B, K, H, W), means and scales (B, C, K, H, W), and tanh coefficients, each (B, K, H, W)."""
         b, p, h, w = self.parameters.shape
-        channels, mixtures = (3, p // 10) if p % 10 == 0 else (1, p // 3)
+        mixtures, channels = self.mixtures, 3 if p == 10 * self.mixtures else 1
         parameters = self.parameters.to(torch.promote_types(self.parameters.dtype, torch.float32))
         weights = torch.softmax(parameters[:, :mixtures], dim=1)
         rest = parameters[:, mixtures:].reshape(b, channels, -1, mixtures, h, w)
@@ -253,7 +256,7 @@ class LogisticMixtureSpec:
 
     def build(self, parameters: Tensor, ops: Ops) -> DiscretizedLogisticMixture:
         """The mixture with `parameters` (B, P, H, W)."""
-        return DiscretizedLogisticMixture(parameters, self.bits, ops, self.original_edges)
+        return DiscretizedLogisticMixture(parameters, self.mixtures, self.bits, ops, self.original_edges)
 
 
 AnyLikelihoodSpec = BernoulliSpec | GaussianSpec | SoftClampedNormalSpec | LogisticMixtureSpec

@@ -51,7 +51,7 @@ class Likelihood(Protocol):
     """p(x given z) of a batch of images; images are in [0, 1]."""
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x given z), summed over pixels and channels: (B,) nats."""
+        """Log p(x given z), summed over pixels and channels: (B,) nats."""
         ...
 
     def mean(self) -> Tensor:
@@ -120,7 +120,7 @@ class LatentGroup:
 
     @property
     def resolution(self) -> tuple[int, int]:
-        """h x w of the group; (1, 1) for a vector of latents."""
+        """H x w of the group; (1, 1) for a vector of latents."""
         return (int(self.z.shape[-2]), int(self.z.shape[-1])) if self.z.ndim == 4 else (1, 1)
 
     @property
@@ -218,7 +218,7 @@ class Model(nn.Module, abc.ABC):
         return None
 
     def padded(self, x: Tensor) -> Tensor:
-        """x with `pad` zero pixels on each side."""
+        """X with `pad` zero pixels on each side."""
         return F.pad(x, (self.pad,) * 4) if self.pad else x
 
     def decode(self, state: Tensor) -> Likelihood:

@@ -15,7 +15,7 @@ from models.vae import VAE, VAEConfig
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A model of the registry: `config` is a frozen dataclass with defaults, `model(config, image, likelihood, ops)`."""
+    """A model: `config` is a frozen dataclass with defaults, `model(config, image, likelihood, ops)` builds it."""
 
     config: type[Any]
     model: Callable[[Any, ImageShape, LikelihoodSpec, Ops], Model]

@@ -9,7 +9,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = ("kernels", "models", "benchmarks")
-TRITON_FILES = {"kernels/gaussian.py", "kernels/likelihood.py", "kernels/launch.py", "kernels/static_profile.py", "kernels/device.py"}
+TRITON_FILES = {
+    "kernels/gaussian.py",
+    "kernels/likelihood.py",
+    "kernels/launch.py",
+    "kernels/static_profile.py",
+    "kernels/device.py",
+}
 NO_TORCH = {"benchmarks/record.py", "benchmarks/errors.py", "benchmarks/metrics/uncertainty.py"}
 
 
@@ -69,7 +75,9 @@ def test_triton_is_imported_in_triton_files_only():
 
 
 def test_records_and_reports_import_no_torch():
-    checked = [path for path in files("benchmarks") if str(path.relative_to(ROOT)) in NO_TORCH or "report" in path.parts]
+    checked = [
+        path for path in files("benchmarks") if str(path.relative_to(ROOT)) in NO_TORCH or "report" in path.parts
+    ]
     assert len(checked) > len(NO_TORCH)
     for path in checked:
         assert not any(is_under(module, "torch") for module in imported(path)), f"{path} imports torch"

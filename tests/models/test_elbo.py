@@ -1,6 +1,7 @@
 """The ELBO engine against models whose evidence is known."""
 
 import dataclasses
+import itertools
 import math
 
 import pytest
@@ -80,7 +81,7 @@ def test_bounds_are_ordered_and_reach_for_the_evidence(images):
     evidence = model.evidence(images)
     five, fifty = (importance_weighted(model, images, draw(), k) for k in (5, 50))
     ladder = [five.elbo, five.iwae, fifty.iwae, evidence]
-    for low, high in zip(ladder, ladder[1:], strict=False):
+    for low, high in itertools.pairwise(ladder):
         gap = high - low
         assert float(gap.mean()) > -3 * float(gap.std()) / math.sqrt(len(gap))
     means = [float(value.mean()) for value in ladder]

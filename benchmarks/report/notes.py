@@ -1,0 +1,228 @@
+"""What stands around a table: the caption that says how it was measured, the footnotes that say what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from benchmarks.record import LatentGroupInfo, Measurement, RunRecord
+from benchmarks.report.columns import DISTANCES, SPECS, Column, short_name
+from benchmarks.report.layout import join_words
+from benchmarks.report.rows import Row, half_width, quantity_of
+
+COLLAPSED_RATE = 0.01  # nats per image; a group at or below it carries nothing
+HIERARCHY_GROUPS = 4
+HIERARCHY_RESOLUTIONS = 2
+SMALL_N = 2000  # images below which a feature distance is flagged
+EQUAL_SECONDS = 0.1  # relative range of training seconds that still counts as equal
+THROUGHPUTS = ("train_throughput", "encode_throughput", "reconstruct_throughput", "sample_throughput")
+CONDITIONS = {"batch": "batch", "threads": "threads", "precision": "precision", "load": "load average"}
+BUSY = 1.5  # load average over cores above which rates are flagged
+SPREADS = {
+    "bootstrap 95%": "half the 95 % bootstrap interval over test images",
+    "std over seeds": "one standard deviation over seeds",
+    "IQR": "half the interquartile range over timed repeats",
+    "std over subsets": "one standard deviation over random subsets",
+    "standard error": "one standard error over test images",
+}
+
+
+def caption(rows: Sequence[Row]) -> list[str]:
+    """The paragraphs above the tables: data, equality of training, spread, machine, software."""
+    records = [record for row in rows for record in row.records]
+    return [
+        _what(records),
+        training_equality(rows),
+        *spread(rows),
+        *features(rows),
+        _machine(records),
+        *_throughput(rows),
+    ]
+
+
+def training_equality(rows: Sequence[Row]) -> str:
+    """Whether the rows saw the same number of images or trained for the same time, or neither."""
+    done = [r for row in rows for r in row.records if r.status in ("done", "trained")]
+    images = sorted({r.images_seen for r in done})
+    seconds = sorted(r.training_seconds for r in done)
+    if not done:
+        return "No row finished its training."
+    if len(images) == 1:
+        return f"Equal images: every row trained on {images[0]:,}; the seconds differ and are printed beside."
+    if seconds[-1] - seconds[0] <= EQUAL_SECONDS * seconds[-1]:
+        return f"Equal seconds: every row trained for about {seconds[-1]:,.0f} s, on {_range(images)} images."
+    return f"Neither equal images ({_range(images)}) nor equal seconds: compare rows with care."
+
+
+def spread(rows: Sequence[Row]) -> list[str]:
+    """What ± means, for each kind of spread in the table, and what bold means."""
+    names: dict[str, list[str]] = {}
+    for spec in (spec for spec in SPECS if spec.spread):
+        for measurement in (m for row in rows for m in row.all(spec.metric) if half_width(m)):
+            names.setdefault(str(measurement.spread_kind), []).append(short_name(spec.metric))
+    if not names:
+        return []
+    kinds = "; ".join(f"{SPREADS.get(kind, kind)} ({join_words(metrics)})" for kind, metrics in names.items())
+    return [
+        f"±: {kinds}. Bold: best of its column, and its interval over images or seeds overlaps no other row's; "
+        "a value without such an interval is never bold."
+    ]
+
+
+def features(rows: Sequence[Row]) -> list[str]:
+    """What the feature distances are and what real images score, where any was measured."""
+    found = [m for row in rows for metric in DISTANCES for m in row.all(metric) if m.value is not None]
+    named = [quantity_of(m) for m in found]
+    if not named:
+        return []
+    extractors = join_words(f"{q.variant} (weights {q.weights})" if q.weights else q.variant for q in named)
+    floor = next((m for row in rows for m in row.all("fid_floor") if m.value is not None), None)
+    count = f"{floor.n:,} " if floor is not None and floor.n else ""
+    real = f"Last row, the floor of FID: {count}training images against the test split." if floor else ""
+    return [
+        f"Features by {extractors}. FID: samples against the test split; rFID: reconstructions against their "
+        f"originals, paired, so that its floor is 0. {real}".strip()
+    ]
+
+
+def footnotes(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
+    """The lines under a table: why cells are dashes, what values mean, which distances are from few images."""
+    missing: dict[str, list[tuple[str, str]]] = {}
+    remarks: dict[str, list[tuple[str, str]]] = {}
+    for row in rows:
+        for column in columns:
+            measurement = row.get(column.quantity)
+            if measurement is not None:
+                notes = missing if measurement.value is None else remarks
+                place = (row.label, short_name(column.quantity.metric))
+                notes.setdefault(measurement.note, []).append(place)
+    valued = [place for places in remarks.values() for place in places]
+    lines = [_missing_line(note, places) for note, places in missing.items() if note]
+    lines += [_remark_line(note, places, valued) for note, places in remarks.items() if note]
+    return [*lines, *_small_samples(rows, columns)]
+
+
+def row_notes(rows: Sequence[Row]) -> list[str]:
+    """The lines about rows as a whole: failures, collapsed hierarchies, the record's own notes."""
+    lines: list[str] = []
+    for row in rows:
+        for record in row.records:
+            lines += [f"{row.label}: {text}" for text in _state(record)]
+            lines += [f"{row.label}: {note}" for note in record.notes]
+        if row.superseded:
+            plural = "" if row.superseded == 1 else "s"
+            lines.append(
+                f"{row.label}: {row.superseded} older record{plural} of the same seed and configuration left out"
+            )
+        lines += [f"{row.label}: {text}" for text in hierarchy_flags(row.latent_groups)]
+    return list(dict.fromkeys(lines))
+
+
+def hierarchy_flags(groups: Sequence[LatentGroupInfo]) -> list[str]:
+    """What keeps the latents from being a hierarchy, or a single group from being used; empty where all is well."""
+    flags = []
+    resolutions = {(g.height, g.width) for g in groups}
+    if len(groups) > 1 and (len(groups) < HIERARCHY_GROUPS or len(resolutions) < HIERARCHY_RESOLUTIONS):
+        flags.append(
+            f"not counted as a hierarchy: {len(groups)} groups over {len(resolutions)} resolutions, "
+            f"where one has at least {HIERARCHY_GROUPS} over {HIERARCHY_RESOLUTIONS}"
+        )
+    for index, group in enumerate(groups, start=1):
+        if group.rate is not None and group.rate <= COLLAPSED_RATE:
+            place = f"latent group {index} of {len(groups)} ({group.height}x{group.width})"
+            flags.append(f"collapsed: {place} carries {group.rate:.2g} nats, at most {COLLAPSED_RATE}")
+    return flags
+
+
+def _what(records: Sequence[RunRecord]) -> str:
+    """Suite, data, number of test images, seeds."""
+    first = records[0]
+    metrics = (m for r in records for m in r.measurements if m.metric in ("elbo", "mse") and m.n)
+    sizes = sorted({m.n for m in metrics if m.n})
+    tested = f", {_range(sizes)} test images" if sizes else ""
+    seeds = sorted({r.seed for r in records})
+    said = f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds ({join_words(map(str, seeds))})"
+    return f"Suite {first.suite}, data {first.data} (hash {first.data_hash[:8]}){tested}, {said}."
+
+
+def _machine(records: Sequence[RunRecord]) -> str:
+    """Device, threads, precision, versions, commit and date; several values where the rows differ."""
+    found = [r.environment for r in records]
+    devices = join_words(f"{e.device} ({e.device_name})" if e.device_name else e.device for e in found)
+    threads = join_words(f"{e.threads} of {e.cores} cores" if e.device == "cpu" else f"{e.threads}" for e in found)
+    commits = join_words((e.commit or "unknown")[:10] + ("+dirty" if e.dirty else "") for e in found)
+    dates = sorted({e.date[:10] for e in found})
+    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    return (
+        f"Device {devices}, threads {threads}, precision {join_words(e.precision for e in found)}; "
+        f"torch {join_words(e.torch for e in found)}, suite version {join_words(e.suite_version for e in found)}, "
+        f"commit {commits}, {when}."
+    )
+
+
+def _throughput(rows: Sequence[Row]) -> list[str]:
+    """Under which conditions the rates were measured."""
+    rates = [m for row in rows for name in THROUGHPUTS for m in row.all(name) if m.value is not None]
+    said = [f"{name} {_values(rates, key)}" for key, name in CONDITIONS.items() if _values(rates, key)]
+    if not said:
+        return []
+    busy = max(m.details.get("load") or 0.0 for m in rates) > BUSY * rows[0].records[0].environment.cores
+    flags = [
+        " The machine was busy: rates are too low." if busy else "",
+        " The conditions differ between rows." if any("," in _values(rates, k) for k in ("batch", "threads")) else "",
+    ]
+    return [f"Rates: median, {'; '.join(said)}.{''.join(flags)}"]
+
+
+def _values(measurements: Sequence[Measurement], key: str) -> str:
+    """The values of one detail, a range for numbers that were measured."""
+    found = [m.details[key] for m in measurements if m.details.get(key) is not None]
+    if found and all(isinstance(value, float) for value in found):
+        return f"{min(found):.2g}" if min(found) == max(found) else f"{min(found):.2g} to {max(found):.2g}"
+    return join_words(str(value) for value in found)
+
+
+def _state(record: RunRecord) -> list[str]:
+    """What went wrong in one cell."""
+    said = []
+    if record.status in ("failed", "interrupted"):
+        reason = record.error.strip().splitlines()[-1] if record.error.strip() else "no reason recorded"
+        said.append(f"{record.status} (seed {record.seed}) after {record.images_seen:,} images: {reason}")
+    if record.status == "trained":
+        said.append(f"trained (seed {record.seed}), not evaluated yet")
+    return said
+
+
+def _missing_line(note: str, places: Sequence[tuple[str, str]]) -> str:
+    """Why cells are dashes, with their rows and columns."""
+    labels, names = zip(*places, strict=True)
+    return f"{join_words(labels)}: {note} ({_in_order(names)})"
+
+
+def _remark_line(note: str, places: Sequence[tuple[str, str]], valued: Sequence[tuple[str, str]]) -> str:
+    """A note on values with their columns; the rows are named where others have values in these columns, too."""
+    labels, names = zip(*places, strict=True)
+    others = {label for label, name in valued if name in names} - set(labels)
+    of = f" of {join_words(labels)}" if others else ""
+    return f"{_in_order(names)}{of}: {note}"
+
+
+def _in_order(names: Iterable[str]) -> str:
+    """The names of columns in the order of the tables."""
+    order = [short_name(spec.metric) for spec in SPECS]
+    return join_words(sorted(names, key=order.index))
+
+
+def _small_samples(rows: Sequence[Row], columns: Sequence[Column]) -> Iterable[str]:
+    """Lines where feature distances rest on few images, unless they say so themselves, or on different numbers."""
+    found = [m for row in rows for c in columns if c.spec.metric in DISTANCES and (m := row.get(c.quantity))]
+    sizes = sorted({m.n for m in found if m.value is not None and m.n})
+    small = sorted({m.n for m in found if m.value is not None and m.n and m.n < SMALL_N and not m.note})
+    if small:
+        yield f"n = {_range(small)} < {SMALL_N:,} images: feature distances are biased upwards, compare equal n only"
+    if len(sizes) > 1:
+        yield f"feature distances of different n ({join_words(f'{n:,}' for n in sizes)}) are not ranked"
+
+
+def _range(sizes: Sequence[int]) -> str:
+    """One number, or the range of several."""
+    return f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"

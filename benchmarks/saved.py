@@ -1,0 +1,86 @@
+"""A cell's model in memory and on disk: built from its config, written and read as safetensors."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks import checkpoint
+from benchmarks.config import CellConfig, cell_from_dict, to_dict
+from benchmarks.data import DataSet
+from benchmarks.errors import UserError
+from benchmarks.record import write_text_atomically
+from benchmarks.streams import seeded
+from kernels.fused import best_for
+from models.output import ImageShape, Model
+from models.registry import build
+
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with its weights, the cell it was trained as, and the hash of its training data."""
+
+    model: Model
+    cell: CellConfig
+    data_hash: str
+
+
+def write_config(cell: CellConfig, folder: Path) -> None:
+    """Put the cell's config into its folder, where `run_cell` reads it."""
+    write_text_atomically(folder / CONFIG, json.dumps(to_dict(cell), indent=1) + "\n")
+
+
+def read_config(folder: Path) -> CellConfig:
+    """The cell of `folder`.
+
+    Raises:
+        UserError: no config, or one that does not fit this version.
+    """
+    try:
+        return cell_from_dict(json.loads((folder / CONFIG).read_text()))
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"{folder}: expected a run folder with {CONFIG}: {error}") from error
+
+
+def build_model(cell: CellConfig, image: ImageShape, device: torch.device) -> Model:
+    """The cell's model, freshly initialised from its seed.
+
+    Raises:
+        UserError: the config does not fit the images or the likelihood.
+    """
+    try:
+        with seeded(cell.seed, "initialisation"):
+            model = build(cell.model, cell.model_config, image, cell.likelihood_spec, best_for(device))
+    except ValueError as error:
+        raise UserError(f"{cell.suite}.models.{cell.row}: {error}") from error
+    return model.to(device)
+
+
+def save_weights(model: Model, cell: CellConfig, data: DataSet, path: Path) -> None:
+    """Write weights with everything needed to build the model again."""
+    metadata = {"cell": to_dict(cell), "data_hash": data.content_hash, "image": dataclasses.asdict(data.image)}
+    checkpoint.save(path, dict(model.state_dict()), metadata)
+
+
+def load_model(path: Path, device: torch.device) -> LoadedModel:
+    """The model of a weights file, or of a run folder that holds one; in evaluation mode.
+
+    Raises:
+        UserError: missing, corrupt or foreign file.
+    """
+    path = path / checkpoint.WEIGHTS if path.is_dir() else path
+    stored = checkpoint.load(path)
+    try:
+        cell = cell_from_dict(stored.metadata["cell"])
+        model = build_model(cell, ImageShape(**stored.metadata["image"]), device)
+        model.load_state_dict(stored.tensors)
+        return LoadedModel(model.eval(), cell, stored.metadata["data_hash"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"checkpoint {path}: expected the weights of a model of this version: {first}") from error

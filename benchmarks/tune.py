@@ -1,0 +1,118 @@
+"""Learning rates tried for every row of a suite, scored on the validation split: python -m benchmarks.tune SUITE.
+
+Every row gets the same trials. The log (results/tuning/SUITE.csv) is appended trial by trial and a trial that stands in
+it is not run again. The test split is never touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.cli import Parser
+from benchmarks.config import CellConfig, build_suite, read_suite, set_path
+from benchmarks.data import DataSet, load
+from benchmarks.environment import choose_device, collect
+from benchmarks.errors import UserError
+from benchmarks.saved import build_model
+from benchmarks.train import train
+
+LEARNING_RATES = (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
+COLUMNS: tuple[str, ...] = (
+    "suite", "row", "seed", "images", "batch_size", "optimizer", "learning_rate", "validation_elbo", "unit", "skipped",
+    "training_seconds", "data_hash", "device", "threads", "torch", "commit", "dirty", "date",
+)  # fmt: skip
+
+
+def run_trial(cell: CellConfig, data: DataSet) -> dict[str, object]:
+    """One line of the log: the cell trained from scratch, scored on the validation split after its last step.
+
+    The score is the ELBO of one draw in nats per image; for models without a prior, log p(x given code).
+    """
+    model = build_model(cell, data.image, choose_device(cell.device))
+    with tempfile.TemporaryDirectory() as folder:
+        result = train(model, cell, data, Path(folder), lambda done, total, phase: None, lambda: False)
+    environment = collect(choose_device(cell.device), cell.threads, cell.training.precision)
+    validation = next(curve for curve in result.curves if curve.name == "validation elbo")
+    return {
+        "suite": cell.suite,
+        "row": cell.row,
+        "seed": cell.seed,
+        "images": result.images,
+        "batch_size": cell.training.batch_size,
+        "optimizer": cell.training.optimizer,
+        "learning_rate": cell.training.learning_rate,
+        "validation_elbo": round(validation.values[-1], 4),
+        "unit": validation.unit,
+        "skipped": result.skipped,
+        "training_seconds": round(result.seconds, 1),
+        "data_hash": data.content_hash[:12],
+        **{key: getattr(environment, key) for key in COLUMNS if hasattr(environment, key)},
+    }
+
+
+def known_trials(log: Path) -> set[tuple[str, float]]:
+    """(row, learning rate) of the trials in the log."""
+    if not log.exists():
+        return set()
+    with log.open(newline="") as file:
+        return {(line["row"], float(line["learning_rate"])) for line in csv.DictReader(file)}
+
+
+def append(log: Path, line: dict[str, object]) -> None:
+    """Add one line to the log, with a head if it is new."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    new = not log.exists()
+    with log.open("a", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow(line)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the missing trials; returns the exit code."""
+    parser = Parser(prog="python -m benchmarks.tune", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.set_defaults(parser=parser)
+    parser.add_argument("suite", help="a suite's name or a TOML file")
+    parser.add_argument("--models", help="comma-separated rows")
+    parser.add_argument("--log", help="CSV file (default: results/tuning/SUITE.csv)")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a key of the suite")
+    try:
+        return tune(parser.parse_strictly(sys.argv[1:] if arguments is None else arguments))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def tune(options: argparse.Namespace) -> int:
+    """Run the trials that the log lacks, one after the other."""
+    name, table = read_suite(options.suite)
+    for assignment in options.set:
+        set_path(table, assignment)
+    suite = build_suite(name, table, options.models.split(",") if options.models else None)
+    data, log = load(suite.data), Path(options.log or f"results/tuning/{name}.csv")
+    torch.set_num_threads(suite.cells[0].threads)
+    for cell in suite.cells:
+        for rate in LEARNING_RATES:
+            if (cell.row, rate) in known_trials(log):
+                continue
+            start = time.perf_counter()
+            training = dataclasses.replace(cell.training, learning_rate=rate, validations=1)
+            line = run_trial(dataclasses.replace(cell, training=training), data)
+            append(log, line)
+            print(
+                f"{cell.row} {rate:g}: {line['validation_elbo']} ({time.perf_counter() - start:.0f} s)", file=sys.stderr
+            )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,25 @@
+"""The verbs of the command line; a verb's module is imported only when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+
+MODULES = {
+    "run": "run",
+    "cell": "cell",
+    "report": "reports",
+    "compare": "reports",
+    "throughput": "checkpoints",
+    "evaluate": "checkpoints",
+    "sample": "checkpoints",
+    "list": "info",
+    "env": "info",
+}
+FUNCTIONS = {"list": "list_known"}
+
+
+def call(verb: str, options: argparse.Namespace) -> int:
+    """Run `verb` with parsed `options`; returns the exit code."""
+    module = importlib.import_module(f"benchmarks.verbs.{MODULES[verb]}")
+    return getattr(module, FUNCTIONS.get(verb, verb))(options)

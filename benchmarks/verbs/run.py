@@ -1,0 +1,134 @@
+"""The verb `run`: a suite from plan to table."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.config import Suite, build_suite, read_suite, set_path, with_overrides
+from benchmarks.environment import choose_device
+from benchmarks.errors import INTERRUPTED, UserError
+from benchmarks.record import load_records
+from benchmarks.run import Outcome, Plan, default_jobs, describe, execute, plan, prepare_folder
+from benchmarks.verbs.checkpoints import inception_fields
+from benchmarks.verbs.reports import report_of
+from models.registry import MODELS
+
+
+def suite_of(options: argparse.Namespace) -> Suite:
+    """The suite that `run`'s options describe."""
+    name, table = read_suite(options.suite)
+    for assignment in options.set:
+        set_path(table, assignment)
+    for key in ("data", "seeds"):
+        if getattr(options, key) is not None:
+            table[key] = getattr(options, key)
+    if options.inception_weights is not None:
+        table["evaluation"] = {**table.get("evaluation", {}), **inception_fields(options.inception_weights)}
+    if options.latent_size is not None:
+        _set_latent_size(table, options.latent_size)
+    rows = options.models.split(",") if options.models else None
+    suite = build_suite(name, table, rows)
+    if options.threads is not None and options.threads < 1:
+        raise UserError(f"--threads: expected at least 1, got {options.threads}")
+    device = choose_device(options.device)
+    return with_overrides(suite, device=str(device), threads=options.threads, training=_length(options))
+
+
+def _set_latent_size(table: dict[str, Any], size: int) -> None:
+    """Set `latent_size` in every row whose model has that field; say which rows have none."""
+    without = []
+    for row, fields in table.get("models", {}).items():
+        entry = MODELS.get(fields.get("name", row))
+        if entry is not None and "latent_size" in {f.name for f in dataclasses.fields(entry.config)}:
+            fields["latent_size"] = size
+        else:
+            without.append(row)
+    if without:
+        print(f"--latent-size leaves {', '.join(without)} as they are (see latent_channels)", file=sys.stderr)
+
+
+def _length(options: argparse.Namespace) -> dict[str, Any]:
+    """Training fields set by --epochs and --budget."""
+    if options.epochs is not None and options.budget is not None:
+        raise UserError("--epochs and --budget both set the training length; give one of them")
+    if options.epochs is not None:
+        if options.epochs <= 0:
+            raise UserError(f"--epochs: expected a value > 0, got {options.epochs:g}")
+        return {"epochs": options.epochs, "seconds": None}
+    if options.budget is None:
+        return {}
+    key, _, text = options.budget.partition("=")
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if key not in ("seconds", "images") or not value > 0 or math.isinf(value):
+        raise UserError(f"--budget: expected seconds=N or images=N with N > 0, got '{options.budget}'")
+    if key == "seconds":
+        return {"seconds": value}
+    return {"images": int(value), "epochs": None, "seconds": None}
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train, score and report a suite; the table is the last thing on stdout."""
+    suite = suite_of(options)
+    out = Path(options.out or f"results/local/{suite.name}")
+    if options.dry_run:
+        return _dry_run(plan(suite, out), options.json)
+    prepare_folder(out)
+    signal.signal(signal.SIGTERM, _interrupt)
+    planned = plan(suite, out)
+    if options.jobs is not None and options.jobs < 1:
+        raise UserError(f"--jobs: expected at least 1, got {options.jobs}")
+    outcome = execute(planned, options.jobs or default_jobs(suite))
+    _print_result(out, options.json)
+    return _exit_code(outcome)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _print_result(out: Path, as_json: bool) -> None:
+    text = report_of(out)
+    if as_json:
+        text = json.dumps([dataclasses.asdict(record) for record in load_records(out)], indent=1)
+    print(text)
+
+
+def _exit_code(outcome: Outcome) -> int:
+    for line in outcome.failed:
+        print(f"error: {line}", file=sys.stderr)
+    if outcome.interrupted:
+        print("interrupted: what is done is in the table; the same command continues", file=sys.stderr)
+        return INTERRUPTED
+    if outcome.failed:
+        return 2 if outcome.user_error else 1
+    return 0
+
+
+def _dry_run(planned: Plan, as_json: bool) -> int:
+    rows = describe(planned)
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return 0
+    total = 0.0
+    print(f"{planned.suite.title}: {planned.data.name}, {len(planned.data.train):,} training images, out {planned.out}")
+    for row in rows:
+        seconds = float(str(row["estimated_training_seconds"]))
+        total += seconds
+        print(
+            f"  {row['row']:14} seed {row['seed']}  {row['parameters']:>11,} parameters  {row['latents']:>7,} latents  "
+            f"{int(str(row['macs_per_image'])) / 1e6:8.1f} M MACs/image  about {seconds:6.0f} s training  "
+            f"{row['status']}"
+        )
+    jobs = default_jobs(planned.suite)
+    print(f"about {total / jobs:.0f} s of training with {jobs} cells at a time; evaluation and throughput come on top")
+    return 0

@@ -1,0 +1,142 @@
+"""Suites are read strictly, resolved completely and survive a round trip."""
+
+import dataclasses
+
+import pytest
+
+from benchmarks.config import (
+    Suite,
+    build_suite,
+    cell_from_dict,
+    read_suite,
+    set_path,
+    suite_names,
+    to_dict,
+    with_overrides,
+)
+from benchmarks.errors import UserError
+from models.registry import MODELS
+
+
+def suite(*assignments, name="quick", rows=None):
+    name, table = read_suite(name)
+    for assignment in assignments:
+        set_path(table, assignment)
+    return build_suite(name, table, rows)
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_every_shipped_suite_reads_and_round_trips(name):
+    read = suite(name=name)
+    assert isinstance(read, Suite)
+    for cell in read.cells:
+        assert cell_from_dict(to_dict(cell)) == cell
+
+
+def test_quick_holds_the_four_models_in_order():
+    assert [cell.row for cell in suite().cells] == ["ae", "vae", "residual-vae", "nvae"]
+
+
+def test_rows_of_one_table_share_likelihood_data_and_images():
+    for name in suite_names():
+        cells = [cell for cell in suite(name=name).cells if MODELS[cell.model].model.has_prior]
+        assert len({cell.likelihood_spec for cell in cells}) == 1
+        assert len({cell.data for cell in cells}) == 1
+        assert len({(cell.training.images, cell.training.epochs) for cell in cells}) == 1
+
+
+@pytest.mark.parametrize(
+    ("assignment", "hint"),
+    [
+        ("training.lerning_rate=1e-3", "did you mean 'learning_rate'"),
+        ("models.nvae.latent_chanels=4", "did you mean 'latent_channels'"),
+        ("objective.free_bits=1", "free_nats"),
+        ("tilte='x'", "did you mean 'title'"),
+        ("evaluation.iwae_sample=3", "did you mean 'iwae_samples'"),
+        ("likelihood.name='bernouli'", "did you mean 'bernoulli'"),
+        ("models.nvae.name='nvea'", "did you mean 'nvae'"),
+        ("training.optimizer='adamz'", "adam"),
+    ],
+)
+def test_wrong_names_are_answered_with_the_nearest(assignment, hint):
+    with pytest.raises(UserError, match=hint):
+        suite(assignment)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "expected"),
+    [
+        ("training.batch_size='many'", "expected int, got 'many'"),
+        ("training.batch_size=0", "> 0"),
+        ("training.warmup=1.5", "fraction"),
+        ("training.batch_size=true", "expected int"),
+        ("objective.beta=-1", "beta"),
+        ("evaluation.iwae_samples=0", "iwae_samples"),
+        ("seeds=0", "seeds"),
+        ("likelihood={}", "expected a .likelihood. table"),
+        ("models={}", "at least one"),
+        ("models.vae=3", "expected a table"),
+        ("models.nvae.groups_fine_to_coarse=[2,'a']", "expected int"),
+    ],
+)
+def test_wrong_values_say_what_was_expected(assignment, expected):
+    with pytest.raises(UserError, match=expected):
+        suite(assignment)
+
+
+def test_errors_are_one_line():
+    with pytest.raises(UserError) as caught:
+        suite("training.lerning_rate=1")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("assignment", ["training", "=3", "training..x=1", "training.batch_size.deeper=1"])
+def test_malformed_assignments_are_refused(assignment):
+    with pytest.raises(UserError, match="--set"):
+        suite(assignment)
+
+
+def test_unknown_suite_and_row():
+    with pytest.raises(UserError, match="did you mean 'quick'"):
+        read_suite("quik")
+    with pytest.raises(UserError, match="did you mean 'nvae'"):
+        suite(rows=["nvea"])
+
+
+def test_broken_toml_is_one_error(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("data = [")
+    with pytest.raises(UserError, match="expected TOML"):
+        read_suite(str(path))
+    with pytest.raises(UserError, match="cannot read suite"):
+        read_suite(str(tmp_path / "absent.toml"))
+
+
+def test_row_tables_override_the_suite():
+    cells = {c.row: c for c in suite("models.vae.training.learning_rate=0.123").cells}
+    assert cells["vae"].training.learning_rate == 0.123
+    assert cells["ae"].training.learning_rate != 0.123
+    assert cells["vae"].training.images == cells["ae"].training.images
+
+
+def test_identity_depends_on_everything_that_changes_a_number():
+    cell = suite().cells[-1]
+    base = cell.identity("data", "torch 1")
+    changed = [
+        dataclasses.replace(cell, seed=1).identity("data", "torch 1"),
+        dataclasses.replace(cell, threads=2).identity("data", "torch 1"),
+        dataclasses.replace(cell, training=dataclasses.replace(cell.training, images=64)).identity("data", "torch 1"),
+        cell.identity("other data", "torch 1"),
+        cell.identity("data", "torch 2"),
+    ]
+    assert cell.identity("data", "torch 1") == base
+    assert len({base, *changed}) == len(changed) + 1
+
+
+def test_overrides_reach_every_cell():
+    new = with_overrides(suite(), device="cpu", threads=3, training={"epochs": 2.0})
+    assert {(c.threads, c.training.epochs) for c in new.cells} == {(3, 2.0)}
+
+
+def test_seeds_make_cells():
+    assert [c.seed for c in suite("seeds=3", rows=["vae"]).cells] == [0, 1, 2]

@@ -1,0 +1,137 @@
+"""Figures: which panels there are and what they hold, drawn without pyplot."""
+
+import dataclasses
+import subprocess
+import sys
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from benchmarks.record import Curve, LatentGroupInfo, load_cells
+from benchmarks.report import charts, figures
+from benchmarks.report.rows import gather
+
+
+def texts(figure):
+    """All titles and axis labels of a figure."""
+    return [text for axis in figure.axes for text in (axis.get_title(), axis.get_xlabel(), axis.get_ylabel())]
+
+
+def test_a_grid_holds_every_image_at_its_place():
+    images = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 3, 1), np.uint8)
+    picture = figures.tiled(images, columns=3, rows=2)
+    assert picture.shape == (5, 11, 1)
+    for index in range(6):
+        top, left = 3 * (index // 3), 4 * (index % 3)
+        assert (picture[top : top + 2, left : left + 3] == index).all()
+    assert (picture[2] == 255).all()
+
+
+def test_a_grid_of_too_few_images_is_white_where_they_lack():
+    assert (figures.tiled(np.zeros((1, 2, 2, 3), np.uint8), columns=2, rows=1)[:, 3:] == 255).all()
+
+
+def test_reconstructions_show_the_originals_once_and_every_model(run_folder):
+    cells = load_cells(run_folder)
+    shown = figures.images_by_label(gather(cells.values()), cells)
+    figure = figures.reconstructions(shown)
+    assert [axis.get_ylabel() for axis in figure.axes] == ["Originals", "AE", "VAE", "Residual VAE", "NVAE"]
+
+
+def test_originals_are_repeated_for_a_model_that_saw_others(run_folder):
+    cells = load_cells(run_folder)
+    shown = figures.images_by_label(gather(cells.values()), cells)
+    shown["NVAE"] = dataclasses.replace(shown["NVAE"], originals=shown["NVAE"].originals[::-1].copy())
+    labels = [axis.get_ylabel() for axis in figures.reconstructions(shown).axes]
+    assert labels == ["Originals", "AE", "VAE", "Residual VAE", "Originals", "NVAE"]
+
+
+def test_samples_leave_out_models_without_a_prior(run_folder):
+    cells = load_cells(run_folder)
+    figure = figures.samples(figures.images_by_label(gather(cells.values()), cells))
+    assert [axis.get_title() for axis in figure.axes] == ["Real test images", "VAE", "Residual VAE", "NVAE"]
+
+
+def test_no_samples_no_figure(run_folder):
+    cells = {folder: record for folder, record in load_cells(run_folder).items() if record.row == "ae"}
+    assert figures.samples(figures.images_by_label(gather(cells.values()), cells)) is None
+
+
+def test_colour_images_keep_their_colours(tmp_path):
+    red = np.zeros((2, 8, 8, 3), np.uint8)
+    red[..., 0] = 255
+    figures.save(figures.reconstructions({"VAE": figures.SavedImages(red, red, None)}), tmp_path / "red.png")
+    pixels = matplotlib.image.imread(tmp_path / "red.png")[..., :3].reshape(-1, 3)
+    assert (pixels == (1.0, 0.0, 0.0)).all(axis=1).mean() > 0.05
+
+
+def test_curves_under_different_likelihoods_have_panels_of_their_own(suite_records):
+    figure = charts.training_curves(gather(suite_records))
+    assert [(axis.get_title(), axis.get_ylabel(), len(axis.lines)) for axis in figure.axes] == [
+        ("Likelihood: gaussian", "Loss (nats/image)", 1),
+        ("Likelihood: gaussian", "Validation -distortion (nats/image)", 1),
+        ("Likelihood: bernoulli", "Loss (nats/image)", 3),
+        ("Likelihood: bernoulli", "Validation ELBO (nats/image)", 3),
+    ]
+
+
+def test_a_curve_with_lost_values_is_drawn_without_them(make_record):
+    curve = Curve("loss", "nats/image", [1.0, 2.0, 3.0], [5.0, None, 4.0])  # type: ignore[list-item]
+    figure = charts.training_curves(gather([make_record(curves=[curve])]))
+    assert list(figure.axes[0].lines[0].get_xdata()) == [1.0, 3.0]
+
+
+def test_bars_are_the_rates_with_their_resolution(suite_records):
+    panels = {axis.get_title(): axis for axis in charts.rates_by_group(gather(suite_records)).axes}
+    assert set(panels) == {"VAE", "Residual VAE", "NVAE"}
+    assert [bar.get_height() for bar in panels["NVAE"].patches] == [2.1, 6.5, 11.0, 9.0]
+    assert [tick.get_text() for tick in panels["NVAE"].get_xticklabels()] == ["2×2", "4×4", "8×8", "8×8"]
+
+
+def test_a_collapsed_group_is_named_so(make_record):
+    figure = charts.rates_by_group(gather([make_record(latent_groups=[LatentGroupInfo(4, 1, 1, 0.001)])]))
+    assert [text.get_text() for text in figure.axes[0].texts] == ["collapsed"]
+
+
+def test_quality_against_speed_has_log_axes_and_the_tables_headings(suite_records):
+    figure = charts.quality_against_speed(gather(suite_records))
+    assert [axis.get_ylabel() for axis in figure.axes] == [
+        "MSE ↓ (0-1)",
+        "ELBO ↑ (nats)",
+        "FID[mnist-cnn-v1] ↓",
+    ]
+    assert {axis.get_xscale() for axis in figure.axes} == {"log"}
+    assert [len(axis.containers) for axis in figure.axes] == [4, 3, 3]
+
+
+def test_different_likelihoods_share_no_quality_panel(suite_records):
+    other = [m for m in suite_records[1].measurements if m.metric != "elbo"]
+    elbo = dataclasses.replace(suite_records[1].get("elbo"), details={"likelihood": "gaussian"})
+    changed = dataclasses.replace(suite_records[1], measurements=[elbo, *other])
+    figure = charts.quality_against_speed(gather([changed, *suite_records[2:]]))
+    assert "ELBO ↑ (nats)" not in texts(figure)
+
+
+@pytest.mark.parametrize("draw", [charts.training_curves, charts.rates_by_group, charts.quality_against_speed])
+def test_nothing_measured_no_figure(make_record, draw):
+    assert draw(gather([make_record(measurements=[], latent_groups=[], curves=[])])) is None
+
+
+def test_a_row_keeps_its_colour_in_every_chart(suite_records):
+    rows = gather(suite_records)
+    colours = [look.colour for look in charts.looks(rows).values()]
+    assert len(set(colours)) == len(rows)
+    lines = [line.get_color() for axis in charts.training_curves(rows).axes[::2] for line in axis.lines]
+    assert lines == colours
+
+
+def test_an_unchanged_chart_is_an_unchanged_file(suite_records, tmp_path):
+    for name in ("a.svg", "b.svg"):
+        figures.save(charts.rates_by_group(gather(suite_records)), tmp_path / name)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_drawing_leaves_pyplot_alone():
+    code = "import sys, benchmarks.report.page; sys.exit('matplotlib.pyplot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,205 @@
+"""Training: reproducible, resumable bit for bit, and unharmed by a non-finite step."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from benchmarks.config import build_suite, read_suite, set_path
+from benchmarks.data import DataSet
+from benchmarks.saved import build_model
+from benchmarks.streams import seed_tensor
+from benchmarks.train import (
+    StepGuard,
+    TrainingState,
+    build_optimizer,
+    learning_rate,
+    planned_steps,
+    seconds_per_step,
+    train,
+    train_step,
+    training_batch,
+    validation_steps,
+)
+from models.output import Draw, ImageShape
+
+CPU = torch.device("cpu")
+STEPS = 6
+TINY = [
+    "training.images=48",
+    "training.batch_size=8",
+    "training.validations=2",
+    "evaluation.batch_size=8",
+    "models.ae.channels=4",
+    "models.vae.channels=4",
+    "models.nvae.channels_encoder=4",
+    "models.nvae.channels_decoder=4",
+    "models.nvae.channel_cap=8",
+    "models.residual-vae.channels_encoder=4",
+    "models.residual-vae.channels_decoder=4",
+    "models.residual-vae.channel_cap=8",
+]
+
+
+@pytest.fixture
+def data():
+    gen = torch.Generator().manual_seed(0)
+    splits = [torch.randint(0, 256, (n, 1, 28, 28), dtype=torch.uint8, generator=gen) for n in (40, 10, 12)]
+    return DataSet("noise", ImageShape(1, 28, 28), *splits, "hash", None, "random pixels")
+
+
+def make_cell(row="vae", *assignments):
+    name, table = read_suite("quick")
+    for assignment in [*TINY, *assignments]:
+        set_path(table, assignment)
+    return build_suite(name, table, [row]).cells[0]
+
+
+def run(cell, data, folder, stop_at=None):
+    model = build_model(cell, data.image, CPU)
+    steps = []
+    stop = lambda: stop_at is not None and len(steps) >= stop_at  # noqa: E731
+    result = train(model, cell, data, folder, lambda done, total, phase: steps.append(done), stop)
+    return model, result
+
+
+def assert_same(one, two):
+    for (key, a), b in zip(one[0].state_dict().items(), two[0].state_dict().values(), strict=True):
+        assert torch.equal(a, b), key
+    for a, b in zip(one[1].curves, two[1].curves, strict=True):
+        assert a.values == b.values
+
+
+@pytest.mark.parametrize("row", ["ae", "vae", "residual-vae", "nvae"])
+def test_two_runs_are_identical(row, data, tmp_path):
+    cell = make_cell(row)
+    assert_same(run(cell, data, tmp_path / "a"), run(cell, data, tmp_path / "b"))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "adamax"])
+@pytest.mark.parametrize("row", ["vae", "nvae"])
+def test_a_run_killed_half_way_continues_bit_for_bit(row, optimizer, data, tmp_path):
+    cell = make_cell(row, f"training.optimizer='{optimizer}'", "training.ema=0.9", "training.ema_batches=2")
+    whole = run(cell, data, tmp_path / "whole")
+    _, partial = run(cell, data, tmp_path / "parts", stop_at=3)
+    assert not partial.finished
+    assert partial.steps == 3
+    assert_same(whole, run(cell, data, tmp_path / "parts"))
+
+
+def test_another_seed_trains_another_model(data, tmp_path):
+    cell = make_cell()
+    one, _ = run(cell, data, tmp_path / "a")
+    two, _ = run(dataclasses.replace(cell, seed=1), data, tmp_path / "b")
+    assert not torch.equal(one.decoder.head.weight, two.decoder.head.weight)
+
+
+def test_training_lowers_the_loss(data, tmp_path):
+    cell = make_cell("vae", "training.images=320", "training.learning_rate=3e-3")
+    _, result = run(cell, data, tmp_path)
+    loss = result.curves[0].values
+    assert sum(loss[-5:]) < sum(loss[:5])
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "adamax"])
+def test_a_non_finite_step_leaves_no_trace(optimizer, data):
+    cell = make_cell("vae", f"training.optimizer='{optimizer}'", "training.clip_norm=0")
+    model = build_model(cell, data.image, CPU).train()
+    state = TrainingState(model, build_optimizer(cell.training, model, CPU), torch.full((4,), torch.nan), 4)
+    guard = StepGuard(model, state.optimizer)
+    x = training_batch(cell, data.train, torch.arange(8), 0)
+    train_step(state, guard, cell, x, Draw(seed_tensor(0, "t", CPU)))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    moments = {
+        (i, key): value.clone() for i, s in enumerate(state.optimizer.state.values()) for key, value in s.items()
+    }
+    handle = model.decoder.head.register_forward_hook(lambda module, inputs, output: output * torch.nan)
+    train_step(state, guard, cell, x, Draw(seed_tensor(0, "t", CPU)))
+    handle.remove()
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key]), key
+    for i, values in enumerate(state.optimizer.state.values()):
+        for key, value in values.items():
+            assert torch.equal(value, moments[i, key]), key
+    assert state.skipped == 1
+    train_step(state, guard, cell, x, Draw(seed_tensor(0, "t", CPU)))
+    assert state.skipped == 1
+    assert not torch.equal(model.decoder.head.weight, before["decoder.head.weight"])
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamax"])
+def test_a_non_finite_first_step_leaves_no_trace(optimizer, data):
+    cell = make_cell("vae", f"training.optimizer='{optimizer}'")
+    results = []
+    for broken in (True, False):
+        model = build_model(cell, data.image, CPU).train()
+        state = TrainingState(model, build_optimizer(cell.training, model, CPU), torch.full((4,), torch.nan), 4)
+        guard = StepGuard(model, state.optimizer)
+        x = training_batch(cell, data.train, torch.arange(8), 0)
+        if broken:
+            handle = model.decoder.head.register_forward_hook(lambda module, inputs, output: output * torch.nan)
+            train_step(state, guard, cell, x, Draw(seed_tensor(0, "t", CPU)))
+            handle.remove()
+        state.step = 1
+        train_step(state, guard, cell, x, Draw(seed_tensor(0, "t", CPU)))
+        results.append(model.state_dict())
+    for key in results[0]:
+        assert torch.equal(results[0][key], results[1][key]), key
+
+
+def test_averaged_weights_follow_their_formula(data, tmp_path):
+    """With one step the warmed decay is (1 + 1) / (10 + 1)."""
+    cell = make_cell("vae", "training.images=8", "training.ema=0.99", "training.ema_batches=1")
+    plain, _ = run(make_cell("vae", "training.images=8"), data, tmp_path / "plain")
+    averaged, _ = run(cell, data, tmp_path / "averaged")
+    # The average starts at the weights after the first step, so one step leaves it there.
+    torch.testing.assert_close(averaged.decoder.head.weight, plain.decoder.head.weight)
+
+
+def test_learning_rate_warms_up_and_ends_at_its_final_fraction():
+    config = make_cell("vae", "training.warmup=0.1", "training.final_rate=0.05").training
+    rates = [learning_rate(config, step, 100) for step in range(100)]
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert max(rates) == pytest.approx(config.learning_rate)
+    assert rates[-1] == pytest.approx(0.05 * config.learning_rate, rel=0.02)
+
+
+def test_length_in_images_and_epochs():
+    assert planned_steps(make_cell("vae").training, 40) == STEPS
+    assert planned_steps(make_cell("vae", "training.epochs=2.0").training, 40) == 10
+
+
+def test_validation_is_spread_evenly_and_ends_with_the_training():
+    config = make_cell("vae", "training.validations=4").training
+    assert sorted(validation_steps(config, 100)) == [25, 50, 75, 100]
+
+
+def test_a_budget_in_seconds_fixes_the_number_of_steps(data, tmp_path):
+    cell = make_cell("vae", "training.seconds=0.5")
+    _, result = run(cell, data, tmp_path)
+    assert result.finished
+    assert result.steps >= 1
+    _, same = run(cell, data, tmp_path)
+    assert same.steps == result.steps
+
+
+def test_measuring_speed_changes_nothing(data):
+    cell = make_cell()
+    model = build_model(cell, data.image, CPU)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    assert seconds_per_step(model, cell, data) > 0
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+def test_flips_are_keyed(data):
+    cell = make_cell("ae", "training.flip=true")
+    plain = make_cell("ae")
+    indices = torch.arange(8)
+    flipped = training_batch(cell, data.train, indices, 3)
+    assert torch.equal(flipped, training_batch(cell, data.train, indices, 3))
+    straight = training_batch(plain, data.train, indices, 3)
+    which = [not torch.equal(a, b) for a, b in zip(flipped, straight, strict=True)]
+    assert 0 < sum(which) < 8
+    assert all(torch.equal(a.flip(-1) if w else a, b) for a, b, w in zip(flipped, straight, which, strict=True))

@@ -1,0 +1,215 @@
+"""One suite over the registry: what every model promises."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from kernels.ops import GaussianDraw
+from kernels.reference import REFERENCE
+from models.elbo import Objective, terms
+from models.likelihoods import BernoulliSpec, GaussianSpec, LogisticMixtureSpec
+from models.nvae import NVAEConfig, ResidualVAEConfig
+from models.output import Draw, ImageShape
+from models.registry import MODELS, build
+
+GREY, COLOUR = ImageShape(1, 28, 28), ImageShape(3, 32, 32)
+SMALL = {
+    "ae": MODELS["ae"].config(channels=4, latent_size=5),
+    "vae": MODELS["vae"].config(channels=4, latent_size=5),
+    "residual-vae": ResidualVAEConfig(channels_encoder=4, channels_decoder=4, channel_cap=8),
+    "nvae": NVAEConfig(channels_encoder=4, channels_decoder=4, channel_cap=8, latent_channels=3),
+}
+BATCH_TOLERANCE = 1e-4  # float32 sums over 784 pixels; convolutions choose their algorithm by batch size
+with_prior = [name for name in MODELS if MODELS[name].model.has_prior]
+hierarchical = ["nvae"]
+
+
+def make(name, image=GREY, spec=None, ops=REFERENCE, seed=0):
+    config = SMALL[name]
+    if hasattr(config, "latent_channels"):
+        config = dataclasses.replace(config, pad=2 if image.height == 28 else 0)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return build(name, config, image, spec or LogisticMixtureSpec(2), ops)
+
+
+def images(image=GREY, n=3, seed=0, bits=8):
+    gen = torch.Generator().manual_seed(seed)
+    shape = (n, image.channels, image.height, image.width)
+    return torch.randint(0, 2**bits, shape, generator=gen).float() / (2**bits - 1)
+
+
+def draw(seed=5, **fields):
+    return Draw(torch.tensor(seed, dtype=torch.int64), **fields)
+
+
+def test_every_model_is_covered():
+    assert set(SMALL) == set(MODELS)
+
+
+@pytest.mark.parametrize("image", [GREY, COLOUR], ids=["grey", "colour"])
+@pytest.mark.parametrize("name", MODELS)
+def test_output_shapes_and_groups(name, image):
+    model, x = make(name, image), images(image)
+    output = model(x, draw())
+    assert output.likelihood.mean().shape == x.shape
+    assert output.likelihood.log_prob(x).shape == (3,)
+    shapes = [(g.z.shape[1], *g.z.shape[2:]) for g in output.groups]
+    assert shapes == [(s.channels, s.height, s.width) for s in model.latent_shapes]
+    assert all(bool((g.rate >= 0).all()) for g in output.groups)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("spec", [BernoulliSpec(), GaussianSpec("learned"), LogisticMixtureSpec(2, 5)], ids=repr)
+def test_every_likelihood_trains_every_model(name, spec):
+    """The loss reaches every parameter with a finite gradient."""
+    bits = {BernoulliSpec: 1, LogisticMixtureSpec: 5}.get(type(spec), 8)
+    model, x = make(name, spec=spec), images(bits=bits)
+    Objective(kl_warmup=0).loss(terms(model(x, draw()), x), 1.0).backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None, key
+        assert bool(parameter.grad.isfinite().all()), key
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_same_seed_same_bits(name):
+    model, x = make(name).eval(), images()
+    first, second = (model(x, draw()).likelihood.mean() for _ in range(2))
+    assert torch.equal(first, second)
+    if MODELS[name].model.has_prior:
+        assert not torch.equal(first, model(x, draw(6)).likelihood.mean())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_image_does_not_depend_on_its_batch(name):
+    model, x = make(name).eval(), images(n=6)
+    whole = terms(model(x, draw()), x).elbo
+    parts = [terms(model(x[i : i + 2], draw(first_sample=i)), x[i : i + 2]).elbo for i in (0, 2, 4)]
+    torch.testing.assert_close(torch.cat(parts), whole, rtol=BATCH_TOLERANCE, atol=BATCH_TOLERANCE)
+
+
+@pytest.mark.parametrize("name", with_prior)
+def test_samples_have_the_image_shape_and_follow_temperature(name):
+    model = make(name).eval()
+    warm = model.sample(4, draw()).mean()
+    assert warm.shape == (4, 1, 28, 28)
+    cold = [model.sample(4, draw(seed), 1e-6).mean() for seed in (1, 2)]
+    torch.testing.assert_close(cold[0], cold[1], rtol=0, atol=1e-4)
+    assert not torch.allclose(warm, cold[0], atol=1e-4)
+
+
+def test_a_model_without_a_prior_refuses_to_sample():
+    with pytest.raises(NotImplementedError, match="no prior"):
+        make("ae").sample(1, draw())
+
+
+@pytest.mark.parametrize("name", with_prior)
+def test_mean_latents_are_noise_free(name):
+    model, x = make(name).eval(), images()
+    one, two = (model(x, draw(seed, at_mean=True)) for seed in (1, 2))
+    assert torch.equal(one.likelihood.mean(), two.likelihood.mean())
+    for group in one.groups:
+        torch.testing.assert_close(group.z, group.posterior.mean, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", with_prior)
+def test_rates_are_the_kl_of_the_groups_own_gaussians(name):
+    model, x = make(name).eval(), images()
+    for group in model(x, draw()).groups:
+        expected = group.posterior.kl(group.prior).flatten(1).sum(1)
+        torch.testing.assert_close(group.rate, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", with_prior)
+def test_log_ratio_is_that_of_the_drawn_latents(name):
+    model, x = make(name).eval(), images()
+    for group in model(x, draw(log_ratio=True)).groups:
+        expected = (group.posterior.log_prob(group.z) - group.prior.log_prob(group.z)).flatten(1).sum(1)
+        torch.testing.assert_close(group.log_ratio, expected, rtol=1e-4, atol=1e-3)
+
+
+def counting_ops():
+    calls = []
+
+    def counted(*args, **kwargs):
+        calls.append(kwargs["group"])
+        return REFERENCE.gaussian_sample_kl(*args, **kwargs)
+
+    return dataclasses.replace(REFERENCE, gaussian_sample_kl=counted), calls
+
+
+@pytest.mark.parametrize("name", with_prior)
+def test_the_training_step_calls_the_fused_operation_once_a_group(name):
+    ops, calls = counting_ops()
+    model = make(name, ops=ops)
+    model(images(), draw())
+    assert calls == list(range(len(model.latent_shapes)))
+
+
+@pytest.mark.parametrize("name", with_prior)
+def test_a_wrong_operation_changes_the_loss(name):
+    def wrong(*args, **kwargs):
+        z, kl, log_ratio = REFERENCE.gaussian_sample_kl(*args, **kwargs)
+        return GaussianDraw(z, kl + 1, log_ratio)
+
+    x = images()
+    right, broken = make(name), make(name, ops=dataclasses.replace(REFERENCE, gaussian_sample_kl=wrong))
+    losses = [Objective(kl_warmup=0).loss(terms(m(x, draw()), x), 1.0) for m in (right, broken)]
+    assert float(losses[1] - losses[0]) == pytest.approx(len(right.latent_shapes), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", hierarchical)
+def test_padding_is_scored_by_nothing(name):
+    """Parameters outside the image change neither log-probability nor mean."""
+    model, x = make(name).eval(), images()
+    state = model.encode(model.padded(x), draw()).state
+    parameters = model.decode_parameters(state)
+    assert parameters.shape[-2:] == (32, 32)
+    noisy = parameters.clone()
+    noisy[..., :2, :] += 100
+    noisy[..., :, -2:] -= 100
+    likelihoods = []
+    for values in (parameters, noisy):
+        model.decode_parameters = lambda state, values=values: values
+        likelihoods.append(model.decode(state))
+    assert torch.equal(likelihoods[0].log_prob(x), likelihoods[1].log_prob(x))
+    assert torch.equal(likelihoods[0].mean(), likelihoods[1].mean())
+
+
+@pytest.mark.parametrize("name", hierarchical)
+def test_a_hierarchy_has_two_resolutions_and_four_groups(name):
+    shapes = make(name).latent_shapes
+    assert len({(s.height, s.width) for s in shapes}) >= 2
+    assert len(shapes) >= 4
+    areas = [s.height * s.width for s in shapes]
+    assert areas == sorted(areas)
+
+
+def test_residual_vae_is_nvae_with_one_group_and_alike_in_size():
+    """Default configs on 28x28 images: parameters within 10 %, latents in the first group only."""
+    counts = {}
+    for name in ("nvae", "residual-vae"):
+        model = build(name, dataclasses.replace(MODELS[name].config(), pad=2), GREY, BernoulliSpec(), REFERENCE)
+        counts[name] = sum(p.numel() for p in model.parameters())
+        if name == "residual-vae":
+            assert len(model.latent_shapes) == 1
+    assert abs(counts["residual-vae"] / counts["nvae"] - 1) < 0.10
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_sizes_that_do_not_divide_are_named(name):
+    with pytest.raises(ValueError, match=r"such as \d+ or \d+"):
+        make(name, ImageShape(1, 30, 30))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_impossible_sizes_are_refused(name):
+    field = "latent_size" if name in ("ae", "vae") else "latent_channels"
+    with pytest.raises(ValueError, match=field):
+        build(name, MODELS[name].config(**{field: 0}), GREY, BernoulliSpec(), REFERENCE)
+
+
+def test_unknown_model_names_the_known():
+    with pytest.raises(ValueError, match="nvae"):
+        build("nvea", None, GREY, BernoulliSpec(), REFERENCE)
