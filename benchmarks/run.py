@@ -21,7 +21,7 @@ from benchmarks.config import CellConfig, Suite, to_dict
 from benchmarks.cost import macs_per_image, parameter_count
 from benchmarks.data import DataSet, load
 from benchmarks.environment import choose_device, collect
-from benchmarks.errors import UserError
+from benchmarks.errors import INTERRUPTED, UserError
 from benchmarks.record import (
     RECORD,
     LatentGroupInfo,
@@ -171,7 +171,7 @@ def _run_jobs(todo: list[PlannedCell], jobs: int, bars: Bars, outcome: Outcome) 
 def _settle(child: Child, outcome: Outcome) -> None:
     """Note how a child ended; a failed cell leaves a record that says so."""
     code = child.finish()
-    if code == 0 or (outcome.interrupted and code < 0):
+    if code in (0, INTERRUPTED):
         return
     reason = child.last_error() or f"exit code {code}"
     outcome.failed.append(f"{child.planned.name}: {reason} (log: {child.planned.folder / LOG})")

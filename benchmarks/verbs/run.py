@@ -31,18 +31,19 @@ def suite_of(options: argparse.Namespace) -> Suite:
             table[key] = getattr(options, key)
     if options.inception_weights is not None:
         table["evaluation"] = {**table.get("evaluation", {}), **inception_fields(options.inception_weights)}
-    if options.latent_size is not None:
-        _set_latent_size(table, options.latent_size)
+    without = _set_latent_size(table, options.latent_size) if options.latent_size is not None else []
     rows = options.models.split(",") if options.models else None
     suite = build_suite(name, table, rows)
+    if without:
+        print(f"--latent-size leaves {', '.join(without)} as they are (see latent_channels)", file=sys.stderr)
     if options.threads is not None and options.threads < 1:
         raise UserError(f"--threads: expected at least 1, got {options.threads}")
     device = choose_device(options.device)
     return with_overrides(suite, device=str(device), threads=options.threads, training=_length(options))
 
 
-def _set_latent_size(table: dict[str, Any], size: int) -> None:
-    """Set `latent_size` in every row whose model has that field; say which rows have none."""
+def _set_latent_size(table: dict[str, Any], size: int) -> list[str]:
+    """Set `latent_size` in every row whose model has that field; returns the rows that have none."""
     without = []
     for row, fields in table.get("models", {}).items():
         entry = MODELS.get(fields.get("name", row))
@@ -50,8 +51,7 @@ def _set_latent_size(table: dict[str, Any], size: int) -> None:
             fields["latent_size"] = size
         else:
             without.append(row)
-    if without:
-        print(f"--latent-size leaves {', '.join(without)} as they are (see latent_channels)", file=sys.stderr)
+    return without
 
 
 def _length(options: argparse.Namespace) -> dict[str, Any]:
@@ -82,11 +82,12 @@ def run(options: argparse.Namespace) -> int:
     out = Path(options.out or f"results/local/{suite.name}")
     if options.dry_run:
         return _dry_run(plan(suite, out), options.json)
-    prepare_folder(out)
-    signal.signal(signal.SIGTERM, _interrupt)
-    planned = plan(suite, out)
     if options.jobs is not None and options.jobs < 1:
         raise UserError(f"--jobs: expected at least 1, got {options.jobs}")
+    planned = plan(suite, out)
+    prepare_folder(out)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     outcome = execute(planned, options.jobs or default_jobs(suite))
     _print_result(out, options.json)
     return _exit_code(outcome)

@@ -1,0 +1,121 @@
+"""Bad input on the command line: one line, exit code 2, nothing lost."""
+
+import json
+import os
+
+import pytest
+
+from benchmarks.cli import run_command
+from models.registry import MODELS
+
+
+def fails(capsys, *arguments):
+    """The one line of an error."""
+    assert run_command(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["run", "quik"], "did you mean 'quick'"),
+        (["run", "absent.toml"], "cannot read suite"),
+        (["run", "--models", "nvea"], "did you mean 'nvae'"),
+        (["run", "--data", "minst-5k"], "did you mean 'mnist-5k'"),
+        (["run", "--data", "npz:absent.npz"], "absent.npz"),
+        (["run", "--data", "folder:absent"], "absent"),
+        (["run", "--set", "training.bach_size=3"], "did you mean 'batch_size'"),
+        (["run", "--set", "training.batch_size=x"], "expected int"),
+        (["run", "--set", "nonsense"], "a.b=value"),
+        (["run", "--device", "tpu"], "auto, cpu or cuda"),
+        (["run", "--treads", "2"], "did you mean '--threads'"),
+        (["run", "--threads", "0"], "at least 1"),
+        (["run", "--threads", "two"], "invalid int"),
+        (["run", "--epochs", "-1"], "> 0"),
+        (["run", "--epochs", "1", "--budget", "seconds=3"], "one of them"),
+        (["run", "--budget", "minutes=3"], "seconds=N"),
+        (["run", "--budget", "seconds=nan"], "seconds=N"),
+        (["run", "--seeds", "0"], "seeds"),
+        (["run", "--latent-size", "0"], "latent_size"),
+        (["run", "--inception-weights", "absent.pth"], "absent.pth"),
+        (["run", "quick", "extra"], "unexpected argument 'extra'"),
+        (["rum"], "run"),
+        ([], "VERB"),
+        (["evaluate", "absent"], "absent"),
+        (["throughput", "absent.safetensors"], "found none"),
+        (["sample", "absent.safetensors"], "found none"),
+        (["sample", "absent", "--n", "0"], "--n >= 1"),
+        (["report", "absent"], "absent"),
+        (["compare", "vae", "nvae", "--out", "absent"], "absent"),
+        (["list", "modles"], "models"),
+        (["env", "--device", "gpu"], "auto, cpu or cuda"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, hint, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert hint in fails(capsys, *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_corrupt_checkpoint(capsys, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"not a checkpoint at all")
+    assert "readable safetensors" in fails(capsys, "evaluate", str(path))
+
+
+def test_foreign_safetensors(capsys, tmp_path):
+    import safetensors.torch
+    import torch
+
+    path = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file({"a": torch.zeros(1)}, path)
+    assert "not one that this suite wrote" in fails(capsys, "sample", str(path))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX")
+def test_unwritable_folder(capsys, tmp_path):
+    """A file where a folder should be cannot be written below, whoever runs this."""
+    (tmp_path / "file").write_text("")
+    assert "can be written" in fails(capsys, "run", "--out", str(tmp_path / "file" / "out"))
+
+
+@pytest.mark.parametrize("what", ["models", "datasets", "metrics", "suites"])
+def test_list_prints_a_line_each(what, capsys):
+    assert run_command(["list", what]) == 0
+    text = capsys.readouterr().out
+    assert run_command(["list", what, "--json"]) == 0
+    table = json.loads(capsys.readouterr().out)
+    assert len(text.strip().splitlines()) == len(table)
+    assert all(description for description in table.values())
+    if what == "models":
+        assert set(table) == set(MODELS)
+
+
+def test_env_is_json(capsys):
+    assert run_command(["env"]) == 0
+    environment = json.loads(capsys.readouterr().out)
+    assert environment["torch"]
+    assert environment["cores"] >= 1
+
+
+def test_dry_run_plans_without_writing(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run_command(["run", "--models", "vae,ae", "--epochs", "1", "--dry-run", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["row"] for row in rows] == ["ae", "vae"]
+    assert all(row["estimated_training_seconds"] > 0 for row in rows)
+    assert rows[1]["latents"] == 16
+    assert rows[1]["images"] == 3600 // 32 * 32 or rows[1]["images"] == 3616
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_latent_size_is_the_users(capsys):
+    assert run_command(["run", "--models", "vae", "--latent-size", "7", "--dry-run", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)[0]["latents"] == 7
+    assert "nvae" in captured.err

@@ -1,0 +1,187 @@
+"""A suite from command to table, in processes of their own as a user runs it."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+SUITE = """
+title = "Tiny"
+data = "npz:{data}"
+[likelihood]
+name = "bernoulli"
+[training]
+images = {images}
+batch_size = 16
+validations = 2
+[evaluation]
+iwae_samples = 2
+batch_size = 20
+{evaluation}
+[models.ae]
+channels = 4
+[models.ae.likelihood]
+name = "gaussian"
+[models.vae]
+channels = 4
+latent_size = 3
+"""
+
+
+def write_suite(folder, images=64, evaluation=""):
+    rng = np.random.default_rng(0)
+    splits = {name: rng.integers(0, 256, (n, 28, 28), np.uint8) for name, n in (("train", 64), ("validation", 20))}
+    np.savez(folder / "data.npz", test=rng.integers(0, 256, (40, 28, 28), np.uint8), **splits)
+    text = SUITE.format(data=folder / "data.npz", images=images, evaluation=evaluation)
+    (folder / "tiny.toml").write_text(text)
+    return folder / "tiny.toml"
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "benchmarks", *map(str, arguments)]
+
+
+def call(*arguments):
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run: its folder and what the command printed."""
+    folder = tmp_path_factory.mktemp("run")
+    suite = write_suite(folder)
+    result = call("run", suite, "--out", folder / "out")
+    assert result.returncode == 0, result.stderr
+    return folder, result
+
+
+def written(out):
+    """When each cell's files were written."""
+    return {path: path.stat().st_mtime_ns for path in out.glob("*-seed*/*")}
+
+
+def records(out):
+    return {json.loads(p.read_text())["row"]: json.loads(p.read_text()) for p in out.glob("*/record.json")}
+
+
+def test_the_table_is_the_last_thing_on_stdout_and_progress_on_stderr(finished):
+    _, result = finished
+    assert re.search(r"^\| ae +\|", result.stdout, re.M)
+    assert re.search(r"^\| vae +\|", result.stdout, re.M)
+    assert "train 100 %" in result.stderr
+    assert "|" not in result.stderr
+
+
+def test_records_hold_every_metric(finished):
+    folder, _ = finished
+    found = records(folder / "out")
+    assert set(found) == {"ae", "vae"}
+    vae = {m["metric"]: m for m in found["vae"]["measurements"]}
+    assert found["vae"]["status"] == "done"
+    for metric in ("elbo", "iwae_bound", "mse", "psnr", "train_throughput", "sample_throughput", "peak_memory"):
+        assert vae[metric]["value"] is not None, metric
+    assert vae["elbo"]["value"] <= vae["iwae_bound"]["value"] + 1
+    assert vae["elbo"]["n"] == 40
+    assert vae["sample_fid"]["note"].endswith("--inception-weights PATH")
+
+
+def test_the_autoencoder_prints_dashes_where_it_has_no_prior(finished):
+    folder, _ = finished
+    ae = {m["metric"]: m for m in records(folder / "out")["ae"]["measurements"]}
+    for metric in ("elbo", "iwae_bound", "bits_per_dim", "sample_throughput"):
+        assert ae[metric]["value"] is None
+        assert ae[metric]["note"] == "no prior"
+
+
+def test_files_of_a_run(finished):
+    out = finished[0] / "out"
+    for name in ("table.md", "table.csv", "index.md", "index.html", "run.json"):
+        assert (out / name).stat().st_size > 0
+    assert len(list((out / "figures").glob("*.png"))) >= 3
+    assert len(list(out.glob("*/weights.safetensors"))) == 2
+    assert not list(out.rglob("*.pt")) + list(out.rglob("*.pkl")) + list(out.glob("*/training.safetensors"))
+
+
+def test_the_same_command_runs_nothing_again(finished):
+    folder, first = finished
+    before = written(folder / "out")
+    again = call("run", folder / "tiny.toml", "--out", folder / "out")
+    assert again.returncode == 0
+    assert again.stdout == first.stdout
+    assert before == written(folder / "out")
+
+
+def test_another_config_overwrites_nothing(finished):
+    folder, _ = finished
+    before = {path.name for path in (folder / "out").iterdir() if path.is_dir()}
+    options = ("--set", "training.images=32", "--models", "ae", "--out", folder / "out")
+    other = call("run", folder / "tiny.toml", *options)
+    assert other.returncode == 0, other.stderr
+    after = {path.name for path in (folder / "out").iterdir() if path.is_dir()}
+    assert before < after
+    assert len(after - before) == 1
+    restored = call("run", folder / "tiny.toml", "--out", folder / "out")
+    assert restored.stdout == finished[1].stdout
+
+
+def test_verbs_that_take_a_checkpoint(finished, tmp_path):
+    folder, _ = finished
+    cell = next((folder / "out").glob("vae-*"))
+    evaluated = call("evaluate", cell, "--json")
+    assert evaluated.returncode == 0, evaluated.stderr
+    stored = {m["metric"]: m["value"] for m in records(folder / "out")["vae"]["measurements"]}
+    for row in json.loads(evaluated.stdout):
+        if row["value"] is not None:
+            assert row["value"] == pytest.approx(stored[row["metric"]], rel=1e-5), row["metric"]
+    drawn = call("sample", cell / "weights.safetensors", "--n", "9", "--out", tmp_path / "grid.png")
+    assert drawn.returncode == 0, drawn.stderr
+    assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
+    compared = call("compare", "ae", "vae", "--out", folder / "out")
+    assert compared.returncode == 0, compared.stderr
+    assert "MSE" in compared.stdout
+
+
+def test_sampling_an_autoencoder_is_one_error(finished):
+    folder, _ = finished
+    result = call("sample", next((folder / "out").glob("ae-*")))
+    assert result.returncode == 2
+    assert "no prior" in result.stderr
+
+
+def test_ctrl_c_keeps_what_is_done_and_the_same_command_continues(tmp_path):
+    suite = write_suite(tmp_path, images=6400)
+    arguments = command("run", suite, "--models", "vae", "--out", tmp_path / "out")
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if "train 25 %" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert records(tmp_path / "out")["vae"]["status"] == "interrupted"
+    state = next((tmp_path / "out").glob("vae-*/training.safetensors"))
+    assert state.stat().st_size > 0
+    start = time.monotonic()
+    continued = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
+    assert continued.returncode == 0, continued.stderr
+    assert records(tmp_path / "out")["vae"]["images_seen"] == 6400
+    assert time.monotonic() - start < 300
+
+
+def test_a_failed_cell_is_a_row_and_the_sweep_goes_on(tmp_path):
+    suite = write_suite(tmp_path)
+    text = suite.read_text().replace("[models.vae]", '[models.vae]\ntraining = { batch_size = 64, images = 64 }')
+    suite.write_text(text.replace("[models.ae]\n", "[models.ae]\ntraining = { batch_size = 65 }\n"))
+    result = call("run", suite, "--out", tmp_path / "out")
+    assert result.returncode == 2
+    assert "ae seed 0" in result.stderr
+    assert "batch size" in result.stderr
+    found = records(tmp_path / "out")
+    assert found["ae"]["status"] == "failed"
+    assert found["vae"]["status"] == "done"
+    assert "failed" in result.stdout
