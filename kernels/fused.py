@@ -1,0 +1,55 @@
+"""Chooses a backend: the fused Triton operations where they run, the CPU path elsewhere.
+
+Importing this module imports no Triton; that happens when fused operations are asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+
+import torch
+
+from kernels.ops import Ops
+from kernels.reference import REFERENCE
+
+
+class FusedUnavailable(RuntimeError):  # noqa: N818
+    """The fused operations cannot run here; the message says why and what to do."""
+
+
+def interpreting() -> bool:
+    """Whether Triton was told to interpret its kernels on the CPU (tests only)."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def why_unavailable(device: torch.device) -> str | None:
+    """The reason why the fused operations cannot run on `device`, or None if they can."""
+    if device.type != "cuda" and not (device.type == "cpu" and interpreting()):
+        return f"they need a CUDA or ROCm device, got '{device}'; use best_for('{device}')"
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return "torch finds no CUDA or ROCm device; check the driver and that torch is a GPU build"
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed; pip install triton (Linux only)"
+    return None
+
+
+def fused(device: torch.device | str) -> Ops:
+    """The fused operations for `device`.
+
+    Raises:
+        FusedUnavailable: they cannot run there.
+    """
+    reason = why_unavailable(torch.device(device))
+    if reason is not None:
+        raise FusedUnavailable(f"fused operations are not available: {reason}")
+    return importlib.import_module("kernels.operators").FUSED
+
+
+def best_for(device: torch.device | str) -> Ops:
+    """The fastest operations that run on `device`: fused on a GPU with Triton, plain PyTorch elsewhere."""
+    where = torch.device(device)
+    if where.type == "cuda" and why_unavailable(where) is None:
+        return fused(where)
+    return REFERENCE
