@@ -1,0 +1,179 @@
+"""Weight-normalised convolutions, and the bank that computes their effective weights together."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+NORM_FLOOR = 1e-5
+NORM_FLOOR_AT_START = 1e-2
+DATA_INIT_SPREAD = 5.0
+
+
+def weight_norm(rows: Tensor, log_norm: Tensor) -> Tensor:
+    """Rows (..., O, N) rescaled to norm exp(log_norm) (..., O, 1): exp(g) w / (|w| + 1e-5)."""
+    norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    return rows * (log_norm.exp() / (norm + NORM_FLOOR))
+
+
+class WeightNormConv2d(nn.Conv2d):
+    """Convolution whose output channels have weights of norm exp(log_weight_norm) (Salimans & Kingma 2016).
+
+    `mask` (of the weight's shape) multiplies the weight before the norm is taken. With `data_init` the first
+    training batch sets scale and bias so that outputs have mean 0 and standard deviation 1/5.
+    """
+
+    mask: Tensor | None
+
+    def __init__(
+        self, c_in: int, c_out: int, kernel: int, *, mask: Tensor | None = None, data_init: bool = False, **conv: Any
+    ) -> None:
+        super().__init__(c_in, c_out, kernel, **conv)
+        self.register_buffer("mask", None if mask is None else mask.to(self.weight.device), persistent=False)
+        self.awaits_data = data_init
+        self.installed: Tensor | None = None
+        self.log_weight_norm = nn.Parameter(torch.empty(c_out, 1, 1, 1))
+        if not self.weight.is_meta:
+            self.keep_norm()
+        self.register_load_state_dict_pre_hook(_cancel_data_init)
+
+    @torch.no_grad()
+    def keep_norm(self, factor: float = 1.0) -> None:
+        """Set the scale so that the effective weight is about `factor` times the weight."""
+        norm = torch.linalg.vector_norm(self.masked_weight(), dim=(1, 2, 3), keepdim=True)
+        self.log_weight_norm.copy_(torch.log(norm + NORM_FLOOR_AT_START) + math.log(factor))
+
+    def masked_weight(self) -> Tensor:
+        """The weight times its mask."""
+        return self.weight if self.mask is None else self.weight * self.mask
+
+    def effective_weight(self) -> Tensor:
+        """The weight that convolves: what a bank installed for this pass, else computed here."""
+        if self.installed is not None:
+            return self.installed
+        rows = weight_norm(self.masked_weight().flatten(1), self.log_weight_norm.flatten(1))
+        return rows.view_as(self.weight)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve with the effective weight."""
+        if self.awaits_data and self.training:
+            self._initialise_from(input)
+        return self._conv_forward(input, self.effective_weight(), self.bias)
+
+    @torch.no_grad()
+    def _initialise_from(self, x: Tensor) -> None:
+        """Set bias and scale from the statistics of unit-norm weights on x."""
+        unit = weight_norm(self.masked_weight().flatten(1), torch.zeros_like(self.log_weight_norm).flatten(1))
+        response = self._conv_forward(x, unit.view_as(self.weight), None)
+        spread = DATA_INIT_SPREAD * response.std((0, 2, 3), correction=0) + NORM_FLOOR
+        if self.bias is not None:
+            self.bias.copy_(-response.mean((0, 2, 3)) / spread)
+        self.log_weight_norm.copy_(-spread.log().view_as(self.log_weight_norm))
+        self.awaits_data, self.installed = False, None
+
+
+def _cancel_data_init(module: nn.Module, *_: object) -> None:
+    """Loaded weights need no initialisation from data."""
+    if isinstance(module, WeightNormConv2d):
+        module.awaits_data = False
+
+
+def conv2d(c_in: int, c_out: int, kernel: int, *, normalised: bool, **conv: Any) -> nn.Conv2d:
+    """A convolution of the configured kind, padded so that stride 1 keeps the resolution."""
+    conv.setdefault("padding", conv.get("dilation", 1) * (kernel - 1) // 2)
+    if normalised:
+        return WeightNormConv2d(c_in, c_out, kernel, **conv)
+    conv.pop("data_init", None)
+    return nn.Conv2d(c_in, c_out, kernel, **conv)
+
+
+def effective_weight(conv: nn.Conv2d) -> Tensor:
+    """The weight with which a convolution of either kind convolves."""
+    return conv.effective_weight() if isinstance(conv, WeightNormConv2d) else conv.weight
+
+
+class WeightBank:
+    """Effective weights of many convolutions, normalised together: one small batch of operations per shape.
+
+    Every pass with gradients computes its own. Those of a pass without are kept until a parameter changes in place
+    (load, average), moves (device, dtype), or a pass with gradients comes between.
+    """
+
+    def __init__(self, convs: Iterable[nn.Module]) -> None:
+        self.convs = [conv for conv in convs if isinstance(conv, WeightNormConv2d)]
+        by_shape: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for index, conv in enumerate(self.convs):
+            by_shape[conv.weight.shape[0], conv.weight[0].numel()].append(index)
+        self._of_equal_shape = list(by_shape.values())
+        self._weights: list[Tensor] = []
+        self._state: tuple[object, ...] = ()
+
+    def __getstate__(self) -> dict[str, object]:
+        """Everything but the weights of the last pass, which belong to a graph and cannot be copied."""
+        return self.__dict__ | {"_weights": [], "_state": ()}
+
+    def clear(self) -> None:
+        """Forget the weights of the last pass."""
+        self._weights, self._state = [], ()
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Convolutions use the bank's weights inside this block."""
+        if torch.is_grad_enabled():
+            self.clear()
+        weights = self.weights()
+        for conv, weight in zip(self.convs, weights, strict=True):
+            conv.installed = None if conv.awaits_data else weight
+        try:
+            yield
+        finally:
+            for conv in self.convs:
+                conv.installed = None
+
+    def weights(self) -> list[Tensor]:
+        """Effective weights in the order of `convs`: those of the last pass while they hold, else new ones."""
+        state = self._parameters_state()
+        if state != self._state:
+            self._weights, self._state = self._normalise(), state
+        return self._weights
+
+    def _parameters_state(self) -> tuple[object, ...]:
+        """What must be equal for kept weights to hold."""
+        stamps = (p for conv in self.convs for p in (conv.weight, conv.log_weight_norm))
+        return (torch.is_grad_enabled(), *((p.data_ptr(), p._version, p.dtype) for p in stamps))
+
+    def _normalise(self) -> list[Tensor]:
+        """New effective weights."""
+        weights: dict[int, Tensor] = {}
+        for indices in self._of_equal_shape:
+            convs = [self.convs[index] for index in indices]
+            rows = torch.stack([conv.masked_weight().flatten(1) for conv in convs])
+            norms = torch.stack([conv.log_weight_norm.flatten(1) for conv in convs])
+            for index, conv, weight in zip(indices, convs, weight_norm(rows, norms).unbind(), strict=True):
+                weights[index] = weight.view_as(conv.weight)
+        return [weights[index] for index in range(len(self.convs))]
+
+
+def norm_before_repeat(norm: nn.BatchNorm2d, x: Tensor, repeats: int) -> Tensor:
+    """What `norm` gives on x with each pixel repeated, computed before the repetition.
+
+    Mean and biased variance do not change when every value occurs `repeats` times; the running estimate of the
+    unbiased variance does, by a factor that is corrected here.
+    """
+    if repeats == 1 or not norm.training or norm.running_var is None or norm.num_batches_tracked is None:
+        return norm(x)
+    norm.num_batches_tracked.add_(1)
+    momentum = 1 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+    moved, count = norm.running_var.clone(), x.numel() // x.shape[1]
+    out = F.batch_norm(x, norm.running_mean, moved, norm.weight, norm.bias, True, momentum, norm.eps)
+    with torch.no_grad():
+        kept = norm.running_var * (1 - momentum)
+        norm.running_var.copy_(kept + (moved - kept) * (repeats * (count - 1) / (repeats * count - 1)))
+    return out

@@ -1,0 +1,163 @@
+"""Original checkpoints: layouts on the meta device, parameter counts, reading, refusing."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from kernels.reference import REFERENCE
+from models.nvae import NVAE
+from models.nvae.checkpoint import load_weights, original_state_dict, read_original
+from models.nvae.config import ModelSetup
+from models.nvae.original import setup_from_arguments
+from models.nvae.presets import PRESETS
+from models.output import Draw
+
+DATA = Path(__file__).parents[1] / "data" / "nvae"
+LAYOUTS = json.loads((DATA / "checkpoint_layout.json").read_text())["configs"]
+PRESET_OF_ROW = {
+    "mnist": "nvae-mnist",
+    "cifar10": "nvae-cifar10",
+    "celeba_64": "nvae-celeba64",
+    "imagenet_32": "nvae-imagenet32",
+    "celeba_256": "nvae-celebahq256",
+    "celeba_256_24ch": "nvae-celebahq256-24ch",
+    "ffhq": "nvae-ffhq256",
+}
+
+
+def build_meta(setup: ModelSetup) -> NVAE:
+    with torch.device("meta"):
+        return NVAE(setup.config, setup.image, setup.likelihood, REFERENCE)
+
+
+def published() -> list[dict[str, str]]:
+    with (DATA / "presets.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def typed(row: dict[str, str]) -> dict[str, object]:
+    """A row's arguments with their types."""
+    truth = {"True": True, "False": False}
+    typed: dict[str, object] = {k: truth.get(v, int(v) if v.isdecimal() else v) for k, v in row.items()}
+    return typed | {k: float(row[k]) for k in ("weight_decay_norm", "weight_decay_norm_init")}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layout_is_reproduced(name: str) -> None:
+    layout = LAYOUTS[name]
+    model = build_meta(setup_from_arguments(layout["config"]))
+    state = original_state_dict(model)
+    assert [[key, list(value.shape), str(value.dtype)[6:]] for key, value in state.items()] == layout["state_dict"]
+    assert [key for key in state if key.endswith(".weight_normalized")] == layout["alias_keys"]
+    assert [key for key, _ in model.named_parameters()] == layout["optimizer_param_order"]
+    assert sum(p.numel() for p in model.parameters()) == layout["n_params"]
+    named = dict(model.named_modules())
+    convs = [key for key, module in named.items() if isinstance(module, torch.nn.Conv2d)]
+    norms = [key for key, module in named.items() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert convs == layout["conv_layers_in_spectral_order"]
+    assert norms == layout["bn_layers_in_order"]
+
+
+@pytest.mark.parametrize("row", published(), ids=lambda row: row["preset"])
+def test_preset_equals_the_published_model(row: dict[str, str]) -> None:
+    setup = PRESETS[PRESET_OF_ROW[row["preset"].split()[0]]]
+    assert setup == setup_from_arguments(typed(row))
+    model = build_meta(setup)
+    assert sum(p.numel() for p in model.parameters()) == int(row["params_measured"])
+    assert len(original_state_dict(model)) == int(row["state_dict_entries"])
+    assert len(model.latent_shapes) == int(row["total_groups"])
+    assert sum(shape.count for shape in model.latent_shapes) == int(row["total_latent_variables"])
+    assert model.image.dims == int(row["data_dims"])
+
+
+def small_arguments() -> dict[str, object]:
+    return LAYOUTS["extra_mbconv_enc"]["config"]
+
+
+def write_original(path: Path, model: NVAE, arguments: dict[str, object], **state: torch.Tensor) -> Path:
+    contents = {
+        "epoch": 3,
+        "global_step": 17,
+        "state_dict": original_state_dict(model) | state,
+        "args": argparse.Namespace(**arguments),
+        "arch_instance": {"ar_nn": [""]},
+        "scheduler": {"_last_lr": [0.01]},
+        "grad_scalar": {},
+    }
+    torch.save(contents, path)
+    return path
+
+
+def small_model() -> NVAE:
+    torch.manual_seed(0)
+    setup = setup_from_arguments(small_arguments())
+    return NVAE(setup.config, setup.image, setup.likelihood, REFERENCE).eval()
+
+
+@torch.no_grad()
+def test_checkpoint_file_gives_the_same_model(tmp_path: Path) -> None:
+    model = small_model()
+    checkpoint = read_original(write_original(tmp_path / "checkpoint.pt", model, small_arguments()))
+    loaded = checkpoint.build(REFERENCE)
+    x = (torch.rand(2, 1, 28, 28) < 0.3).float()
+    draw = Draw(torch.tensor(1))
+    torch.testing.assert_close(loaded(x, draw).likelihood.mean(), model(x, draw).likelihood.mean(), rtol=0, atol=0)
+    assert (checkpoint.epoch, checkpoint.step) == (3, 17)
+
+
+def test_arguments_missing_from_early_checkpoints_have_defaults() -> None:
+    arguments = dict(LAYOUTS["mnist_bernoulli"]["config"])
+    for name in ("ada_groups", "min_groups_per_scale", "num_mixture_dec"):
+        del arguments[name]
+    assert setup_from_arguments(arguments).config.groups_fine_to_coarse == (2, 2)
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    model, arguments = small_model(), small_arguments() | {"num_latent_per_group": 5}
+    path = write_original(tmp_path / "checkpoint.pt", model, arguments, surplus=torch.zeros(1))
+    with pytest.raises(ValueError, match=r"unexpected: surplus; of another shape: enc_sampler.0.weight"):
+        read_original(path).build(REFERENCE)
+    with pytest.raises(ValueError, match=r"missing: prior_ftr0, stem.weight, stem.bias, \.\.\."):
+        load_weights(model, {})
+
+
+class Unsafe:
+    """Not a tensor, container or Namespace."""
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        ({"args": Unsafe()}, "read safely"),
+        ({"state_dict": {}}, "expected an original NVAE checkpoint"),
+        ([1, 2], "expected an original NVAE checkpoint"),
+    ],
+)
+def test_other_files_are_refused(tmp_path: Path, contents: object, message: str) -> None:
+    path = tmp_path / "other.pt"
+    torch.save(contents, path)
+    with pytest.raises(ValueError, match=message):
+        read_original(path)
+
+
+def test_corrupt_files_are_refused(tmp_path: Path) -> None:
+    path = write_original(tmp_path / "checkpoint.pt", small_model(), small_arguments())
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(ValueError, match="read safely"):
+        read_original(path)
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match="read safely"):
+        read_original(path)
+
+
+def test_missing_arguments_are_named() -> None:
+    arguments = dict(small_arguments())
+    del arguments["use_se"]
+    with pytest.raises(ValueError, match="use_se"):
+        setup_from_arguments(arguments)

@@ -1,0 +1,64 @@
+"""Memory estimate and diagnostics, on the smallest hierarchical model."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from kernels.reference import REFERENCE
+from models.diagnostics import first_non_finite, non_finite_gradients
+from models.memory import estimate_memory, saved_bytes
+from models.nvae import NVAE
+from models.nvae.presets import PRESETS
+from models.output import Draw
+
+
+def tiny(device: str = "cpu") -> NVAE:
+    setup = PRESETS["nvae-tiny"]
+    with torch.device(device):
+        return NVAE(setup.config, setup.image, setup.likelihood, REFERENCE)
+
+
+def test_estimate_on_the_meta_device_is_what_a_real_pass_saves() -> None:
+    estimate = estimate_memory(tiny("meta"))
+    real = saved_bytes(tiny().train(), batch=5)
+    assert estimate.per_step + 5 * estimate.per_image == pytest.approx(real, rel=0.02)  # workspace of CPU operators
+    count = sum(p.numel() for p in tiny().parameters())
+    assert (estimate.parameters, estimate.gradients, estimate.optimizer) == (4 * count, 4 * count, 8 * count)
+    assert estimate.training(7) - estimate.training(6) == estimate.per_image
+
+
+def test_estimate_leaves_the_model_as_it_was() -> None:
+    model = tiny().eval()
+    before = copy.deepcopy(model.state_dict())
+    estimate_memory(model)
+    assert not model.training
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_the_first_layer_that_is_not_finite_is_named() -> None:
+    model, x = tiny().train(), torch.zeros(2, 1, 28, 28)
+
+    def step() -> object:
+        return model(x, Draw(torch.tensor(0)))
+
+    assert first_non_finite(model, step) is None
+    bad = model.enc_tower[0].get_submodule("_ops.1.conv_0")
+    handle = bad.register_forward_hook(lambda module, inputs, output: output / 0)
+    before = copy.deepcopy(model.state_dict())
+    assert first_non_finite(model, step) == "output of enc_tower.0._ops.1.conv_0"
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    handle.remove()
+    with torch.no_grad():
+        model.stem.bias.fill_(float("nan"))  # type: ignore[union-attr]
+    assert first_non_finite(model, step) == "parameter stem.bias"
+
+
+def test_gradients_that_are_not_finite_are_named() -> None:
+    model = tiny()
+    model.prior_ftr0.grad = torch.zeros_like(model.prior_ftr0)
+    assert non_finite_gradients(model) == []
+    model.prior_ftr0.grad[0] = float("inf")
+    assert non_finite_gradients(model) == ["prior_ftr0"]
