@@ -1,0 +1,1 @@
+"""Metrics: tensors or callables in, values out; they never see a config."""

@@ -1,0 +1,59 @@
+"""The metrics by name, with unit and direction; no torch import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.errors import unknown
+from benchmarks.record import Measurement
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Unit, direction (None: neither is better) and meaning of a metric."""
+
+    unit: str
+    higher_is_better: bool | None
+    description: str
+
+
+METRICS: dict[str, Metric] = {
+    "elbo": Metric(
+        "nats", True, "evidence lower bound per image, -(distortion + rate), unweighted, mean over the posterior draws"
+    ),
+    "bits_per_dim": Metric("bits/dim", False, "-ELBO / (C H W ln 2); likelihoods over integer pixel levels only"),
+    "iwae_bound": Metric("nats", True, "importance-weighted bound with K posterior draws per image"),
+    "rate": Metric("nats", None, "KL(posterior, prior) per image, summed over the latent groups"),
+    "distortion": Metric("nats", None, "-log p(x given z) per image"),
+    "mse": Metric(
+        "0-1", False, "squared error of the reconstruction per pixel, pixel range 0-1, z at the posterior mean"
+    ),
+    "psnr": Metric("dB", True, "peak signal-to-noise ratio of the reconstruction, mean over images"),
+    "sample_fid": Metric("", False, "Frechet distance of features: samples against the test split"),
+    "reconstruction_fid": Metric("", False, "Frechet distance of features: reconstructions against their originals"),
+    "fid_floor": Metric("", False, "Frechet distance of features: as many training images against the test split"),
+    "kid": Metric("", False, "kernel distance of features (unbiased, cubic kernel): samples against the test split"),
+    "precision": Metric("", True, "share of samples inside the test split's manifold of features (3 neighbours)"),
+    "recall": Metric("", True, "share of test images inside the samples' manifold of features (3 neighbours)"),
+    "inception_score": Metric("", True, "exp of the mean KL of class predictions to their mean, over samples"),
+    "active_units": Metric("units", None, "latent units that carry information about the image"),
+    "collapsed_groups": Metric("groups", False, "latent groups with a mean rate below 0.01 nats"),
+}
+
+
+def measurement(metric: str, value: float | None, **fields: Any) -> Measurement:
+    """The measured value with the metric's own unit and direction; `fields` are those of `Measurement`.
+
+    Raises:
+        UserError: no such metric.
+    """
+    if metric not in METRICS:
+        raise unknown("metric", metric, METRICS)
+    known = METRICS[metric]
+    return Measurement(metric, value, known.unit, known.higher_is_better, **fields)
+
+
+def dash(metric: str, note: str) -> Measurement:
+    """A metric that does not apply or cannot be had; `note` says why."""
+    return measurement(metric, None, note=note)

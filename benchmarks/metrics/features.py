@@ -1,0 +1,171 @@
+"""Features of images: what an extractor is, and a cache that trusts content only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float64, UInt8
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+
+from benchmarks.data import content_hash
+from benchmarks.errors import UserError
+from benchmarks.record import write_bytes_atomically
+
+Images = UInt8[Tensor, "_ C H W"]
+CACHE_FORMAT = "1"
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features (N, D) and class logits (N, K), float64 on the CPU; no logits from an extractor without classes."""
+
+    values: Float64[Tensor, "N D"]
+    logits: Float64[Tensor, "N K"] | None
+
+
+class Network(FeatureExtractorBase):
+    """Base of the extractors' networks: torch-fidelity's interface with the layers "features" and "logits".
+
+    `forward` takes 8-bit images (B, C, H, W) and returns a tuple in the order of `features_list`.
+    """
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        """The layers by name."""
+        return "features", "logits"
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        """The inception score is taken on logits, everything else on features."""
+        return "logits" if metric == "isc" else "features"
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        """Never: a compiled network gives other rounding."""
+        return False
+
+    @staticmethod
+    def get_dummy_input_for_compile() -> Tensor:
+        """A black image; unused, since the network is not compiled."""
+        return torch.zeros(1, 1, 28, 28, dtype=torch.uint8)
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A frozen network with everything that identifies its features.
+
+    Args:
+        name: its key in the registry.
+        version: version of weights and preprocessing.
+        weights_sha256: SHA-256 of the weights' file, checked when it was read.
+        preprocessing: rule from 8-bit images to the network's input, in words.
+        dims: number of features D, at least 2.
+        channels: numbers of image channels it takes.
+        size: the only height and width it takes, or None for any.
+        network: torch-fidelity's interface to it, in float64 and evaluation mode.
+    """
+
+    name: str
+    version: str
+    weights_sha256: str
+    preprocessing: str
+    dims: int
+    channels: tuple[int, ...]
+    size: int | None
+    network: FeatureExtractorBase
+
+    @torch.no_grad()
+    def features(self, images: Tensor, batch_size: int = 250) -> Features:
+        """Features of 8-bit images (N, C, H, W); the batch size moves them by float64 rounding only.
+
+        Raises:
+            UserError: images of a shape that the extractor does not take.
+        """
+        self._check(images)
+        device = next(self.network.parameters()).device
+        parts: list[dict[str, Tensor]] = []
+        for batch in images.split(batch_size):
+            found = self.network.convert_features_tuple_to_dict(self.network(batch.to(device)))
+            parts.append({layer: values.double().cpu() for layer, values in found.items()})
+        layers = {layer: torch.cat([part[layer] for part in parts]) for layer in parts[0]}
+        return Features(layers["features"], layers.get("logits"))
+
+    def _check(self, images: Tensor) -> None:
+        n, channels, *size = images.shape
+        right_size = self.size is None or size == [self.size, self.size]
+        if images.dtype != torch.uint8 or n == 0 or channels not in self.channels or not right_size:
+            sides = "any size" if self.size is None else f"{self.size}x{self.size}"
+            expected = f"uint8 images of {' or '.join(map(str, self.channels))} channel(s) and {sides}"
+            raise UserError(f"extractor '{self.name}': expected {expected}, got {images.dtype} {tuple(images.shape)}")
+
+
+def cached_features(images: Images, extractor: Extractor, folder: Path | None) -> Features:
+    """`extractor.features(images)`, read from `folder` if the same was computed before.
+
+    The file's name is a hash over images, weights, preprocessing, number of images and torch version, and the file
+    repeats its name and holds a hash of its values: a file that does not fit is computed again. None: no cache.
+    """
+    if folder is None:
+        return extractor.features(images)
+    path = folder / f"{_key(images, extractor)}.safetensors"
+    found = _read(path)
+    if found is None:
+        found = extractor.features(images)
+        _write(path, found)
+    return found
+
+
+def _key(images: Images, extractor: Extractor) -> str:
+    parts = [
+        CACHE_FORMAT,
+        content_hash(images),
+        extractor.name,
+        extractor.version,
+        extractor.weights_sha256,
+        extractor.preprocessing,
+        len(images),
+        torch.__version__,
+    ]
+    return hashlib.sha256(json.dumps([str(part) for part in parts]).encode()).hexdigest()
+
+
+def _read(path: Path) -> Features | None:
+    """The features in the file, or None if it is missing, unreadable or not what was written."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            written = file.metadata() or {}
+    except (SafetensorError, OSError):
+        return None
+    if "values" not in tensors or written != {"key": path.stem, "digest": _digest(tensors)}:
+        return None
+    return Features(tensors["values"], tensors.get("logits"))
+
+
+def _write(path: Path, features: Features) -> None:
+    """Write the features with their hash; where that fails, the next run computes them again."""
+    tensors = {"values": features.values}
+    if features.logits is not None:
+        tensors["logits"] = features.logits
+    try:
+        write_bytes_atomically(path, save(tensors, metadata={"key": path.stem, "digest": _digest(tensors)}))
+    except OSError as error:
+        logging.getLogger(__name__).warning("features are not cached: %s", error)
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
+        digest.update(tensors[name].contiguous().numpy().data)
+    return digest.hexdigest()

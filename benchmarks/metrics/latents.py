@@ -1,0 +1,105 @@
+"""How latents are used: rate per group, active units, collapsed groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from benchmarks.metrics.catalogue import measurement
+from benchmarks.record import LatentGroupInfo, Measurement
+from models.output import LatentGroup
+
+ACTIVE_VARIANCE = 0.01  # Var_x(E[z given x]) of an active unit: Burda et al. 2015, section 5
+ACTIVE_RATE = 0.01  # nats: mean rate of an active unit of a later group
+COLLAPSED_RATE = 0.01  # nats: mean rate below which a whole group is called collapsed
+
+
+class LatentUsage:
+    """Running statistics of the latent groups over batches, in float64; a unit is one latent variable.
+
+    usage = LatentUsage()
+    for each batch: usage.update(model(x, draw).groups)
+    infos = usage.result()
+    """
+
+    def __init__(self) -> None:
+        self._n = 0
+        self._shapes: list[torch.Size] = []
+        self._rates: list[Tensor] = []  # per group, sum over images: () nats
+        self._unit_rates: list[Tensor] = []  # per group, sum over images: (units,) nats
+        self._mean = torch.empty(0)  # first group's posterior mean, mean over images: (units,)
+        self._squares = torch.empty(0)  # ... and its sum of squared deviations: (units,)
+
+    def update(self, groups: Sequence[LatentGroup]) -> None:
+        """Take in the groups of one batch, coarse -> fine."""
+        if not groups:
+            return
+        if not self._shapes:
+            self._start(groups)
+        self._update_variance(groups[0].posterior.mean.detach().double().flatten(1))
+        self._n += len(groups[0].z)
+        for index, group in enumerate(groups):
+            self._rates[index] += group.rate.detach().double().sum()
+            self._unit_rates[index] += group.posterior.kl(group.prior).detach().double().flatten(1).sum(dim=0)
+
+    def result(self) -> list[LatentGroupInfo]:
+        """Shape, mean rate (nats per image) and active units of every group; empty if there are no groups.
+
+        Active: in the first group Var_x(E[z given x]) > 0.01; in later groups a mean rate above 0.01 nats, because a
+        collapsed fine unit inherits variance through its prior.
+        """
+        infos = []
+        for index, shape in enumerate(self._shapes):
+            if index == 0:
+                active = self._squares / max(1, self._n - 1) > ACTIVE_VARIANCE
+            else:
+                active = self._unit_rates[index] / self._n > ACTIVE_RATE
+            height, width = (shape[1], shape[2]) if len(shape) == 3 else (1, 1)
+            rate = float(self._rates[index]) / self._n
+            infos.append(LatentGroupInfo(shape[0], height, width, rate, int(active.sum()), shape.numel()))
+        return infos
+
+    def _start(self, groups: Sequence[LatentGroup]) -> None:
+        self._shapes = [group.z.shape[1:] for group in groups]
+        device = groups[0].z.device
+        zeros = [torch.zeros(shape.numel(), dtype=torch.float64, device=device) for shape in self._shapes]
+        self._unit_rates = zeros
+        self._rates = [torch.zeros((), dtype=torch.float64, device=device) for _ in groups]
+        self._mean, self._squares = torch.zeros_like(zeros[0]), torch.zeros_like(zeros[0])
+
+    def _update_variance(self, means: Tensor) -> None:
+        """Merge the batch (B, units) into mean and sum of squares (Chan et al. 1979)."""
+        batch, mean = len(means), means.mean(dim=0)
+        total = self._n + batch
+        shift = mean - self._mean
+        self._squares = self._squares + (means - mean).square().sum(dim=0) + shift.square() * self._n * batch / total
+        self._mean = self._mean + shift * batch / total
+
+
+def group_name(index: int, info: LatentGroupInfo) -> str:
+    """The group's name in notes: "group 3 (8x4x4)", counted from 1, coarse -> fine."""
+    return f"group {index + 1} ({info.channels}x{info.height}x{info.width})"
+
+
+def collapsed_groups(infos: Sequence[LatentGroupInfo]) -> list[str]:
+    """Names of the groups whose mean rate is below 0.01 nats."""
+    return [
+        group_name(index, info)
+        for index, info in enumerate(infos)
+        if info.rate is not None and info.rate < COLLAPSED_RATE
+    ]
+
+
+def latent_metrics(infos: Sequence[LatentGroupInfo], n: int) -> list[Measurement]:
+    """`active_units` and `collapsed_groups` over `n` images, the collapsed ones named; nothing without groups."""
+    if not infos:
+        return []
+    active, units = (sum(getattr(info, name) or 0 for info in infos) for name in ("active_units", "units"))
+    collapsed = collapsed_groups(infos)
+    note = f"collapsed: {', '.join(collapsed)}" if collapsed else ""
+    return [
+        measurement("active_units", float(active), n=n, details={"units": units}),
+        measurement("collapsed_groups", float(len(collapsed)), n=n, note=note, details={"groups": len(infos)}),
+    ]

@@ -1,0 +1,124 @@
+"""Distances between sets of images, measured on an extractor's features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.data import keyed_generator
+from benchmarks.errors import UserError
+from benchmarks.metrics import fidelity
+from benchmarks.metrics.catalogue import dash, measurement
+from benchmarks.metrics.features import Extractor, Features, Images, cached_features
+from benchmarks.metrics.frechet import FeatureStatistics, frechet_distance
+from benchmarks.record import Measurement
+
+SAMPLE_METRICS = ("sample_fid", "kid", "precision", "recall", "inception_score")
+FEATURE_METRICS = (*SAMPLE_METRICS, "reconstruction_fid", "fid_floor")
+SMALL_N = 2000
+FEWEST = 10  # parts of the inception score, and more than the neighbours of precision and recall
+NO_EXTRACTOR = "no extractor for this data; needs --inception-weights PATH"
+
+
+def sample_fid(samples: Images, reference: Images, extractor: Extractor, cache: Path | None = None) -> Measurement:
+    """Frechet distance of `samples` to `reference` (the test split), whose features are cached in `cache`."""
+    return _distance("sample_fid", extractor.features(samples), cached_features(reference, extractor, cache), extractor)
+
+
+def reconstruction_fid(
+    reconstructions: Images, originals: Images, extractor: Extractor, cache: Path | None = None
+) -> Measurement:
+    """Frechet distance of reconstructions to the very images they reconstruct: its floor is 0."""
+    features, reference = extractor.features(reconstructions), cached_features(originals, extractor, cache)
+    return _distance("reconstruction_fid", features, reference, extractor, pairing="with their own originals")
+
+
+def fid_floor(train: Images, reference: Images, extractor: Extractor, cache: Path | None = None) -> Measurement:
+    """Frechet distance of as many training images, drawn by a fixed stream, to `reference` (the test split)."""
+    order = torch.randperm(len(train), generator=keyed_generator(0, "fid floor"))
+    chosen = train[order[: len(reference)]]
+    reference_features = cached_features(reference, extractor, cache)
+    return _distance("fid_floor", cached_features(chosen, extractor, cache), reference_features, extractor)
+
+
+def sample_metrics(
+    samples: Images, reference: Images, extractor: Extractor, cache: Path | None = None
+) -> list[Measurement]:
+    """`sample_fid`, `kid`, `precision`, `recall` and `inception_score` from one pass over the samples.
+
+    Raises:
+        UserError: fewer than 10 images on either side.
+    """
+    if min(len(samples), len(reference)) < FEWEST:
+        raise UserError(
+            f"expected at least {FEWEST} images, got {len(samples)} samples and {len(reference)} references"
+        )
+    features, real = extractor.features(samples), cached_features(reference, extractor, cache)
+    theirs = fidelity.scores(features.values, real.values)
+    details = _details(features, real, extractor)
+    common = {"n": len(samples), "note": _note(features, real)}
+    neighbours = details | {"neighbours": fidelity.NEIGHBOURS}
+    return [
+        _distance("sample_fid", features, real, extractor, torch_fidelity_value=theirs.fid),
+        _kid(theirs, common, details),
+        measurement("precision", theirs.precision, details=neighbours, **common),
+        measurement("recall", theirs.recall, details=neighbours, **common),
+        _inception_score(features, common, details),
+    ]
+
+
+def _distance(
+    metric: str,
+    features: Features,
+    reference: Features,
+    extractor: Extractor,
+    torch_fidelity_value: float | None = None,
+    **more: Any,
+) -> Measurement:
+    """Our distance, with torch-fidelity's own value beside it."""
+    ours = frechet_distance(FeatureStatistics.of(features.values), FeatureStatistics.of(reference.values))
+    if torch_fidelity_value is None:
+        torch_fidelity_value = fidelity.fid(features.values, reference.values)
+    details = _details(features, reference, extractor) | {"torch_fidelity_fid": torch_fidelity_value} | more
+    return measurement(metric, ours, n=len(features.values), note=_note(features, reference), details=details)
+
+
+def _kid(theirs: fidelity.Scores, common: dict[str, Any], details: dict[str, Any]) -> Measurement:
+    subsets = {"subset": theirs.kid_subset, "subsets": fidelity.KID_SUBSETS}
+    low, high = theirs.kid - theirs.kid_std, theirs.kid + theirs.kid_std
+    spread = {"low": low, "high": high, "spread_kind": "std over subsets"}
+    return measurement("kid", theirs.kid, details=details | subsets, **spread, **common)
+
+
+def _inception_score(features: Features, common: dict[str, Any], details: dict[str, Any]) -> Measurement:
+    if features.logits is None:
+        return dash("inception_score", "the extractor has no classes")
+    mean, std = fidelity.inception_score(features.logits)
+    spread = {"low": mean - std, "high": mean + std, "spread_kind": "std over subsets"}
+    parts = details | {"classes": features.logits.shape[1], "splits": fidelity.SCORE_SPLITS}
+    return measurement("inception_score", mean, details=parts, **spread, **common)
+
+
+def _details(features: Features, reference: Features, extractor: Extractor) -> dict[str, Any]:
+    """Everything that a value on features depends on."""
+    return {
+        "extractor": extractor.name,
+        "extractor_version": extractor.version,
+        "weights_sha256": extractor.weights_sha256,
+        "preprocessing": extractor.preprocessing,
+        "rounding": "clamped to [0, 1], times 255, nearest 8-bit level",
+        "n": len(features.values),
+        "n_reference": len(reference.values),
+        "dims": extractor.dims,
+    }
+
+
+def _note(features: Features, reference: Features) -> str:
+    """A warning where n is small: the distance is biased upwards, so that only equal n compare."""
+    n = min(len(features.values), len(reference.values))
+    notes = [f"n = {n} < {SMALL_N}: biased upwards, compare at equal n only"] if n < SMALL_N else []
+    if n <= features.values.shape[1]:
+        notes.append(f"n <= {features.values.shape[1]} feature dimensions: covariance is singular")
+    return "; ".join(notes)

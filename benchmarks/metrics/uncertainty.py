@@ -1,0 +1,65 @@
+"""How sure a number is: intervals over test images, spread over seeds; no torch import."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from benchmarks.errors import UserError
+from benchmarks.metrics.catalogue import measurement
+from benchmarks.record import Measurement
+
+RESAMPLES = 1000
+
+
+class Interval(NamedTuple):
+    """Lower and upper end."""
+
+    low: float
+    high: float
+
+
+class MeanStd(NamedTuple):
+    """Mean and sample standard deviation (n - 1 in the denominator; None for one value)."""
+
+    mean: float
+    std: float | None
+
+
+def bootstrap_interval(values: ArrayLike, seed: int, resamples: int = RESAMPLES, level: float = 0.95) -> Interval:
+    """Percentile bootstrap interval of the mean of per-image `values` (N,), resampling images; unit of the values.
+
+    Source: Efron & Tibshirani 1993, chapter 13.
+
+    Raises:
+        UserError: fewer than two values.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or len(array) < 2:
+        raise UserError(f"expected per-image values (N,) of at least 2 images, got shape {array.shape}")
+    rng = np.random.Generator(np.random.PCG64(seed))
+    means = [array[rng.integers(0, len(array), len(array))].mean() for _ in range(resamples)]
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high))
+
+
+def over_seeds(values: ArrayLike) -> MeanStd:
+    """Mean and sample standard deviation of one value per seed.
+
+    Raises:
+        UserError: no value.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or len(array) < 1:
+        raise UserError(f"expected one value per seed, got shape {array.shape}")
+    return MeanStd(float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else None)
+
+
+def per_image(metric: str, values: ArrayLike, seed: int, **fields: Any) -> Measurement:
+    """Mean of per-image `values` (N,) with its bootstrap 95% interval; `fields` are those of `Measurement`."""
+    array = np.asarray(values, dtype=np.float64)
+    low, high = bootstrap_interval(array, seed)
+    mean = float(array.mean())
+    return measurement(metric, mean, n=len(array), low=low, high=high, spread_kind="bootstrap 95%", **fields)
