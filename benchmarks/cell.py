@@ -71,10 +71,18 @@ def run_cell(folder: Path) -> RunRecord:
     if not result.finished:
         return record
     save_weights(model, cell, data, folder / checkpoint.WEIGHTS)
-    record = _with_evaluation(record, evaluate(model, cell, data, report), folder)
+    evaluation = evaluate(model, cell, data, lambda *event: _report_or_stop(report, stop, *event))
+    record = _with_evaluation(record, evaluation, folder)
     save_record(record, folder)
     (folder / checkpoint.STATE).unlink(missing_ok=True)
     return record
+
+
+def _report_or_stop(report: Reporter, stop: StopSignal, done: int, total: int, phase: str) -> None:
+    """Report progress; leave at once if asked to: the trained weights are saved, evaluation starts over."""
+    report(done, total, phase)
+    if stop():
+        raise KeyboardInterrupt
 
 
 def _trained_record(cell: CellConfig, folder: Path, model: Model, data: DataSet, result: TrainingResult) -> RunRecord:
