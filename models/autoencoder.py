@@ -18,7 +18,7 @@ class AEConfig:
     channels: int = 16
     latent_size: int = 32
     halvings: int = 2
-    pad: int = 0
+    pad: int | None = None
 
 
 class AE(Model):
@@ -27,10 +27,10 @@ class AE(Model):
     has_prior = False
 
     def __init__(self, config: AEConfig, image: ImageShape, likelihood: LikelihoodSpec, ops: Ops) -> None:
-        super().__init__(image, likelihood, ops, config.pad)
         if config.latent_size < 1:
             raise ValueError(f"latent_size: expected at least 1, got {config.latent_size}")
         shape = ConvNetShape(image, config.channels, config.halvings, config.pad)
+        super().__init__(image, likelihood, ops, shape.padding)
         self.config = config
         self.encoder = ConvEncoder(shape, config.latent_size)
         self.decoder = ConvDecoder(shape, config.latent_size, likelihood.parameter_channels(image.channels))

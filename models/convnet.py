@@ -8,24 +8,30 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from models.output import ImageShape
+from models.output import ImageShape, fitting_pad
 
 
 @dataclass(frozen=True)
 class ConvNetShape:
-    """Widths and sizes of the pair: `channels` at the image, doubled at each of `halvings` poolings."""
+    """Widths and sizes of the pair: `channels` at the image, doubled at each of `halvings` poolings.
+
+    `pad` None is the least padding with which the image halves that often.
+    """
 
     image: ImageShape
     channels: int
     halvings: int
-    pad: int
+    pad: int | None
 
     def __post_init__(self) -> None:
-        if self.channels < 1 or self.halvings < 1 or self.pad < 0:
-            raise ValueError(
-                f"expected channels >= 1, halvings >= 1 and pad >= 0, got {self.channels}, {self.halvings}, {self.pad}"
-            )
-        check_divides(self.image, self.pad, 2**self.halvings)
+        if self.channels < 1 or self.halvings < 1 or (self.pad or 0) < 0:
+            found = f"{self.channels}, {self.halvings}, {self.pad}"
+            raise ValueError(f"expected channels >= 1, halvings >= 1 and pad >= 0, got {found}")
+
+    @property
+    def padding(self) -> int:
+        """Pixels added on each side."""
+        return fitting_pad(self.image, 2**self.halvings, self.pad)
 
     @property
     def widths(self) -> list[int]:
@@ -36,21 +42,8 @@ class ConvNetShape:
     def bottom(self) -> tuple[int, int, int]:
         """Shape (C, h, w) of the coarsest feature map."""
         factor = 2**self.halvings
-        height, width = self.image.height + 2 * self.pad, self.image.width + 2 * self.pad
+        height, width = self.image.height + 2 * self.padding, self.image.width + 2 * self.padding
         return self.widths[-1], height // factor, width // factor
-
-
-def check_divides(image: ImageShape, pad: int, factor: int) -> None:
-    """Raise ValueError unless the padded image divides by `factor`, naming the sizes that work."""
-    for side in (image.height, image.width):
-        padded = side + 2 * pad
-        if padded % factor:
-            below, above = padded // factor * factor, -(-padded // factor) * factor
-            hint = f"; pad = {(above - side) // 2} gives {above}" if (above - side) % 2 == 0 else ""
-            raise ValueError(
-                f"expected image sizes that divide by {factor}, such as {below or factor} or {above}, "
-                f"got {side} + 2 x {pad} padding = {padded}{hint}"
-            )
 
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:

@@ -33,6 +33,27 @@ class ImageShape:
         return self.channels * self.height * self.width
 
 
+def fitting_pad(image: ImageShape, factor: int, pad: int | None) -> int:
+    """`pad`, or for None the least padding with which both sides divide by `factor`.
+
+    Raises:
+        ValueError: the padded sides do not divide; names sizes that work.
+    """
+    sides = (image.height, image.width)
+    if pad is None:
+        fits = (p for p in range(factor) if all((side + 2 * p) % factor == 0 for side in sides))
+        pad = next(fits, 0)
+    for side in sides:
+        padded = side + 2 * pad
+        if padded % factor or not padded:
+            below = max(padded // factor * factor, factor)
+            raise ValueError(
+                f"expected padded image sides that divide by {factor}, such as {below} or {below + factor}, got "
+                f"{padded} (pad {pad}); change pad"
+            )
+    return pad
+
+
 @dataclass(frozen=True)
 class LatentShape:
     """Channels and resolution of one latent group."""

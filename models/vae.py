@@ -19,17 +19,17 @@ class VAEConfig:
     channels: int = 16
     latent_size: int = 16
     halvings: int = 2
-    pad: int = 0
+    pad: int | None = None
 
 
 class VAE(Model):
     """The autoencoder's bones with a Gaussian bottleneck of `latent_size` latents."""
 
     def __init__(self, config: VAEConfig, image: ImageShape, likelihood: LikelihoodSpec, ops: Ops) -> None:
-        super().__init__(image, likelihood, ops, config.pad)
         if config.latent_size < 1:
             raise ValueError(f"latent_size: expected at least 1, got {config.latent_size}")
         shape = ConvNetShape(image, config.channels, config.halvings, config.pad)
+        super().__init__(image, likelihood, ops, shape.padding)
         self.config = config
         self.encoder = ConvEncoder(shape, 2 * config.latent_size)
         self.decoder = ConvDecoder(shape, config.latent_size, likelihood.parameter_channels(image.channels))

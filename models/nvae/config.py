@@ -84,7 +84,7 @@ class NVAEConfig:
         flows: pairs of inverse autoregressive flow cells per group.
         residual_gain: factor on every residual branch; the paper's 0.1 learns slowly in short runs.
         weight_norm: weight-normalised convolutions, as the paper; False gives plain ones, cheaper in short runs.
-        pad: zero pixels added on each side of the image.
+        pad: zero pixels added on each side of the image; None adds the fewest with which its sides divide.
         batch_norm_momentum: share of a new batch in the running statistics.
         norm_penalty: weight of the sum of spectral norms and of largest batch-norm scales in the loss.
         norm_penalty_start: its value at KL weight 0, annealed geometrically to `norm_penalty`; None is constant.
@@ -106,7 +106,7 @@ class NVAEConfig:
     flows: int = 0
     residual_gain: float = 1.0
     weight_norm: bool = False
-    pad: int = 0
+    pad: int | None = None
     batch_norm_momentum: float = 0.05
     norm_penalty: float = 0.0
     norm_penalty_start: float | None = None
@@ -119,9 +119,11 @@ class NVAEConfig:
         for name in _POSITIVE:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        for name in ("preprocess_blocks", "flows", "pad", "norm_penalty"):
+        for name in ("preprocess_blocks", "flows", "norm_penalty"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: expected at least 0, got {getattr(self, name)}")
+        if self.pad is not None and self.pad < 0:
+            raise ValueError(f"pad: expected at least 0, got {self.pad}")
         if self.channel_cap is not None and self.channel_cap < max(self.channels_encoder, self.channels_decoder):
             raise ValueError(f"channel_cap: expected at least the channels at the image, got {self.channel_cap}")
         if self.single_group and self.channels_encoder != self.channels_decoder:
@@ -151,18 +153,6 @@ class NVAEConfig:
         """Feature channels after `halvings` halvings, from `base` at the image."""
         channels = base * 2**halvings
         return channels if self.channel_cap is None else min(channels, self.channel_cap)
-
-    def check_image(self, image: ImageShape) -> None:
-        """Raise ValueError unless the padded image halves as often as needed, naming sizes that work."""
-        factor = 2**self.halvings
-        for side in (image.height, image.width):
-            padded = side + 2 * self.pad
-            if padded % factor or not padded:
-                below = max(padded // factor * factor, factor)
-                raise ValueError(
-                    f"padded image side {padded} (pad {self.pad}): expected a multiple of {factor} for "
-                    f"{self.halvings} halvings, such as {below} or {below + factor}; change pad"
-                )
 
     def norm_penalty_at(self, kl_weight: float) -> float:
         """Weight of the norm penalty at a KL warm-up weight in [0, 1]: start^(1 - k) end^k."""

@@ -31,6 +31,7 @@ from models.output import (
     LikelihoodSpec,
     Model,
     draw_group,
+    fitting_pad,
 )
 
 ALIAS = ".weight_normalized"
@@ -45,8 +46,7 @@ class NVAE(Model):
     hierarchical = True
 
     def __init__(self, config: NVAEConfig, image: ImageShape, likelihood: LikelihoodSpec, ops: Ops) -> None:
-        super().__init__(image, likelihood, ops, config.pad)
-        config.check_image(image)
+        super().__init__(image, likelihood, ops, fitting_pad(image, 2**config.halvings, config.pad))
         self.config = config
         coarsest = self.latent_shapes[0]
         top = config.channels_at(config.channels_decoder, config.halvings)
