@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,9 @@ from typing import NoReturn
 
 from benchmarks import verbs
 from benchmarks.errors import INTERRUPTED, UserError, unknown
+
+
+PLUGGABLE = ("run", "cell", "throughput", "evaluate", "sample", "list")
 
 
 class Parser(argparse.ArgumentParser):
@@ -60,6 +64,9 @@ def build_parser() -> Parser:
     cell = subparsers.add_parser("cell")  # internal: one cell in its own process
     cell.set_defaults(parser=cell)
     cell.add_argument("folder")
+    for name, sub in subparsers.choices.items():
+        if name in PLUGGABLE:
+            sub.add_argument("--plugin", action="append", default=[], metavar="MODULE", help="adds models of your own")
     return parser
 
 
@@ -116,10 +123,26 @@ def _add_sample(sample: argparse.ArgumentParser) -> None:
     sample.add_argument("--out", default="samples.png", help="PNG file")
 
 
+def import_plugin(module: str) -> None:
+    """Import a module that adds models to the registry; the current folder is searched too.
+
+    Raises:
+        UserError: it cannot be imported.
+    """
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f"--plugin {module}: expected a module that can be imported: {error}") from error
+
+
 def run_command(arguments: Sequence[str]) -> int:
     """Parse `arguments`, run the verb, turn errors into exit codes; returns the code."""
     try:
         options = build_parser().parse_strictly(arguments)
+        for module in getattr(options, "plugin", ()):
+            import_plugin(module)
         return verbs.call(options.verb, options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

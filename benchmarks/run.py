@@ -74,6 +74,12 @@ class Plan:
     data: DataSet
     cells: list[PlannedCell]
     out: Path
+    plugins: tuple[str, ...] = ()
+
+    @property
+    def plugin_flags(self) -> list[str]:
+        """Command-line flags that hand the plugins on to a cell's process."""
+        return [flag for plugin in self.plugins for flag in ("--plugin", plugin)]
 
 
 @dataclass
@@ -85,7 +91,7 @@ class Outcome:
     interrupted: bool = False
 
 
-def plan(suite: Suite, out: Path) -> Plan:
+def plan(suite: Suite, out: Path, plugins: tuple[str, ...] = ()) -> Plan:
     """The suite's plan; raises UserError for whatever would stop it later."""
     data = load(suite.data)
     versions = f"torch {torch.__version__}"
@@ -96,7 +102,7 @@ def plan(suite: Suite, out: Path) -> Plan:
         latents = tuple(LatentGroupInfo(s.channels, s.height, s.width) for s in model.latent_shapes)
         macs = macs_per_image(model, data.image)
         cells.append(PlannedCell(cell, folder, parameter_count(model), macs, latents))
-    return Plan(suite, data, cells, out)
+    return Plan(suite, data, cells, out, plugins)
 
 
 def estimated_seconds(planned: PlannedCell, data: DataSet) -> float:
@@ -141,19 +147,19 @@ def execute(plan: Plan, jobs: int) -> Outcome:
         write_config(planned.cell, planned.folder)
     outcome = Outcome()
     with Bars() as bars:
-        _run_jobs(todo, jobs, bars, outcome)
+        _run_jobs(todo, jobs, plan.plugin_flags, bars, outcome)
         if not outcome.interrupted:
             _measure_throughput(plan, bars, outcome)
     return outcome
 
 
-def _run_jobs(todo: list[PlannedCell], jobs: int, bars: Bars, outcome: Outcome) -> None:
+def _run_jobs(todo: list[PlannedCell], jobs: int, flags: list[str], bars: Bars, outcome: Outcome) -> None:
     """Keep up to `jobs` children going until all are done or the user interrupts."""
     waiting, running = list(todo), list[Child]()
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
-                running.append(Child(waiting.pop(0), bars))
+                running.append(Child(waiting.pop(0), flags, bars))
             for child in [c for c in running if c.process.poll() is not None]:
                 running.remove(child)
                 _settle(child, outcome)
@@ -209,12 +215,12 @@ def _failed_record(planned: PlannedCell, reason: str) -> RunRecord:
 class Child:
     """A cell's process: its progress goes to a bar, its messages to the cell's log."""
 
-    def __init__(self, planned: PlannedCell, bars: Bars) -> None:
+    def __init__(self, planned: PlannedCell, flags: list[str], bars: Bars) -> None:
         self.planned = planned
         self.log = (planned.folder / LOG).open("w")
         environment = {**os.environ, "OMP_NUM_THREADS": str(planned.cell.threads)}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks", "cell", str(planned.folder)],
+            [sys.executable, "-m", "benchmarks", "cell", str(planned.folder), *flags],
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,
@@ -284,7 +290,7 @@ def _measure_throughput(plan: Plan, bars: Bars, outcome: Outcome) -> None:
         assert record is not None
         if record.get("train_throughput") is None:
             try:
-                save_record(record.with_measurements(throughput_of(planned.folder)), planned.folder)
+                save_record(record.with_measurements(throughput_of(planned.folder, plan.plugin_flags)), planned.folder)
             except UserError as error:
                 outcome.failed.append(f"{planned.name}: throughput: {error}")
             except KeyboardInterrupt:
@@ -293,7 +299,7 @@ def _measure_throughput(plan: Plan, bars: Bars, outcome: Outcome) -> None:
         bars.update("all", "throughput", index + 1, len(done))
 
 
-def throughput_of(checkpoint: Path) -> list[Measurement]:
+def throughput_of(checkpoint: Path, flags: list[str]) -> list[Measurement]:
     """Throughput of a checkpoint, measured in a fresh process.
 
     Raises:
@@ -301,7 +307,7 @@ def throughput_of(checkpoint: Path) -> list[Measurement]:
     """
     cell = read_config(checkpoint) if checkpoint.is_dir() else None
     threads = {"OMP_NUM_THREADS": str(cell.threads)} if cell else {}
-    command = [sys.executable, "-m", "benchmarks", "throughput", str(checkpoint), "--json"]
+    command = [sys.executable, "-m", "benchmarks", "throughput", str(checkpoint), "--json", *flags]
     result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **threads})
     if result.returncode:
         lines = result.stderr.strip().splitlines() or [f"exit code {result.returncode}"]

@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.config import Suite, build_suite, read_suite, set_path, with_overrides
 from benchmarks.environment import choose_device
 from benchmarks.errors import INTERRUPTED, UserError
-from benchmarks.record import load_records
+from benchmarks.record import load_records, run_folders
 from benchmarks.run import Outcome, Plan, default_jobs, describe, execute, plan, prepare_folder
 from benchmarks.verbs.checkpoints import inception_fields
 from benchmarks.verbs.reports import report_of
@@ -81,10 +81,10 @@ def run(options: argparse.Namespace) -> int:
     suite = suite_of(options)
     out = Path(options.out or f"results/local/{suite.name}")
     if options.dry_run:
-        return _dry_run(plan(suite, out), options.json)
+        return _dry_run(plan(suite, out, tuple(options.plugin)), options.json)
     if options.jobs is not None and options.jobs < 1:
         raise UserError(f"--jobs: expected at least 1, got {options.jobs}")
-    planned = plan(suite, out)
+    planned = plan(suite, out, tuple(options.plugin))
     prepare_folder(out)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
@@ -98,6 +98,8 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def _print_result(out: Path, as_json: bool) -> None:
+    if not run_folders(out):  # interrupted before the first cell had anything to say
+        return
     text = report_of(out)
     if as_json:
         text = json.dumps([dataclasses.asdict(record) for record in load_records(out)], indent=1)

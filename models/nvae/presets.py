@@ -21,6 +21,7 @@ _PUBLISHED = NVAEConfig(
     weight_norm=True,
     flows=1,
     norm_penalty=0.01,
+    pad=0,
 )
 """What the published models share, but for what each of them replaces."""
 

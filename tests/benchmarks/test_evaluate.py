@@ -1,0 +1,113 @@
+"""Evaluation: independent of batch size, bounded by what the engine says, honest about what it lacks."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.config import build_suite, read_suite, set_path
+from benchmarks.cost import macs_per_image, parameter_count
+from benchmarks.data import DataSet
+from benchmarks.evaluate import evaluate
+from benchmarks.metrics.sample_quality import FEATURE_METRICS
+from benchmarks.saved import build_model, load_model, save_weights
+from benchmarks.throughput import measure
+from models.output import ImageShape
+
+CPU = torch.device("cpu")
+FLOAT32 = 2e-4  # relative; convolutions pick their algorithm by batch size
+SHAPES = {
+    "quick": ImageShape(1, 28, 28),
+    "fashion-mnist": ImageShape(1, 28, 28),
+    "mnist-binary": ImageShape(1, 28, 28),
+    "patches": ImageShape(3, 32, 32),
+}
+
+
+def cells(name, *assignments):
+    name, table = read_suite(name)
+    for assignment in assignments:
+        set_path(table, assignment)
+    return {cell.row: cell for cell in build_suite(name, table).cells}
+
+
+@pytest.fixture
+def colour():
+    gen = torch.Generator().manual_seed(0)
+    splits = [torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8, generator=gen) for n in (20, 10, 23)]
+    return DataSet("noise", SHAPES["patches"], *splits, "hash", None, "random pixels")
+
+
+def silent(done, total, phase):
+    pass
+
+
+@pytest.mark.parametrize("row", ["ae", "vae", "nvae"])
+def test_batch_size_moves_nothing(row, colour):
+    cell = cells("patches", "evaluation.iwae_samples=2")[row]
+    model = build_model(cell, colour.image, CPU)
+    results = []
+    for size in (23, 7):
+        smaller = dataclasses.replace(cell, evaluation=dataclasses.replace(cell.evaluation, batch_size=size))
+        results.append(evaluate(model, smaller, colour, silent).per_image)
+    assert results[0].keys() == results[1].keys()
+    for name, values in results[0].items():
+        assert values.shape == (23,)
+        np.testing.assert_allclose(values, results[1][name], rtol=FLOAT32, err_msg=name)
+
+
+def test_colour_without_an_extractor_says_what_it_needs(colour):
+    cell = cells("patches", "evaluation.iwae_samples=1")["vae"]
+    found = {m.metric: m for m in evaluate(build_model(cell, colour.image, CPU), cell, colour, silent).measurements}
+    for metric in FEATURE_METRICS:
+        assert found[metric].value is None
+        assert "--inception-weights PATH" in found[metric].note
+    assert found["bits_per_dim"].value == pytest.approx(-found["elbo"].value / (3072 * np.log(2)))
+
+
+def test_weights_and_config_survive_the_disk(colour, tmp_path):
+    cell = cells("patches")["nvae"]
+    model = build_model(cell, colour.image, CPU)
+    save_weights(model, cell, colour, tmp_path / "weights.safetensors")
+    loaded = load_model(tmp_path / "weights.safetensors", CPU)
+    assert loaded.cell == cell
+    assert loaded.data_hash == "hash"
+    for (key, a), b in zip(model.state_dict().items(), loaded.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b), key
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_residual_vae_matches_nvae_in_size_in_every_suite(name):
+    counts = {
+        row: parameter_count(build_model(cell, SHAPES[name], CPU))
+        for row, cell in cells(name).items()
+        if row in ("nvae", "residual-vae")
+    }
+    assert abs(counts["residual-vae"] / counts["nvae"] - 1) < 0.10
+
+
+def test_macs_are_those_of_the_convolutions():
+    """One 3x3 convolution of 28x28: 28 * 28 * in * out * 9; the linear layers: inputs times outputs."""
+    cell = cells("quick")["ae"]
+    model = build_model(cell, SHAPES["quick"], CPU)
+    expected = 0
+    for module, size in ((model.encoder.features[0][0], 28), (model.decoder.head, 28)):
+        expected += size * size * module.in_channels * module.out_channels * 9
+    total = macs_per_image(model, SHAPES["quick"])
+    assert expected < total < 20e6
+    assert next(model.parameters()).device.type == "cpu"
+
+
+def test_throughput_measures_every_verb_and_leaves_the_model_alone(colour):
+    cell = cells("patches")["vae"]
+    model = build_model(cell, colour.image, CPU)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    rows = {m.metric: m for m in measure(model, cell, colour.train[:4], seconds=0.01)}
+    for verb in ("train", "encode", "reconstruct", "sample"):
+        row = rows[f"{verb}_throughput"]
+        assert row.low <= row.value <= row.high
+        assert row.details["batch"] == 4
+        assert row.n >= 7
+    assert rows["peak_memory"].value > 10
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
