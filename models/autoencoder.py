@@ -20,6 +20,10 @@ class AEConfig:
     halvings: int = 2
     pad: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.latent_size < 1:
+            raise ValueError(f"latent_size: expected at least 1, got {self.latent_size}")
+
 
 class AE(Model):
     """Convolutional encoder with max-pooling, code of `latent_size` values, up-sampling decoder."""
@@ -27,8 +31,6 @@ class AE(Model):
     has_prior = False
 
     def __init__(self, config: AEConfig, image: ImageShape, likelihood: LikelihoodSpec, ops: Ops) -> None:
-        if config.latent_size < 1:
-            raise ValueError(f"latent_size: expected at least 1, got {config.latent_size}")
         shape = ConvNetShape(image, config.channels, config.halvings, config.pad)
         super().__init__(image, likelihood, ops, shape.padding)
         self.config = config

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from kernels.ops import SOFT_CLAMPED, Ops
 from models.distributions import DiagonalGaussian
+from models.output import LikelihoodSpec
 
 _LOG_SCALE_MIN = -7.0
 
@@ -267,3 +268,8 @@ LIKELIHOODS: dict[str, type[AnyLikelihoodSpec]] = {
     "soft-clamped-normal": SoftClampedNormalSpec,
     "logistic-mixture": LogisticMixtureSpec,
 }
+
+
+def likelihood_name(spec: LikelihoodSpec) -> str:
+    """The key of `LIKELIHOODS` under which a spec of this kind stands."""
+    return next(name for name, kind in LIKELIHOODS.items() if type(spec) is kind)

@@ -21,13 +21,15 @@ class VAEConfig:
     halvings: int = 2
     pad: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.latent_size < 1:
+            raise ValueError(f"latent_size: expected at least 1, got {self.latent_size}")
+
 
 class VAE(Model):
     """The autoencoder's bones with a Gaussian bottleneck of `latent_size` latents."""
 
     def __init__(self, config: VAEConfig, image: ImageShape, likelihood: LikelihoodSpec, ops: Ops) -> None:
-        if config.latent_size < 1:
-            raise ValueError(f"latent_size: expected at least 1, got {config.latent_size}")
         shape = ConvNetShape(image, config.channels, config.halvings, config.pad)
         super().__init__(image, likelihood, ops, shape.padding)
         self.config = config

@@ -61,6 +61,7 @@ def is_original_checkpoint(contents: object) -> bool:
         and isinstance(contents["args"], argparse.Namespace)
         and isinstance(contents["state_dict"], Mapping)
         and "prior_ftr0" in contents["state_dict"]
+        and all(isinstance(value, Tensor) for value in contents["state_dict"].values())
     )
 
 
