@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from kernels.ops import GaussianForm
@@ -15,8 +16,8 @@ from kernels.ops import GaussianForm
 class DiagonalGaussian:
     """Independent normals with mean and log_scale (log standard deviation) of equal shape (B, ...)."""
 
-    mean: Tensor
-    log_scale: Tensor
+    mean: Float[Tensor, "*shape"]
+    log_scale: Float[Tensor, "*shape"]
 
     @classmethod
     def from_raw(cls, mean: Tensor, log_scale: Tensor, form: GaussianForm) -> DiagonalGaussian:

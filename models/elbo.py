@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from models.output import Draw, Model, ModelOutput
@@ -28,17 +29,17 @@ class ELBOTerms:
     (B, 0 for the plain autoencoder); resolutions: h x w of each group.
     """
 
-    distortion: Tensor
-    rates: Tensor
+    distortion: Float[Tensor, " B"]
+    rates: Float[Tensor, "B G"]
     resolutions: tuple[tuple[int, int], ...] = ()
 
     @property
-    def rate(self) -> Tensor:
+    def rate(self) -> Float[Tensor, " B"]:
         """Total rate (B,)."""
         return self.rates.sum(1)
 
     @property
-    def elbo(self) -> Tensor:
+    def elbo(self) -> Float[Tensor, " B"]:
         """Evidence lower bound (B,), higher is better."""
         return -(self.distortion + self.rate)
 
@@ -65,8 +66,8 @@ class Bounds:
     """
 
     terms: ELBOTerms
-    elbo_sampled: Tensor
-    iwae: Tensor
+    elbo_sampled: Float[Tensor, " B"]
+    iwae: Float[Tensor, " B"]
     k: int
 
     @property

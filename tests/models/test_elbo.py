@@ -49,7 +49,7 @@ class LinearGaussian(Model):
     def evidence(self, x):
         covariance = self.weight @ self.weight.T + NOISE**2 * torch.eye(IMAGE.dims, dtype=torch.float64)
         zero = torch.zeros(IMAGE.dims, dtype=torch.float64)
-        return torch.distributions.MultivariateNormal(zero, covariance).log_prob(x.flatten(1))
+        return torch.distributions.MultivariateNormal(zero, covariance).log_prob(x.flatten(1)).detach()
 
 
 @pytest.fixture
@@ -139,12 +139,12 @@ def test_warm_up_is_linear_after_its_constant_part(progress, weight):
 
 def test_beta_weights_the_rate():
     example = make_terms([4.0], ((1, 1),))
-    assert float(Objective(beta=2.5, kl_warmup=0).loss(example, 0.0)) == pytest.approx(100 + 2.5 * 4)
+    assert float(Objective(beta=2.5, kl_warmup=0.0).loss(example, 0.0)) == pytest.approx(100 + 2.5 * 4)
 
 
 def test_free_bits_floor_each_group():
     example = make_terms([0.2, 7.0], ((2, 2), (4, 4)))
-    assert float(Objective(kl_warmup=0, free_nats=1.5).loss(example, 0.0)) == pytest.approx(100 + 1.5 + 7)
+    assert float(Objective(kl_warmup=0.0, free_nats=1.5).loss(example, 0.0)) == pytest.approx(100 + 1.5 + 7)
 
 
 def test_square_balancing_follows_its_formula():

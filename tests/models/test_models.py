@@ -63,7 +63,7 @@ def test_every_likelihood_trains_every_model(name, spec):
     """The loss reaches every parameter with a finite gradient."""
     bits = {BernoulliSpec: 1, LogisticMixtureSpec: 5}.get(type(spec), 8)
     model, x = make(name, spec=spec), images(bits=bits)
-    Objective(kl_warmup=0).loss(terms(model(x, draw()), x), 1.0).backward()
+    Objective(kl_warmup=0.0).loss(terms(model(x, draw()), x), 1.0).backward()
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None, key
         assert bool(parameter.grad.isfinite().all()), key
@@ -152,8 +152,8 @@ def test_a_wrong_operation_changes_the_loss(name):
 
     x = images()
     right, broken = make(name), make(name, ops=dataclasses.replace(REFERENCE, gaussian_sample_kl=wrong))
-    losses = [Objective(kl_warmup=0).loss(terms(m(x, draw()), x), 1.0) for m in (right, broken)]
-    assert float(losses[1] - losses[0]) == pytest.approx(len(right.latent_shapes), rel=1e-3)
+    losses = [Objective(kl_warmup=0.0).loss(terms(m(x, draw()), x), 1.0) for m in (right, broken)]
+    assert (losses[1] - losses[0]).item() == pytest.approx(len(right.latent_shapes), rel=1e-3)
 
 
 @pytest.mark.parametrize("name", hierarchical)
