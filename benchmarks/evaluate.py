@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.config import CellConfig
-from benchmarks.data import DataSet, keyed_generator, to_uint8, to_unit
+from benchmarks.data import DataSet, cache_folder, keyed_generator, to_uint8, to_unit
 from benchmarks.metrics.catalogue import dash
 from benchmarks.metrics.extractors import open_extractor
 from benchmarks.metrics.latents import LatentUsage, latent_metrics
@@ -156,9 +156,13 @@ def quality_metrics(
     name = cell.evaluation.extractor or data.extractor
     if not name:
         return [dash(metric, NO_EXTRACTOR) for metric in FEATURE_METRICS]
-    extractor = open_extractor(name, cell.evaluation.extractor_weights or None)
+    extractor = open_extractor(name, cell.evaluation.extractor_weights or None, cell.device)
+    cache = cache_folder("features")
     train = to_uint8(to_unit(data.train, cell.bits))
-    rows = [reconstruction_fid(reconstructions, originals, extractor), fid_floor(train, originals, extractor)]
+    rows = [
+        reconstruction_fid(reconstructions, originals, extractor, cache),
+        fid_floor(train, originals, extractor, cache),
+    ]
     if samples is None:
         return [*rows, *(dash(metric, NO_PRIOR) for metric in SAMPLE_METRICS)]
-    return [*rows, *sample_metrics(samples, originals, extractor)]
+    return [*rows, *sample_metrics(samples, originals, extractor, cache)]

@@ -172,6 +172,13 @@ def write_bytes_atomically(path: Path, data: bytes) -> None:
         raise
 
 
+def _umask() -> int:
+    """The process's file mode mask, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 def save_record(record: RunRecord, folder: Path) -> None:
     """Write `folder/record.json` atomically."""
     write_text_atomically(folder / RECORD, to_json(record))
