@@ -24,7 +24,7 @@ from benchmarks.errors import UserError
 from benchmarks.saved import build_model
 from benchmarks.train import train
 
-LEARNING_RATES = (4e-3, 8e-3, 1.6e-2, 3.2e-2)
+LEARNING_RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
 COLUMNS: tuple[str, ...] = (
     "suite", "row", "seed", "images", "batch_size", "optimizer", "learning_rate", "validation_elbo", "unit", "skipped",
     "training_seconds", "data_hash", "device", "threads", "torch", "commit", "dirty", "date",
