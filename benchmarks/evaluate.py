@@ -72,11 +72,16 @@ def evaluate(model: Model, cell: CellConfig, data: DataSet, progress: Progress) 
     values["psnr"] = psnr_per_image(reconstructions, originals).numpy()
     samples = draw_samples(model, cell, cell.evaluation.samples or len(test), progress) if model.has_prior else None
     measurements += quality_metrics(cell, data, originals, samples, reconstructions)
-    pictures = {"originals": originals, "reconstructions": reconstructions}
+    return Evaluation(measurements, groups, values, pictures(originals, reconstructions, samples))
+
+
+def pictures(originals: Tensor, reconstructions: Tensor, samples: Tensor | None) -> dict[str, np.ndarray]:
+    """Images for the figures, (N, H, W, C): the same random test images for every model, and the first samples."""
+    order = torch.randperm(len(originals), generator=keyed_generator(0, "pictures"))[:PICTURES]
+    shown = {"originals": originals[order], "reconstructions": reconstructions[order]}
     if samples is not None:
-        pictures["samples"] = samples
-    shown = {name: images[:PICTURES].permute(0, 2, 3, 1).numpy() for name, images in pictures.items()}
-    return Evaluation(measurements, groups, values, shown)
+        shown["samples"] = samples[:PICTURES]
+    return {name: images.permute(0, 2, 3, 1).numpy() for name, images in shown.items()}
 
 
 def test_bounds(model: Model, cell: CellConfig, x: Tensor, progress: Progress) -> Bounds:
