@@ -70,7 +70,7 @@ def run_cell(folder: Path) -> RunRecord:
     save_record(record, folder)
     if not result.finished:
         return record
-    save_weights(model, cell, data, folder / checkpoint.WEIGHTS)
+    save_weights(model, cell, data.content_hash, folder / checkpoint.WEIGHTS)
     evaluation = evaluate(model, cell, data, lambda *event: _report_or_stop(report, stop, *event))
     record = _with_evaluation(record, evaluation, folder)
     save_record(record, folder)
@@ -87,7 +87,7 @@ def _report_or_stop(report: Reporter, stop: StopSignal, done: int, total: int, p
 
 def _trained_record(cell: CellConfig, folder: Path, model: Model, data: DataSet, result: TrainingResult) -> RunRecord:
     """The record before evaluation."""
-    notes = [f"{result.skipped} training steps were not finite and were undone"] if result.skipped else []
+    undone = f"{result.skipped} training steps were not finite and were undone; {result.trouble}"
     return RunRecord(
         suite=cell.suite,
         row=cell.row,
@@ -108,7 +108,7 @@ def _trained_record(cell: CellConfig, folder: Path, model: Model, data: DataSet,
         training_seconds=result.seconds,
         skipped_steps=result.skipped,
         curves=result.curves,
-        notes=notes,
+        notes=[undone] if result.skipped else [],
     )
 
 

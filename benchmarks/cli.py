@@ -13,8 +13,9 @@ from typing import NoReturn
 from benchmarks import verbs
 from benchmarks.errors import INTERRUPTED, UserError, unknown
 
-
-PLUGGABLE = ("run", "cell", "throughput", "evaluate", "sample", "list")
+PLUGGABLE = ("run", "cell", "throughput", "evaluate", "sample", "convert", "list")
+CHECKPOINT = "run folder, weights file, or checkpoint.pt of the original NVAE code"
+UNWRITABLE = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
 
 
 class Parser(argparse.ArgumentParser):
@@ -56,8 +57,12 @@ def build_parser() -> Parser:
     report.add_argument("out", nargs="?", default="results/local/quick", help="folder of the run")
     _add_evaluate(verb("evaluate", "score a trained model on a test split"))
     _add_sample(verb("sample", "draw images from a trained model into a PNG"))
+    convert = verb("convert", "write a checkpoint (of the original NVAE code, say) in this suite's format")
+    convert.add_argument("checkpoint", help=CHECKPOINT)
+    convert.add_argument("out", help="a .safetensors file, or a folder to make")
     listing = verb("list", "what there is: models, datasets, metrics, suites")
     listing.add_argument("what", choices=["models", "datasets", "metrics", "suites"])
+    listing.add_argument("--memory", action="store_true", help="models: estimate the memory of large presets as well")
     listing.add_argument("--json", action="store_true", help="print JSON")
     env = verb("env", "the environment a run would record")
     env.add_argument("--device", default="auto", help="auto, cpu or cuda")
@@ -95,7 +100,7 @@ def _add_compare(compare: argparse.ArgumentParser) -> None:
 
 
 def _add_throughput(throughput: argparse.ArgumentParser) -> None:
-    throughput.add_argument("checkpoint", help="run folder or weights file")
+    throughput.add_argument("checkpoint", help=CHECKPOINT)
     throughput.add_argument("--batch", type=int, help="images per call (default: the training batch)")
     throughput.add_argument("--device", help="auto, cpu or cuda (default: as trained)")
     throughput.add_argument("--threads", type=int, help="threads (default: as trained)")
@@ -104,8 +109,14 @@ def _add_throughput(throughput: argparse.ArgumentParser) -> None:
 
 
 def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
-    evaluate.add_argument("checkpoint", help="run folder or weights file")
-    evaluate.add_argument("--data", help="data set (default: the one it was trained on)")
+    evaluate.add_argument("checkpoint", help=CHECKPOINT)
+    evaluate.add_argument(
+        "--data", help="data set (default: the one it was trained on), or npz:FILE for the likelihood of all its images"
+    )
+    evaluate.add_argument("--posterior-mean", action="store_true", help="likelihood with every z at its posterior mean")
+    evaluate.add_argument("--original-rules", action="store_true", help="likelihood with the original NVAE's edges")
+    evaluate.add_argument("--per-image", metavar="OUT.json", help="write the likelihood of every image")
+    evaluate.add_argument("--batch-size", type=int, help="images per call (default: as configured)")
     evaluate.add_argument("--device", default="auto", help="auto, cpu or cuda")
     evaluate.add_argument("--threads", type=int, help="threads (default: as trained)")
     evaluate.add_argument("--inception-weights", metavar="PATH", help="weights for Inception FID")
@@ -114,7 +125,7 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
 
 
 def _add_sample(sample: argparse.ArgumentParser) -> None:
-    sample.add_argument("checkpoint", help="run folder or weights file")
+    sample.add_argument("checkpoint", help=CHECKPOINT)
     sample.add_argument("--n", type=int, default=64, help="number of images")
     sample.add_argument("--temperature", type=float, default=1.0, help="factor on the prior's scale")
     sample.add_argument("--seed", type=int, default=0, help="seed of the draw")
@@ -148,7 +159,7 @@ def run_command(arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+        if error.errno not in UNWRITABLE:
             raise
         where = f" ({error.filename})" if error.filename else ""
         print(f"error: cannot write{where}: {os.strerror(error.errno)}; free space or choose --out", file=sys.stderr)

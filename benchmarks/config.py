@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from benchmarks.errors import UserError, unknown
+from benchmarks.presets import with_preset
 from models.elbo import Objective
-from models.likelihoods import LIKELIHOODS, AnyLikelihoodSpec, BernoulliSpec, LogisticMixtureSpec
+from models.likelihoods import LIKELIHOODS, AnyLikelihoodSpec, BernoulliSpec
 from models.registry import MODELS
 
 SUITES = Path(__file__).parent / "suites"
@@ -114,7 +115,7 @@ class CellConfig:
     @property
     def bits(self) -> int:
         """Bits of a pixel value under the likelihood."""
-        return self.likelihood_spec.bits if isinstance(self.likelihood_spec, LogisticMixtureSpec) else 8
+        return getattr(self.likelihood_spec, "bits", 8)
 
     @property
     def binary(self) -> bool:
@@ -151,7 +152,7 @@ class _Head:
 
 
 _TABLES = ("likelihood", "training", "objective", "evaluation", "models")
-_ROW_KEYS = ("name", "label", "likelihood", "training", "objective")
+_ROW_KEYS = ("name", "preset", "label", "likelihood", "training", "objective")
 
 
 def suite_names() -> list[str]:
@@ -215,10 +216,11 @@ def build_suite(name: str, table: dict[str, Any], rows: list[str] | None = None)
 
 
 def _cell(name: str, head: _Head, table: dict[str, Any], row: str, seed: int) -> CellConfig:
-    """The cell of one row and seed, row tables merged over the suite's."""
+    """The cell of one row and seed: row tables merged over its preset's, and those over the suite's."""
     raw = table["models"][row]
     if not isinstance(raw, dict):
         raise UserError(f"{name}.models.{row}: expected a table, got {raw!r}")
+    raw = with_preset(raw)
     model = raw.get("name", row)
     if model not in MODELS:
         raise unknown("model", str(model), MODELS)

@@ -1,4 +1,4 @@
-"""What a model costs before it is run: parameters and multiply-accumulate operations per image."""
+"""What a model costs before it is run: parameters, multiply-accumulate operations per image, memory of its training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.config import TrainingConfig
 from kernels.reference import REFERENCE
+from models.memory import estimate_memory
 from models.output import Draw, ImageShape, Model
 
 
@@ -29,3 +31,13 @@ def macs_per_image(model: Model, image: ImageShape) -> int:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         twin(x, draw)
     return counter.get_total_flops() // 2
+
+
+def training_memory(model: Model, training: TrainingConfig) -> int:
+    """Bytes of a training step of the configured batch in float32; `model` may be on the meta device.
+
+    Besides weights, gradients and activations: two optimiser values a parameter, the averaged weights, and with Adamax
+    the copies that undo a step which is not finite.
+    """
+    copies = 3 if training.optimizer == "adamax" else 0
+    return estimate_memory(model, 2 + bool(training.ema) + copies).training(training.batch_size)

@@ -16,6 +16,9 @@ from benchmarks.errors import UserError
 from benchmarks.record import Environment
 
 ROOT = Path(__file__).resolve().parent.parent
+CODE = ("kernels", "models", "benchmarks", "pyproject.toml")  # what "dirty" is asked of
+BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+"""What x86 and ARM processors call it on Linux."""
 
 
 def version(package: str) -> str | None:
@@ -41,12 +44,29 @@ def _git(*arguments: str) -> str | None:
 
 def cpu_name() -> str:
     """Model name of the processor."""
+    return _cpu_info("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_info(*fields: str) -> str:
+    """The first of these fields in /proc/cpuinfo; empty where there is none."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+            name, _, value = line.partition(":")
+            if name.strip() in fields:
+                return value.strip()
+    return ""
+
+
+def bfloat16_by_default(device: torch.device) -> bool:
+    """Whether models train in bfloat16 there unless told otherwise: on GPUs that have it."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def emulates_bfloat16(device: torch.device) -> bool:
+    """Whether `device` is a CPU that says what it can do, and bfloat16 arithmetic is not in it."""
+    flags = _cpu_info("flags", "Features").split()
+    return device.type == "cpu" and bool(flags) and not BFLOAT16_FLAGS & set(flags)
 
 
 def load_average() -> float | None:
@@ -77,7 +97,7 @@ def choose_device(name: str) -> torch.device:
 
 def collect(device: torch.device, threads: int, precision: str) -> Environment:
     """The environment of a run on `device`."""
-    commit, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
+    commit, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--", *CODE)
     cuda = device.type == "cuda"
     return Environment(
         python=platform.python_version(),

@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.config import CellConfig, Suite, to_dict
-from benchmarks.cost import macs_per_image, parameter_count
+from benchmarks.cost import macs_per_image, parameter_count, training_memory
 from benchmarks.data import DataSet, load
 from benchmarks.environment import choose_device, collect
 from benchmarks.errors import INTERRUPTED, UserError
@@ -117,6 +117,12 @@ def estimated_seconds(planned: PlannedCell, data: DataSet) -> float:
         return seconds_per_step(model, planned.cell, data) * planned_steps(config, len(data.train))
     finally:
         torch.set_num_threads(threads)
+
+
+def estimated_memory(planned: PlannedCell, data: DataSet) -> float:
+    """MiB that a training step of the cell needs, by `training_memory`."""
+    model = build_model(planned.cell, data.image, torch.device("meta"))
+    return training_memory(model, planned.cell.training) / 2**20
 
 
 def prepare_folder(out: Path) -> None:
@@ -318,7 +324,7 @@ def throughput_of(checkpoint: Path, flags: list[str]) -> list[Measurement]:
 def describe(
     plan: Plan, estimate: Callable[[PlannedCell, DataSet], float] = estimated_seconds
 ) -> list[dict[str, object]]:
-    """Rows of `--dry-run`: one a cell, with counts and an estimate of the training time."""
+    """Rows of `--dry-run`: one a cell, with counts and an estimate of training time and memory."""
     rows: list[dict[str, object]] = []
     for planned in plan.cells:
         record = planned.record
@@ -335,6 +341,7 @@ def describe(
                 "steps": steps,
                 "images": None if steps is None else steps * planned.cell.training.batch_size,
                 "estimated_training_seconds": 0.0 if done else estimate(planned, plan.data),
+                "estimated_memory_mib": round(estimated_memory(planned, plan.data), 1),
                 "status": "done" if done else "to run",
                 "folder": planned.folder.name,
                 "config": dataclasses.asdict(planned.cell),

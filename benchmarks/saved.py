@@ -10,16 +10,21 @@ from pathlib import Path
 import torch
 
 from benchmarks import checkpoint
-from benchmarks.config import CellConfig, cell_from_dict, to_dict
-from benchmarks.data import DataSet
+from benchmarks.config import CellConfig, build_suite, cell_from_dict, to_dict
 from benchmarks.errors import UserError
+from benchmarks.presets import RECIPE, setup_row
 from benchmarks.record import write_text_atomically
 from benchmarks.streams import seeded
 from kernels.fused import best_for
+from models.nvae.checkpoint import load_weights, read_original
+from models.nvae.config import ModelSetup
 from models.output import ImageShape, Model
 from models.registry import build
 
 CONFIG = "config.json"
+ORIGINAL_BATCH = 16
+TORCH_FILES = (b"PK\x03\x04", b"\x80\x02\x8a\x0a")
+"""First bytes of what `torch.save` writes: a zip archive, or before torch 1.6 a pickled magic number."""
 
 
 @dataclass(frozen=True)
@@ -62,19 +67,23 @@ def build_model(cell: CellConfig, image: ImageShape, device: torch.device) -> Mo
     return model.to(device)
 
 
-def save_weights(model: Model, cell: CellConfig, data: DataSet, path: Path) -> None:
+def save_weights(model: Model, cell: CellConfig, data_hash: str, path: Path) -> None:
     """Write weights with everything needed to build the model again."""
-    metadata = {"cell": to_dict(cell), "data_hash": data.content_hash, "image": dataclasses.asdict(data.image)}
+    metadata = {"cell": to_dict(cell), "data_hash": data_hash, "image": dataclasses.asdict(model.image)}
     checkpoint.save(path, dict(model.state_dict()), metadata)
 
 
 def load_model(path: Path, device: torch.device) -> LoadedModel:
-    """The model of a weights file, or of a run folder that holds one; in evaluation mode.
+    """The model of a weights file, of a run folder that holds one, or of an original NVAE checkpoint.
+
+    It is in evaluation mode.
 
     Raises:
         UserError: missing, corrupt or foreign file.
     """
     path = path / checkpoint.WEIGHTS if path.is_dir() else path
+    if is_torch_file(path):
+        return _load_original(path, device)
     stored = checkpoint.load(path)
     try:
         cell = cell_from_dict(stored.metadata["cell"])
@@ -84,3 +93,38 @@ def load_model(path: Path, device: torch.device) -> LoadedModel:
     except (KeyError, TypeError, RuntimeError) as error:
         first = str(error).splitlines()[0]
         raise UserError(f"checkpoint {path}: expected the weights of a model of this version: {first}") from error
+
+
+def is_torch_file(path: Path) -> bool:
+    """Whether `torch.save` wrote the file, by its first bytes."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(4) in TORCH_FILES
+
+
+def _load_original(path: Path, device: torch.device) -> LoadedModel:
+    """The model of an original NVAE checkpoint.
+
+    Raises:
+        UserError: another layout, or weights that do not fit the stored arguments; names the first keys that differ.
+    """
+    try:
+        original = read_original(path)
+        cell = original_cell(original.setup)
+        model = build_model(cell, original.setup.image, device)
+        load_weights(model, original.state)
+    except (ValueError, OSError) as error:
+        raise UserError(f"checkpoint {path}: {str(error).removeprefix(f'{path}: ')}") from error
+    return LoadedModel(model.eval(), cell, data_hash="")
+
+
+def original_cell(setup: ModelSetup) -> CellConfig:
+    """The cell of an original model: its setup with the published recipe, on data that it does not name.
+
+    Raises:
+        UserError: a setup that cannot be built.
+    """
+    row = {"label": "NVAE (original)", **setup_row(setup), **RECIPE}
+    table = {"data": "", "models": {"nvae": row}, "evaluation": {"batch_size": ORIGINAL_BATCH}}
+    return build_suite("original", table).cells[0]

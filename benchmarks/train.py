@@ -19,6 +19,7 @@ from benchmarks.config import CellConfig, TrainingConfig
 from benchmarks.data import DataSet, batches, binarise, keyed_generator, to_unit
 from benchmarks.record import Curve
 from benchmarks.streams import seed_tensor
+from models.diagnostics import first_non_finite, non_finite_gradients
 from models.elbo import terms
 from models.output import Draw, Model
 
@@ -38,6 +39,7 @@ class TrainingState:
     seconds: float = 0.0
     average: dict[str, Tensor] = field(default_factory=dict)
     validation: list[tuple[int, float]] = field(default_factory=list)
+    trouble: str = ""
 
     @property
     def skipped(self) -> int:
@@ -47,7 +49,7 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a finished training hands to evaluation and record."""
+    """What a finished training hands to evaluation and record; `trouble` says where a skipped step went wrong."""
 
     steps: int
     images: int
@@ -55,6 +57,7 @@ class TrainingResult:
     skipped: int
     curves: list[Curve]
     finished: bool
+    trouble: str = ""
 
 
 Progress = Callable[[int, int, str], None]
@@ -251,19 +254,45 @@ def train(
         train_step(state, guard, cell, x, Draw(latents + state.step))
         now = time.perf_counter()
         state.seconds = before + now - started - paused
+        due = now - saved > cell.training.checkpoint_seconds
+        if due or device.type == "cpu":  # on a GPU a look at the losses waits for the device
+            note_trouble(state, cell, images, latents)
         if state.step in validate_at:
             state.validation.append((state.step, validation_elbo(model, cell, data.validation, device)))
-        if now - saved > cell.training.checkpoint_seconds:
+        if due:
             save_state(state, folder)
             saved = time.perf_counter()
         progress(state.step, state.steps, "train")
         paused += time.perf_counter() - now
     state.seconds = _finish_clock(state, device, before, started, paused)
     finished = state.step >= state.steps
+    note_trouble(state, cell, images, latents)
     save_state(state, folder)
     if finished and cell.training.ema:
         adopt_average(state, cell, data, device)
     return _result(state, cell, finished)
+
+
+def note_trouble(state: TrainingState, cell: CellConfig, images: Tensor, latents: Tensor) -> None:
+    """Set `state.trouble` at the first call that finds skipped steps: where the last of them goes wrong."""
+    if state.trouble or not state.skipped:
+        return
+    skipped = state.losses[: state.step].isnan()
+    step = int(skipped.nonzero()[-1])
+    x = training_batch(cell, images, next(batches(len(images), cell.training.batch_size, cell.seed, step)), step)
+    where = replay(state.model, lambda twin: loss_of(twin, cell, x, Draw(latents + step), step / state.steps))
+    found = f"the first value that is not finite is in the {where}" if where else "it is finite with the weights of now"
+    state.trouble = f"step {step + 1} replayed after step {state.step}: {found}"
+
+
+def replay(model: Model, loss: Callable[[Model], Tensor]) -> str | None:
+    """Where `loss` of a copy of the model, or its gradient, is not finite first; None if all is finite."""
+    twin = copy.deepcopy(model).train()
+    found = first_non_finite(twin, lambda: loss(twin))
+    if found is None:
+        loss(twin).backward()
+        found = next((f"gradient of {name}" for name in non_finite_gradients(twin)), None)
+    return found
 
 
 def _finish_clock(state: TrainingState, device: torch.device, before: float, started: float, paused: float) -> float:
@@ -317,6 +346,7 @@ def save_state(state: TrainingState, folder: Path) -> None:
         "step": state.step,
         "seconds": state.seconds,
         "validation": state.validation,
+        "trouble": state.trouble,
         "optimizer": rest,
     }
     checkpoint.save(folder / checkpoint.STATE, tensors, metadata)
@@ -344,6 +374,7 @@ def restore(model: Model, cell: CellConfig, data: DataSet, folder: Path) -> Trai
         meta["seconds"],
         average,
         [(int(step), float(value)) for step, value in meta["validation"]],
+        meta.get("trouble", ""),
     )
 
 
@@ -367,4 +398,5 @@ def _result(state: TrainingState, cell: CellConfig, finished: bool) -> TrainingR
     loss = Curve("loss", "nats/image", ends.tolist(), [float(c.nanmean()) for c in chunks])
     steps, values = [s for s, _ in state.validation], [v for _, v in state.validation]
     validation = Curve("validation elbo", "nats/image", [float(s * batch) for s in steps], values)
-    return TrainingResult(state.step, state.step * batch, state.seconds, state.skipped, [loss, validation], finished)
+    curves = [loss, validation]
+    return TrainingResult(state.step, state.step * batch, state.seconds, state.skipped, curves, finished, state.trouble)

@@ -219,7 +219,12 @@ class GaussianSpec:
 
 @dataclass(frozen=True)
 class SoftClampedNormalSpec:
-    """NVAE's Normal decoder (one mixture component): soft-clamped mean and log scale, density of 2x - 1."""
+    """NVAE's Normal decoder (one mixture component): soft-clamped mean and log scale, density of 2x - 1.
+
+    `bits` says how finely the images are quantised; the density is the same.
+    """
+
+    bits: int = 8
 
     def parameter_channels(self, channels: int) -> int:
         """Mean and log scale per value."""

@@ -58,6 +58,25 @@ def read_npz(request: Request) -> Splits:
     return _split_by_hash(Part(images), keys, str(path), f"{path.name}, split by hash of the index")
 
 
+def npz_images(path: Path, *, binary: bool = False) -> Tensor:
+    """The array `images` of an .npz file, or `test` where it holds splits: (N, C, H, W) uint8, in the file's order.
+
+    With `binary`, an array of zeros and ones only, of any type, is taken as it is: float32.
+
+    Raises:
+        UserError: no such file, array or pixels.
+    """
+    arrays = _npz_arrays(path.expanduser())
+    name = next((name for name in ("images", "test") if name in arrays), None)
+    if name is None:
+        raise UserError(f"{path}: expected an array 'images', found {', '.join(arrays) or 'none'}")
+    array, where = arrays[name], f"{path}: '{name}'"
+    if binary and not ((array != 0) & (array != 1)).any():
+        _require_images(array, where)
+        return _channels_first(array.astype(np.float32))
+    return _pixels(array, where)
+
+
 def _size_option(query: str) -> int | None:
     """N of `size=N`, the only option; None if there is none."""
     options = dict(parse_qsl(query, keep_blank_values=True))
@@ -125,8 +144,7 @@ def _npz_arrays(path: Path) -> dict[str, np.ndarray]:
 
 def _pixels(array: np.ndarray, where: str) -> Tensor:
     """(N, C, H, W) uint8 from (N, H, W) or (N, H, W, C), uint8 or floating point in [0, 1]."""
-    if array.ndim not in (3, 4) or array.size == 0:
-        raise UserError(f"{where}: expected shape (N, H, W) or (N, H, W, C) and no empty axis, got {array.shape}")
+    _require_images(array, where)
     if array.dtype != np.uint8:
         if not np.issubdtype(array.dtype, np.floating):
             raise UserError(f"{where}: expected uint8 (0-255) or floating point (0-1), got {array.dtype}")
@@ -134,6 +152,12 @@ def _pixels(array: np.ndarray, where: str) -> Tensor:
             raise UserError(f"{where}: expected floating-point values in [0, 1], got {array.min()} to {array.max()}")
         array = np.rint(array * 255).astype(np.uint8)
     return _channels_first(array)
+
+
+def _require_images(array: np.ndarray, where: str) -> None:
+    """Raise UserError unless the array has the shape of images."""
+    if array.ndim not in (3, 4) or array.size == 0:
+        raise UserError(f"{where}: expected shape (N, H, W) or (N, H, W, C) and no empty axis, got {array.shape}")
 
 
 def _channels_first(array: np.ndarray) -> Tensor:

@@ -13,6 +13,7 @@ MODULES = {
     "throughput": "checkpoints",
     "evaluate": "checkpoints",
     "sample": "checkpoints",
+    "convert": "checkpoints",
     "list": "info",
     "env": "info",
 }

@@ -1,4 +1,4 @@
-"""The verbs that take a trained model: `throughput`, `evaluate`, `sample`."""
+"""The verbs that take a trained model: `throughput`, `evaluate`, `sample`, `convert`."""
 
 from __future__ import annotations
 
@@ -15,15 +15,21 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks import per_image
 from benchmarks import throughput as timing
-from benchmarks.config import EvaluationConfig, parse, set_path
+from benchmarks.checkpoint import WEIGHTS
+from benchmarks.config import CellConfig, EvaluationConfig, parse, set_path
+from benchmarks.cost import parameter_count
 from benchmarks.data import keyed_generator, load, to_uint8
+from benchmarks.data.files import npz_images
 from benchmarks.environment import choose_device
 from benchmarks.errors import UserError
 from benchmarks.record import Measurement, write_bytes_atomically
-from benchmarks.saved import LoadedModel, load_model, read_config
+from benchmarks.saved import LoadedModel, load_model, read_config, save_weights, write_config
 from benchmarks.streams import seed_tensor
 from models.output import Draw
+
+FILE = "npz:"
 
 
 def inception_fields(weights: str) -> dict[str, str]:
@@ -40,10 +46,19 @@ def throughput(options: argparse.Namespace) -> int:
     threads = options.threads or (read_config(path).threads if path.is_dir() else 1)
     torch.set_num_threads(threads)
     loaded = _load(options.checkpoint, options.device)
-    images = load(loaded.cell.data).train[: options.batch or loaded.cell.training.batch_size]
+    images = _timed_images(loaded, options.batch or loaded.cell.training.batch_size)
     rows = timing.measure(loaded.model, loaded.cell, images, options.seconds)
     _print_measurements(rows, options.json)
     return 0
+
+
+def _timed_images(loaded: LoadedModel, n: int) -> torch.Tensor:
+    """Training images of the model's data set; noise for a model that names none."""
+    if loaded.cell.data:
+        return load(loaded.cell.data).train[:n]
+    shape = loaded.model.image
+    gen = keyed_generator(loaded.cell.seed, "timed images")
+    return torch.randint(256, (n, shape.channels, shape.height, shape.width), dtype=torch.uint8, generator=gen)
 
 
 def _load(checkpoint: str, device: str | None) -> LoadedModel:
@@ -63,25 +78,75 @@ def _print_measurements(rows: list[Measurement], as_json: bool) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """Score a checkpoint on the test split of its data set, or of another."""
-    from benchmarks import evaluate as evaluating  # imports torchvision: slow
-
+    """Score a checkpoint on the test split of its data set, or of another; or on all images of a file."""
     loaded = _load(options.checkpoint, options.device)
     torch.set_num_threads(options.threads or loaded.cell.threads)
-    data = load(options.data or loaded.cell.data)
+    settings = _evaluation_settings(loaded.cell, options)
+    name = options.data or loaded.cell.data
+    if not name:
+        raise UserError(f"{options.checkpoint}: it does not say what it was trained on; give --data")
+    loaded = dataclasses.replace(loaded, cell=dataclasses.replace(loaded.cell, data=name, evaluation=settings))
+    if options.original_rules:
+        loaded = per_image.with_original_rules(loaded)
+    one_by_one = _is_file(options.data) or options.posterior_mean or options.per_image is not None
+    _print_measurements(_score_images(loaded, options) if one_by_one else _score_test_split(loaded), options.json)
+    return 0
+
+
+def _is_file(data: str | None) -> bool:
+    """Whether all images of a file were asked for, in place of the test split of a data set."""
+    return data is not None and data.startswith(FILE)
+
+
+def _evaluation_settings(cell: CellConfig, options: argparse.Namespace) -> EvaluationConfig:
+    """The cell's evaluation settings under `evaluate`'s options."""
+    table: dict[str, Any] = {"evaluation": dataclasses.asdict(cell.evaluation)}
+    if options.inception_weights is not None:
+        table["evaluation"] |= inception_fields(options.inception_weights)
+    if options.batch_size is not None:
+        table["evaluation"]["batch_size"] = options.batch_size
+    for assignment in options.set:
+        set_path(table, f"evaluation.{assignment.removeprefix('evaluation.')}")
+    return parse(EvaluationConfig, table["evaluation"], "evaluation")
+
+
+def _score_test_split(loaded: LoadedModel) -> list[Measurement]:
+    """All metrics on the test split of the cell's data set."""
+    from benchmarks import evaluate as evaluating  # imports torchvision: slow
+
+    data = load(loaded.cell.data)
     if data.image != loaded.model.image:
         raise UserError(
             f"--data {data.name}: the model was built for {loaded.model.image}, the images are {data.image}"
         )
-    table: dict[str, Any] = {"evaluation": dataclasses.asdict(loaded.cell.evaluation)}
+    return evaluating.evaluate(loaded.model, loaded.cell, data, lambda done, total, phase: None).measurements
+
+
+def _score_images(loaded: LoadedModel, options: argparse.Namespace) -> list[Measurement]:
+    """The likelihood of all images of a file, or of the test split of a data set, one by one."""
     if options.inception_weights is not None:
-        table["evaluation"] |= inception_fields(options.inception_weights)
-    for assignment in options.set:
-        set_path(table, f"evaluation.{assignment.removeprefix('evaluation.')}")
-    settings = parse(EvaluationConfig, table["evaluation"], "evaluation")
-    configured = dataclasses.replace(loaded.cell, data=data.name, evaluation=settings)
-    result = evaluating.evaluate(loaded.model, configured, data, lambda done, total, phase: None)
-    _print_measurements(result.measurements, options.json)
+        raise UserError("--inception-weights: expected a data set's test split; the likelihood of images needs none")
+    name = loaded.cell.data
+    if _is_file(options.data):
+        images = npz_images(Path(name.removeprefix(FILE)), binary=loaded.cell.binary)
+    else:
+        images = load(name).test[: loaded.cell.evaluation.images or None]
+    padded = per_image.padded_input(images, loaded)
+    scores = per_image.score_images(loaded, padded, at_mean=options.posterior_mean)
+    if options.per_image is not None:
+        per_image.write_scores(scores, Path(options.per_image))
+    return per_image.summary(scores, loaded.cell, loaded.model.image.dims)
+
+
+def convert(options: argparse.Namespace) -> int:
+    """Write a checkpoint in this suite's own format, which all verbs read."""
+    loaded = load_model(Path(options.checkpoint), torch.device("cpu"))
+    out = Path(options.out)
+    path = out if out.suffix == ".safetensors" else out / WEIGHTS
+    save_weights(loaded.model, loaded.cell, loaded.data_hash, path)
+    if path != out:
+        write_config(loaded.cell, out)
+    print(f"{parameter_count(loaded.model):,} parameters in {path}", file=sys.stderr)
     return 0
 
 

@@ -10,16 +10,24 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.config import read_suite, suite_names
+from benchmarks.cost import parameter_count
 from benchmarks.data import DATA_SETS
 from benchmarks.environment import choose_device, collect
 from benchmarks.metrics.catalogue import METRICS
-from models.registry import MODELS
+from kernels.reference import REFERENCE
+from models.memory import estimate_memory
+from models.nvae.config import ModelSetup
+from models.nvae.presets import PRESETS
+from models.registry import MODELS, build
+
+LARGE = 30_000_000
+"""Parameters from which on the memory estimate of a preset takes many seconds."""
 
 
 def list_known(options: argparse.Namespace) -> int:
     """Print what there is of one kind, a line each."""
     tables: dict[str, Callable[[], dict[str, str]]] = {
-        "models": lambda: {name: entry.description for name, entry in MODELS.items()},
+        "models": lambda: _models(options.memory),
         "datasets": lambda: {name: source.description for name, source in DATA_SETS.items()},
         "metrics": lambda: {name: metric.description for name, metric in METRICS.items()},
         "suites": lambda: {name: read_suite(name)[1].get("title", "") for name in suite_names()},
@@ -32,6 +40,26 @@ def list_known(options: argparse.Namespace) -> int:
     for name, text in table.items():
         print(f"{name:{width}}  {text}")
     return 0
+
+
+def _models(memory: bool) -> dict[str, str]:
+    """Models and NVAE's presets with what they are; `memory`: estimate that of large presets too."""
+    presets = {name: _describe_preset(setup, memory) for name, setup in PRESETS.items()}
+    return {name: entry.description for name, entry in MODELS.items()} | presets
+
+
+def _describe_preset(setup: ModelSetup, memory: bool) -> str:
+    """Image, parameters and memory of a preset, built on the meta device."""
+    image = setup.image
+    with torch.device("meta"):
+        model = build("nvae", setup.config, image, setup.likelihood, REFERENCE)
+    parameters = parameter_count(model)
+    text = f"preset of nvae for {image.channels}x{image.height}x{image.width} images, {parameters:,} parameters"
+    if parameters >= LARGE and not memory:
+        return text
+    estimate = estimate_memory(model)
+    fixed, each = estimate.training(0) / 2**20, estimate.per_image / 2**20
+    return f"{text}, training in about {fixed:.1f} MiB + {each:.1f} MiB an image (float32)"
 
 
 def env(options: argparse.Namespace) -> int:

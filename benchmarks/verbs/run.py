@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.config import Suite, build_suite, read_suite, set_path, with_overrides
-from benchmarks.environment import choose_device
+from benchmarks.environment import bfloat16_by_default, choose_device, emulates_bfloat16
 from benchmarks.errors import INTERRUPTED, UserError
 from benchmarks.record import load_records, run_folders
 from benchmarks.run import Outcome, Plan, default_jobs, describe, execute, plan, prepare_folder
@@ -31,6 +31,9 @@ def suite_of(options: argparse.Namespace) -> Suite:
             table[key] = getattr(options, key)
     if options.inception_weights is not None:
         table["evaluation"] = {**table.get("evaluation", {}), **inception_fields(options.inception_weights)}
+    device = choose_device(options.device)
+    if bfloat16_by_default(device):
+        _prefer_bfloat16(table)
     without = _set_latent_size(table, options.latent_size) if options.latent_size is not None else []
     rows = options.models.split(",") if options.models else None
     suite = build_suite(name, table, rows)
@@ -38,8 +41,17 @@ def suite_of(options: argparse.Namespace) -> Suite:
         print(f"--latent-size leaves {', '.join(without)} as they are (see latent_channels)", file=sys.stderr)
     if options.threads is not None and options.threads < 1:
         raise UserError(f"--threads: expected at least 1, got {options.threads}")
-    device = choose_device(options.device)
-    return with_overrides(suite, device=str(device), threads=options.threads, training=_length(options))
+    suite = with_overrides(suite, device=str(device), threads=options.threads, training=_length(options))
+    if any(cell.training.precision == "bfloat16" for cell in suite.cells) and emulates_bfloat16(device):
+        print("this CPU has no bfloat16 arithmetic and emulates it: float32 is faster here", file=sys.stderr)
+    return suite
+
+
+def _prefer_bfloat16(table: dict[str, Any]) -> None:
+    """Train in bfloat16 what does not give its own precision."""
+    training = table.setdefault("training", {})
+    if isinstance(training, dict):
+        training.setdefault("precision", "bfloat16")
 
 
 def _set_latent_size(table: dict[str, Any], size: int) -> list[str]:
@@ -130,6 +142,7 @@ def _dry_run(planned: Plan, as_json: bool) -> int:
         print(
             f"  {row['row']:14} seed {row['seed']}  {row['parameters']:>11,} parameters  {row['latents']:>7,} latents  "
             f"{int(str(row['macs_per_image'])) / 1e6:8.1f} M MACs/image  about {seconds:6.0f} s training  "
+            f"{row['estimated_memory_mib']:>8,.0f} MiB  "
             f"{row['status']}"
         )
     jobs = default_jobs(planned.suite)

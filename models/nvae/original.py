@@ -88,7 +88,7 @@ def image_shape(dataset: str) -> ImageShape:
 def _likelihood(dataset: str, mixtures: int, bits: int) -> LikelihoodSpec:
     if dataset in BINARY_DATASETS:
         return BernoulliSpec()
-    return SoftClampedNormalSpec() if mixtures == 1 else LogisticMixtureSpec(mixtures, bits)
+    return SoftClampedNormalSpec(bits) if mixtures == 1 else LogisticMixtureSpec(mixtures, bits)
 
 
 def _required(arguments: Mapping[str, object], name: str) -> object:

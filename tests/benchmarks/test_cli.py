@@ -6,6 +6,7 @@ import os
 import pytest
 
 from benchmarks.cli import run_command
+from models.nvae.presets import PRESETS
 from models.registry import MODELS
 
 
@@ -85,7 +86,9 @@ def test_unwritable_folder(capsys, tmp_path):
 
 
 @pytest.mark.parametrize("what", ["models", "datasets", "metrics", "suites"])
-def test_list_prints_a_line_each(what, capsys):
+def test_list_prints_a_line_each(what, capsys, monkeypatch):
+    presets = {name: PRESETS[name] for name in ("nvae-mnist", "nvae-tiny")}
+    monkeypatch.setattr("benchmarks.verbs.info.PRESETS", presets)
     assert run_command(["list", what]) == 0
     text = capsys.readouterr().out
     assert run_command(["list", what, "--json"]) == 0
@@ -93,7 +96,16 @@ def test_list_prints_a_line_each(what, capsys):
     assert len(text.strip().splitlines()) == len(table)
     assert all(description for description in table.values())
     if what == "models":
-        assert set(table) == set(MODELS)
+        assert set(table) == {*MODELS, *presets}
+        assert "33,363,134 parameters" in table["nvae-mnist"]
+
+
+@pytest.mark.parametrize("options", [[], ["--memory"]])
+def test_memory_of_large_presets_is_estimated_on_request(options, capsys, monkeypatch):
+    monkeypatch.setattr("benchmarks.verbs.info.PRESETS", {"nvae-tiny": PRESETS["nvae-tiny"]})
+    monkeypatch.setattr("benchmarks.verbs.info.LARGE", 1)
+    assert run_command(["list", "models", *options]) == 0
+    assert ("MiB an image" in capsys.readouterr().out) == bool(options)
 
 
 def test_env_is_json(capsys):
@@ -109,6 +121,7 @@ def test_dry_run_plans_without_writing(capsys, tmp_path, monkeypatch):
     rows = json.loads(capsys.readouterr().out)
     assert [row["row"] for row in rows] == ["ae", "vae"]
     assert all(row["estimated_training_seconds"] > 0 for row in rows)
+    assert all(row["estimated_memory_mib"] > 4 * 4 * row["parameters"] / 2**20 for row in rows)
     assert rows[1]["latents"] == 16
     assert rows[1]["images"] == 3600 // 32 * 32 or rows[1]["images"] == 3616
     assert list(tmp_path.iterdir()) == []

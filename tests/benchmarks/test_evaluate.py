@@ -69,7 +69,7 @@ def test_colour_without_an_extractor_says_what_it_needs(colour):
 def test_weights_and_config_survive_the_disk(colour, tmp_path):
     cell = cells("patches")["nvae"]
     model = build_model(cell, colour.image, CPU)
-    save_weights(model, cell, colour, tmp_path / "weights.safetensors")
+    save_weights(model, cell, colour.content_hash, tmp_path / "weights.safetensors")
     loaded = load_model(tmp_path / "weights.safetensors", CPU)
     assert loaded.cell == cell
     assert loaded.data_hash == "hash"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from original_nvae import DATA, write_original
 
 from kernels.reference import REFERENCE
 from models.nvae import NVAE
@@ -18,7 +19,6 @@ from models.nvae.original import setup_from_arguments
 from models.nvae.presets import PRESETS
 from models.output import Draw
 
-DATA = Path(__file__).parents[1] / "data" / "nvae"
 LAYOUTS = json.loads((DATA / "checkpoint_layout.json").read_text())["configs"]
 PRESET_OF_ROW = {
     "mnist": "nvae-mnist",
@@ -80,20 +80,6 @@ def small_arguments() -> dict[str, object]:
     return LAYOUTS["extra_mbconv_enc"]["config"]
 
 
-def write_original(path: Path, model: NVAE, arguments: dict[str, object], **state: torch.Tensor) -> Path:
-    contents = {
-        "epoch": 3,
-        "global_step": 17,
-        "state_dict": original_state_dict(model) | state,
-        "args": argparse.Namespace(**arguments),
-        "arch_instance": {"ar_nn": [""]},
-        "scheduler": {"_last_lr": [0.01]},
-        "grad_scalar": {},
-    }
-    torch.save(contents, path)
-    return path
-
-
 def small_model() -> NVAE:
     torch.manual_seed(0)
     setup = setup_from_arguments(small_arguments())
@@ -136,6 +122,7 @@ class Unsafe:
     [
         ({"args": Unsafe()}, "read safely"),
         ({"state_dict": {}}, "expected an original NVAE checkpoint"),
+        ({"state_dict": {"prior_ftr0": 1}, "args": argparse.Namespace()}, "expected an original NVAE checkpoint"),
         ([1, 2], "expected an original NVAE checkpoint"),
     ],
 )

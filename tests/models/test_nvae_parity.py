@@ -2,78 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
-import zlib
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from original_nvae import DATA, PENALTY, TOLERANCE, build, close, images, load, stream
 from torch.nn import functional as F
 
-from kernels.reference import REFERENCE
 from models.elbo import Objective, terms
-from models.likelihoods import LogisticMixtureSpec
 from models.nvae import NVAE, NVAEConfig
 from models.nvae.flows import autoregressive_mask
-from models.nvae.original import group_schedule, setup_from_arguments
+from models.nvae.original import group_schedule
 from models.output import Draw, ModelOutput
 
-DATA = Path(__file__).parents[1] / "data" / "nvae"
 CASES = ("mnist_bernoulli", "color_iaf")
-TOLERANCE = {"float64": 1e-10, "float32": 2e-4}  # rounding: sums of thousands of terms in either type
 ZERO_GRADIENT = 1e-9  # gradients that vanish in exact arithmetic are rounding noise of 1e-15 to 1e-13
-KL_WEIGHT, PENALTY = 0.5, 1e-2
-
-
-def load(name: str) -> dict:
-    return json.loads((DATA / f"{name}.json").read_text())
-
-
-def stream(key: str) -> np.random.RandomState:
-    return np.random.RandomState(zlib.crc32(key.encode()) & 0xFFFFFFFF)
-
-
-def filled(key: str, shape: torch.Size) -> np.ndarray:
-    """The value of a state-dict entry by the recipe of the parity data."""
-    last = key.rpartition(".")[2]
-    random = stream(key)
-    if last == "num_batches_tracked":
-        return np.asarray(7)
-    if last == "prior_ftr0":
-        return random.rand(*shape)
-    if last == "running_var":
-        return 0.5 + random.rand(*shape)
-    if last == "log_weight_norm":
-        centre = -0.8 if key.startswith(("enc_sampler", "dec_sampler")) else -0.5 if key.startswith("nf_cells") else 0.0
-        return centre + 0.25 * random.randn(*shape)
-    if last in ("running_mean", "bias"):
-        return 0.1 * random.randn(*shape)
-    if len(shape) == 1:
-        return 0.4 + 0.6 * random.randn(*shape)
-    return random.randn(*shape) / math.sqrt(math.prod(shape[1:]))
-
-
-def build(case: dict, dtype: torch.dtype) -> NVAE:
-    arguments = case["config"] | {"weight_decay_norm": PENALTY}
-    setup = setup_from_arguments(arguments)
-    likelihood = setup.likelihood
-    if isinstance(likelihood, LogisticMixtureSpec):
-        likelihood = dataclasses.replace(likelihood, original_edges=True)
-    model = NVAE(setup.config, setup.image, likelihood, REFERENCE)
-    state = {k: torch.as_tensor(filled(k, v.shape)).to(v.dtype) for k, v in model.state_dict().items()}
-    model.load_state_dict(state)
-    return model.to(dtype)
-
-
-def images(name: str, case: dict) -> torch.Tensor:
-    random = stream(f"x:{name}")
-    if case["config"]["dataset"] == "mnist":
-        return torch.from_numpy((random.rand(3, 1, 28, 28) < 0.35).astype(np.float32))
-    x = torch.from_numpy((random.randint(0, 256, size=(3, 3, 32, 32)) / 255).astype(np.float32))
-    return torch.floor(x * 255 / 8) / 31 if case["config"]["num_x_bits"] == 5 else x
+KL_WEIGHT = 0.5
 
 
 def recipe_noise(group: int, shape: torch.Size) -> torch.Tensor:
@@ -98,14 +41,6 @@ def spectral(model: NVAE) -> torch.Tensor:
     total = model.penalty(KL_WEIGHT)
     assert total is not None
     return total / PENALTY - model.norms.batch_norm()
-
-
-def close(actual: object, expected: object, tolerance: float) -> None:
-    """|actual - expected| <= tolerance * max(1, |expected|), everywhere."""
-    actual, expected = np.asarray(actual), np.asarray(expected)
-    assert actual.shape == expected.shape
-    excess = np.abs(actual - expected) / np.maximum(1, np.abs(expected))
-    assert excess.max() <= tolerance
 
 
 def forward(model: NVAE, x: torch.Tensor, eps: str) -> tuple[torch.Tensor, ModelOutput]:

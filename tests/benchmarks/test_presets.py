@@ -1,0 +1,70 @@
+"""NVAE's presets as rows of a suite."""
+
+import csv
+
+import pytest
+from original_nvae import DATA
+
+from benchmarks.config import build_suite, read_suite, set_path
+from benchmarks.errors import UserError
+from benchmarks.presets import LENGTHS
+from models.nvae.presets import PRESETS
+
+OF_ROW = {
+    "mnist": "nvae-mnist",
+    "cifar10": "nvae-cifar10",
+    "celeba_64": "nvae-celeba64",
+    "imagenet_32": "nvae-imagenet32",
+    "celeba_256": "nvae-celebahq256",
+    "celeba_256_24ch (README remark)": "nvae-celebahq256-24ch",
+    "ffhq": "nvae-ffhq256",
+}
+
+
+def cell(*assignments):
+    name, table = read_suite("quick")
+    for assignment in assignments:
+        set_path(table, assignment)
+    return build_suite(name, table, ["big"]).cells[0]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_fills_the_row(name):
+    found = cell(f"models.big.preset={name}")
+    assert (found.model, found.label) == ("nvae", name)
+    assert found.model_config == PRESETS[name].config
+    assert found.likelihood_spec == PRESETS[name].likelihood
+
+
+@pytest.mark.parametrize("name", OF_ROW)
+def test_published_trainings_are_those_of_the_table(name):
+    with (DATA / "presets.csv").open() as file:
+        row = next(row for row in csv.DictReader(file) if row["preset"] == name)
+    found = cell(f"models.big.preset={OF_ROW[name]}")
+    training, objective = found.training, found.objective
+    assert training.epochs == int(row["epochs"])
+    assert training.batch_size == int(row["batch_size"])
+    assert training.warmup * training.epochs == pytest.approx(int(row["warmup_epochs"]))
+    assert training.learning_rate == float(row["learning_rate"])
+    assert training.final_rate * training.learning_rate == pytest.approx(float(row["learning_rate_min"]))
+    assert training.weight_decay == float(row["weight_decay"])
+    assert objective.kl_warmup == float(row["kl_anneal_portion"])
+    assert objective.kl_constant == float(row["kl_const_portion"])
+    assert objective.kl_floor == float(row["kl_const_coeff"])
+    assert len(LENGTHS) == len(OF_ROW)
+
+
+def test_a_row_overrides_its_preset_field_by_field():
+    found = cell("models.big.preset=nvae-cifar10", "models.big.flows=0", "models.big.training.batch_size=8")
+    assert found.model_config.flows == 0
+    assert found.model_config.channels_encoder == 128
+    assert (found.training.batch_size, found.training.optimizer) == (8, "adamax")
+
+
+def test_small_presets_leave_the_training_to_the_suite():
+    assert cell("models.big.preset=nvae-tiny").training == cell("models.big.name=nvae").training
+
+
+def test_an_unknown_preset_is_answered_with_the_nearest():
+    with pytest.raises(UserError, match="did you mean 'nvae-cifar10'"):
+        cell("models.big.preset=nvae-cifar")

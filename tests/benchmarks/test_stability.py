@@ -1,0 +1,145 @@
+"""Steps that are not finite are explained; trainings at the paper's learning rate have none."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import environment
+from benchmarks.cell import run_cell
+from benchmarks.cli import run_command
+from benchmarks.config import build_suite, read_suite, set_path
+from benchmarks.data import DataSet, load
+from benchmarks.record import load_record
+from benchmarks.saved import build_model, write_config
+from benchmarks.train import TrainingState, build_optimizer, note_trouble, train
+from models.output import ImageShape
+
+CPU = torch.device("cpu")
+PAPER = ["training.optimizer=adamax", "training.learning_rate=1e-2", "training.epsilon=1e-3"]
+
+
+@pytest.fixture
+def data():
+    gen = torch.Generator().manual_seed(0)
+    splits = [torch.randint(0, 256, (n, 1, 28, 28), dtype=torch.uint8, generator=gen) for n in (40, 10, 12)]
+    return DataSet("noise", ImageShape(1, 28, 28), *splits, "hash", None, "random pixels")
+
+
+def make_cell(suite, row, *assignments):
+    name, table = read_suite(suite)
+    table["models"][row].pop("training", None)
+    for assignment in assignments:
+        set_path(table, assignment)
+    return build_suite(name, table, [row]).cells[0]
+
+
+def silent(done, total, phase):
+    pass
+
+
+def interrupt(*arguments):
+    raise KeyboardInterrupt
+
+
+def broken_from(call):
+    """A forward hook whose layer gives infinities from its `call`-th step on."""
+    calls = []
+
+    def hook(module, inputs, output):
+        calls.append(1)
+        return output / 0 if len(calls) >= call else output
+
+    return hook
+
+
+@pytest.mark.parametrize("row", ["vae", "nvae"])
+def test_the_layer_that_breaks_is_named(row, data, tmp_path):
+    cell = make_cell("quick", row, "training.images=40", "training.batch_size=8", "training.validations=0")
+    model = build_model(cell, data.image, CPU)
+    layer = {"vae": "decoder.head", "nvae": "enc_tower.0._ops.1.conv_0"}[row]
+    model.get_submodule(layer).register_forward_hook(broken_from(3))
+    result = train(model, cell, data, tmp_path, silent, lambda: False)
+    assert result.skipped == 3
+    assert result.trouble.startswith("step 3 replayed after step 3: ")
+    assert result.trouble.endswith(f"in the output of {layer}")
+
+
+def test_a_gradient_that_breaks_is_named(data, tmp_path):
+    """The square root of 0 is finite, and its slope is not."""
+    cell = make_cell("quick", "vae", "training.images=8", "training.batch_size=8", "training.validations=0")
+    model = build_model(cell, data.image, CPU)
+    model.decoder.head.register_forward_hook(lambda module, inputs, output: output + torch.sqrt(output * 0))
+    result = train(model, cell, data, tmp_path, silent, lambda: False)
+    assert "in the gradient of " in result.trouble
+
+
+def test_a_step_that_cannot_be_repeated_is_said_to_be_finite(data):
+    cell = make_cell("quick", "vae", "training.batch_size=8")
+    model = build_model(cell, data.image, CPU)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    losses = torch.tensor([1.0, torch.nan, 1.0, torch.nan])
+    state = TrainingState(model, build_optimizer(cell.training, model, CPU), losses, 4, step=3)
+    note_trouble(state, cell, data.train, torch.tensor(0))
+    assert state.trouble == "step 2 replayed after step 3: it is finite with the weights of now"
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_finite_training_has_nothing_to_explain(data, tmp_path):
+    cell = make_cell("quick", "vae", "training.images=16", "training.batch_size=8")
+    result = train(build_model(cell, data.image, CPU), cell, data, tmp_path, silent, lambda: False)
+    assert (result.skipped, result.trouble) == (0, "")
+
+
+def test_the_record_says_where_a_training_broke(tmp_path, monkeypatch):
+    cell = make_cell("quick", "vae", "training.images=64", "training.learning_rate=1e18", "training.warmup=0")
+    write_config(cell, tmp_path)
+    monkeypatch.setattr("benchmarks.cell.StopSignal", lambda: lambda: False)
+    monkeypatch.setattr("benchmarks.cell.evaluate", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_cell(tmp_path)
+    (note,) = load_record(tmp_path).notes
+    assert "1 training steps were not finite and were undone; step 2 replayed" in note
+    assert "in the output of " in note
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="only Linux says what its processors can do")
+def test_bfloat16_that_is_emulated_is_warned_of_once(capsys, monkeypatch):
+    arguments = ["run", "--models", "vae", "--set", "training.precision=bfloat16", "--device", "cpu", "--dry-run"]
+    for flags, warnings in (("fpu avx2", 1), ("fpu avx512_bf16", 0)):
+        monkeypatch.setattr(environment, "_cpu_info", lambda *fields, flags=flags: flags)
+        assert run_command(arguments) == 0
+        assert capsys.readouterr().err.count("emulates") == warnings
+
+
+def test_precision_is_float32_on_a_cpu_and_bfloat16_on_a_gpu_unless_given(capsys, monkeypatch):
+    def precision(*options):
+        assert run_command(["run", "--models", "vae", "--device", "cpu", "--dry-run", "--json", *options]) == 0
+        return json.loads(capsys.readouterr().out)[0]["config"]["training"]["precision"]
+
+    assert precision() == "float32"
+    monkeypatch.setattr("benchmarks.verbs.run.bfloat16_by_default", lambda device: True)
+    assert precision() == "bfloat16"
+    assert precision("--set", "training.precision=float32") == "float32"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suite", ["quick", "patches"])
+def test_hundreds_of_steps_at_the_papers_learning_rate_stay_finite(suite, tmp_path):
+    cell = make_cell(suite, "nvae", *PAPER, "training.images=9600", "training.validations=1")
+    data = load(cell.data)
+    result = train(build_model(cell, data.image, CPU), cell, data, tmp_path, silent, lambda: False)
+    assert (result.steps, result.skipped) == (300, 0)
+    loss = result.curves[0].values
+    assert sum(loss[-10:]) < sum(loss[:10])
+
+
+@pytest.mark.slow
+def test_a_tiny_training_in_bfloat16_stays_finite(tmp_path):
+    tiny = ["models.nvae.preset=nvae-tiny", "training.precision=bfloat16", "training.images=2400"]
+    cell = make_cell("quick", "nvae", *PAPER, *tiny, "training.batch_size=8", "training.validations=1")
+    data = load(cell.data)
+    result = train(build_model(cell, data.image, CPU), cell, data, tmp_path, silent, lambda: False)
+    assert (result.steps, result.skipped) == (300, 0)

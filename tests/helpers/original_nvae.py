@@ -1,0 +1,93 @@
+"""Recorded numbers of the original NVAE (tests/data/nvae), the recipe that fills its weights, its checkpoints."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kernels.reference import REFERENCE
+from models.likelihoods import LogisticMixtureSpec
+from models.nvae import NVAE
+from models.nvae.checkpoint import original_state_dict
+from models.nvae.original import setup_from_arguments
+
+DATA = Path(__file__).parents[1] / "data" / "nvae"
+TOLERANCE = {"float64": 1e-10, "float32": 2e-4}  # rounding: sums of thousands of terms in either type
+PENALTY = 1e-2
+
+
+def load(name: str) -> dict:
+    return json.loads((DATA / f"{name}.json").read_text())
+
+
+def stream(key: str) -> np.random.RandomState:
+    return np.random.RandomState(zlib.crc32(key.encode()) & 0xFFFFFFFF)
+
+
+def filled(key: str, shape: torch.Size) -> np.ndarray:
+    """The value of a state-dict entry by the recipe of the parity data."""
+    last = key.rpartition(".")[2]
+    random = stream(key)
+    if last == "num_batches_tracked":
+        return np.asarray(7)
+    if last == "prior_ftr0":
+        return random.rand(*shape)
+    if last == "running_var":
+        return 0.5 + random.rand(*shape)
+    if last == "log_weight_norm":
+        centre = -0.8 if key.startswith(("enc_sampler", "dec_sampler")) else -0.5 if key.startswith("nf_cells") else 0.0
+        return centre + 0.25 * random.randn(*shape)
+    if last in ("running_mean", "bias"):
+        return 0.1 * random.randn(*shape)
+    if len(shape) == 1:
+        return 0.4 + 0.6 * random.randn(*shape)
+    return random.randn(*shape) / math.sqrt(math.prod(shape[1:]))
+
+
+def build(case: dict, dtype: torch.dtype) -> NVAE:
+    arguments = case["config"] | {"weight_decay_norm": PENALTY}
+    setup = setup_from_arguments(arguments)
+    likelihood = setup.likelihood
+    if isinstance(likelihood, LogisticMixtureSpec):
+        likelihood = dataclasses.replace(likelihood, original_edges=True)
+    model = NVAE(setup.config, setup.image, likelihood, REFERENCE)
+    state = {k: torch.as_tensor(filled(k, v.shape)).to(v.dtype) for k, v in model.state_dict().items()}
+    model.load_state_dict(state)
+    return model.to(dtype)
+
+
+def images(name: str, case: dict) -> torch.Tensor:
+    random = stream(f"x:{name}")
+    if case["config"]["dataset"] == "mnist":
+        return torch.from_numpy((random.rand(3, 1, 28, 28) < 0.35).astype(np.float32))
+    x = torch.from_numpy((random.randint(0, 256, size=(3, 3, 32, 32)) / 255).astype(np.float32))
+    return torch.floor(x * 255 / 8) / 31 if case["config"]["num_x_bits"] == 5 else x
+
+
+def close(actual: object, expected: object, tolerance: float) -> None:
+    """|actual - expected| <= tolerance * max(1, |expected|), everywhere."""
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    assert actual.shape == expected.shape
+    excess = np.abs(actual - expected) / np.maximum(1, np.abs(expected))
+    assert excess.max() <= tolerance
+
+
+def write_original(path: Path, model: NVAE, arguments: dict[str, object], **state: torch.Tensor) -> Path:
+    contents = {
+        "epoch": 3,
+        "global_step": 17,
+        "state_dict": original_state_dict(model) | state,
+        "args": argparse.Namespace(**arguments),
+        "arch_instance": {"ar_nn": [""]},
+        "scheduler": {"_last_lr": [0.01]},
+        "grad_scalar": {},
+    }
+    torch.save(contents, path)
+    return path
