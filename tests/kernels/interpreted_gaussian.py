@@ -17,7 +17,14 @@ from kernels.philox import normals, round_keys, words
 from kernels.reference import REFERENCE
 
 FUSED = fused("cpu")
-FORMS = {"plain": PLAIN, "soft clamped": SOFT_CLAMPED, "residual": RESIDUAL}
+every_form = pytest.mark.parametrize(
+    "form",
+    [
+        pytest.param(PLAIN, id="plain"),
+        pytest.param(SOFT_CLAMPED, id="soft clamped", marks=pytest.mark.slow),  # residual runs the same code
+        pytest.param(RESIDUAL, id="residual"),
+    ],
+)
 SEED = torch.tensor(-(2**50) + 123)
 
 # |error| / (1 + |reference|). The noise of two backends differs by 1e-6; the rest is rounding of float32 arithmetic,
@@ -87,7 +94,7 @@ MEMORY = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
+@every_form
 @pytest.mark.parametrize("with_prior", [False, True], ids=["no prior", "prior"])
 @pytest.mark.parametrize(("shape", "memory_format"), MEMORY.values(), ids=MEMORY.keys())
 def test_values_and_gradients(form, with_prior, shape, memory_format):
@@ -98,7 +105,7 @@ def test_values_and_gradients(form, with_prior, shape, memory_format):
     assert gradients < (20 * NOISE if form is PLAIN else GRADIENT[torch.float32])
 
 
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
+@every_form
 @pytest.mark.parametrize("with_prior", [False, True], ids=["no prior", "prior"])
 def test_rounding_with_the_noise_given(form, with_prior):
     shape = (2, 20, 8, 8)
@@ -110,7 +117,7 @@ def test_rounding_with_the_noise_given(form, with_prior):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
+@every_form
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
 def test_sixteen_bit_types(dtype, form, memory_format):
     posterior, prior = (parameters((2, 20, 4, 4), memory_format, dtype, seed) for seed in (1, 2))
@@ -239,8 +246,8 @@ def test_nothing_is_written_past_the_end():
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("form", [PLAIN, RESIDUAL], ids=["plain", "residual"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")], ids=str)
+@every_form
 @pytest.mark.parametrize("which", range(4))
 def test_bad_inputs_spread_as_in_the_reference(bad, form, which):
     tensors = [random(2, 5, seed=seed) for seed in range(4)]
@@ -307,7 +314,7 @@ def test_normals_are_those_of_the_reference():
     assert float((ours - expected).abs().max()) < 1.5 * NOISE
 
 
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
+@every_form
 def test_sample_at_a_temperature(form):
     posterior = random(2, 8, 4, 4, seed=0).requires_grad_()
     request = {"seed": SEED, "group": 1, "form": form, "temperature": 0.6}

@@ -1,0 +1,286 @@
+"""FUSED: the Triton kernels as PyTorch operators.
+
+Registered with `torch.library.custom_op`, so that autograd, autocast, torch.compile and CUDA graphs see one opaque
+operation each. Backward operators save the inputs and the seed, nothing else. Second-order gradients are refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels import launch, reference
+from kernels.launch import Gradients, Request
+from kernels.ops import PLAIN, GaussianDraw, GaussianForm, Ops
+
+
+def request_of(
+    seed: Tensor,
+    group: int,
+    first_sample: int,
+    soft_clamp: float | None,
+    scale_floor: float,
+    residual: bool,
+    temperature: float | None,
+    log_ratio: bool,
+) -> Request:
+    """The request that an operator's plain arguments stand for."""
+    form = GaussianForm(soft_clamp, scale_floor, residual)
+    return Request(seed, group, first_sample, form, temperature, log_ratio)
+
+
+def pair_of(mean: Tensor | None, log_scale: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """The prior's parameters, or None without a prior."""
+    return None if mean is None or log_scale is None else (mean, log_scale)
+
+
+@torch.library.custom_op("vaebench::gaussian", mutates_args=())
+def gaussian(
+    mean: Tensor,
+    log_scale: Tensor,
+    prior_mean: Tensor | None,
+    prior_log_scale: Tensor | None,
+    noise: Tensor | None,
+    seed: Tensor,
+    group: int,
+    first_sample: int,
+    soft_clamp: float | None,
+    scale_floor: float,
+    residual: bool,
+    temperature: float | None,
+    log_ratio: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """z, KL and log ratio; the sums are empty where they are not asked for."""
+    request = request_of(seed, group, first_sample, soft_clamp, scale_floor, residual, temperature, log_ratio)
+    return launch.gaussian_forward(mean, log_scale, pair_of(prior_mean, prior_log_scale), noise, request)
+
+
+@gaussian.register_fake
+def _(
+    mean: Tensor,
+    log_scale: Tensor,
+    prior_mean: Tensor | None,
+    prior_log_scale: Tensor | None,
+    noise: Tensor | None,
+    seed: Tensor,
+    group: int,
+    first_sample: int,
+    soft_clamp: float | None,
+    scale_floor: float,
+    residual: bool,
+    temperature: float | None,
+    log_ratio: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    samples = mean.shape[0]
+    kl = mean.new_empty(samples if temperature is None else 0, dtype=torch.float32)
+    return launch.output_like(mean), kl, mean.new_empty(samples if log_ratio else 0, dtype=torch.float32)
+
+
+@torch.library.custom_op("vaebench::gaussian_backward", mutates_args=())
+def gaussian_backward(
+    grad_z: Tensor,
+    grad_kl: Tensor | None,
+    grad_log_ratio: Tensor | None,
+    mean: Tensor,
+    log_scale: Tensor,
+    prior_mean: Tensor | None,
+    prior_log_scale: Tensor | None,
+    noise: Tensor | None,
+    seed: Tensor,
+    group: int,
+    first_sample: int,
+    soft_clamp: float | None,
+    scale_floor: float,
+    residual: bool,
+    temperature: float | None,
+    prior_needed: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of the four raw parameters; those of the prior are empty if not needed."""
+    log_ratio = grad_log_ratio is not None
+    request = request_of(seed, group, first_sample, soft_clamp, scale_floor, residual, temperature, log_ratio)
+    prior = pair_of(prior_mean, prior_log_scale)
+    gradients = Gradients(grad_z, grad_kl, grad_log_ratio)
+    return launch.gaussian_backward(mean, log_scale, prior, noise, request, gradients, prior_needed)
+
+
+@gaussian_backward.register_fake
+def _(
+    grad_z: Tensor,
+    grad_kl: Tensor | None,
+    grad_log_ratio: Tensor | None,
+    mean: Tensor,
+    log_scale: Tensor,
+    prior_mean: Tensor | None,
+    prior_log_scale: Tensor | None,
+    noise: Tensor | None,
+    seed: Tensor,
+    group: int,
+    first_sample: int,
+    soft_clamp: float | None,
+    scale_floor: float,
+    residual: bool,
+    temperature: float | None,
+    prior_needed: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    d_mean = launch.output_like(mean)
+    d_log_scale = launch.alike(d_mean, log_scale)
+    if prior_mean is None or prior_log_scale is None or not prior_needed:
+        return d_mean, d_log_scale, mean.new_empty(0), mean.new_empty(0)
+    return d_mean, d_log_scale, launch.alike(d_mean, prior_mean), launch.alike(d_mean, prior_log_scale)
+
+
+def save_inputs(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:
+    """Keep the inputs and the seed for the backward pass."""
+    *tensors, group, first_sample, soft_clamp, scale_floor, residual, temperature, log_ratio = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.scalars = (group, first_sample, soft_clamp, scale_floor, residual, temperature)
+    ctx.log_ratio = log_ratio
+
+
+def differentiate(ctx: Any, grad_z: Tensor, grad_kl: Tensor, grad_log_ratio: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients of the operator's inputs, None for all but the four raw parameters."""
+    mean, log_scale, prior_mean, prior_log_scale, noise, seed = ctx.saved_tensors
+    with_kl = ctx.scalars[-1] is None
+    prior_needed = any(ctx.needs_input_grad[2:4])
+    d_mean, d_log_scale, d_prior_mean, d_prior_log_scale = gaussian_backward(
+        grad_z,
+        grad_kl.float().contiguous() if with_kl else None,
+        grad_log_ratio.float().contiguous() if ctx.log_ratio else None,
+        mean,
+        log_scale,
+        prior_mean,
+        prior_log_scale,
+        noise,
+        seed,
+        *ctx.scalars,
+        prior_needed,
+    )
+    d_prior = (d_prior_mean, d_prior_log_scale) if prior_needed else (None, None)
+    return d_mean, d_log_scale, *d_prior, *(None,) * 9
+
+
+def refuse(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    """Second-order gradients do not exist here."""
+    raise RuntimeError(
+        "fused operations have no second-order gradients; build the model with kernels.reference.REFERENCE"
+    )
+
+
+gaussian.register_autograd(differentiate, setup_context=save_inputs)
+gaussian_backward.register_autograd(refuse)
+
+
+@torch.library.custom_op("vaebench::mixture", mutates_args=())
+def mixture(parameters: Tensor, x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Log probability (B,), and two log-sum-exps of each pixel for the backward pass."""
+    return launch.mixture_forward(parameters, x, bits)
+
+
+@mixture.register_fake
+def _(parameters: Tensor, x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    batch, size = x.shape[0], x.shape[2] * x.shape[3]
+    return x.new_empty(batch, dtype=torch.float32), x.new_empty((2, batch, size), dtype=torch.float32)
+
+
+@torch.library.custom_op("vaebench::mixture_backward", mutates_args=())
+def mixture_backward(upstream: Tensor, parameters: Tensor, x: Tensor, sums: Tensor, bits: int) -> Tensor:
+    """Gradient of the likelihood's parameters."""
+    return launch.mixture_backward(upstream, parameters, x, sums, bits)
+
+
+@mixture_backward.register_fake
+def _(upstream: Tensor, parameters: Tensor, x: Tensor, sums: Tensor, bits: int) -> Tensor:
+    return torch.empty_like(parameters)
+
+
+def save_mixture(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: tuple[Tensor, Tensor]) -> None:
+    """Keep the inputs and the pixels' log-sum-exps for the backward pass."""
+    parameters, x, ctx.bits = inputs
+    ctx.save_for_backward(parameters, x, output[1])
+
+
+def differentiate_mixture(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
+    """Gradient of the parameters."""
+    return mixture_backward(upstream.float().contiguous(), *ctx.saved_tensors, ctx.bits), None, None
+
+
+mixture.register_autograd(differentiate_mixture, setup_context=save_mixture)
+mixture_backward.register_autograd(refuse)
+
+
+def gaussian_sample_kl(
+    mean: Tensor,
+    log_scale: Tensor,
+    prior_mean: Tensor | None,
+    prior_log_scale: Tensor | None,
+    *,
+    seed: Tensor,
+    group: int,
+    form: GaussianForm = PLAIN,
+    first_sample: int = 0,
+    noise: Tensor | None = None,
+    log_ratio: bool = False,
+) -> GaussianDraw:
+    """A draw from the posterior with its KL; see `kernels.ops.GaussianSampleKL`. Float64 takes the reference."""
+    if mean.dtype == torch.float64:
+        return reference.gaussian_sample_kl(
+            mean,
+            log_scale,
+            prior_mean,
+            prior_log_scale,
+            seed=seed,
+            group=group,
+            form=form,
+            first_sample=first_sample,
+            noise=noise,
+            log_ratio=log_ratio,
+        )
+    reference.check_gaussian(mean, log_scale, prior_mean, prior_log_scale, noise)
+    scalars = (form.soft_clamp, form.scale_floor, form.residual, None, log_ratio)
+    parameters = (mean, log_scale, prior_mean, prior_log_scale, noise, seed)
+    z, kl, ratio = gaussian(*parameters, group, first_sample, *scalars)
+    return GaussianDraw(z, kl, ratio if log_ratio else None)
+
+
+def gaussian_sample(
+    mean: Tensor,
+    log_scale: Tensor,
+    *,
+    seed: Tensor,
+    group: int,
+    form: GaussianForm = PLAIN,
+    temperature: float = 1.0,
+    first_sample: int = 0,
+    noise: Tensor | None = None,
+) -> Tensor:
+    """A draw at a temperature; see `kernels.ops.GaussianSample`. Float64 takes the reference."""
+    if mean.dtype == torch.float64:
+        return reference.gaussian_sample(
+            mean,
+            log_scale,
+            seed=seed,
+            group=group,
+            form=form,
+            temperature=temperature,
+            first_sample=first_sample,
+            noise=noise,
+        )
+    reference.check_gaussian(mean, log_scale, None, None, noise)
+    scalars = (form.soft_clamp, form.scale_floor, form.residual, temperature, False)
+    return gaussian(mean, log_scale, None, None, noise, seed, group, first_sample, *scalars)[0]
+
+
+def logistic_mixture_log_prob(parameters: Tensor, x: Tensor, *, bits: int, original_edges: bool = False) -> Tensor:
+    """Log p(x) per image (B,); see `kernels.ops.LogisticMixtureLogProb`.
+
+    The original's edges and float64 take the reference.
+    """
+    if original_edges or parameters.dtype == torch.float64:
+        return reference.logistic_mixture_log_prob(parameters, x, bits=bits, original_edges=original_edges)
+    reference.mixture_components(parameters, x)
+    return mixture(parameters, x.detach(), bits)[0]
+
+
+FUSED = Ops("fused", gaussian_sample_kl, gaussian_sample, logistic_mixture_log_prob)
