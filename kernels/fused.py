@@ -11,6 +11,8 @@ import os
 
 import torch
 
+from kernels import native
+from kernels.cpu import CPU
 from kernels.ops import Ops
 from kernels.reference import REFERENCE
 
@@ -48,8 +50,16 @@ def fused(device: torch.device | str) -> Ops:
 
 
 def best_for(device: torch.device | str) -> Ops:
-    """The fastest operations that run on `device`: fused on a GPU with Triton, plain PyTorch elsewhere."""
+    """The fastest operations that run on `device`: fused on a GPU with Triton, the CPU path on a CPU."""
     where = torch.device(device)
-    if where.type == "cuda" and why_unavailable(where) is None:
-        return fused(where)
-    return REFERENCE
+    if where.type == "cpu":
+        return CPU
+    return fused(where) if why_unavailable(where) is None else REFERENCE
+
+
+def describe(device: torch.device | str) -> str:
+    """What `best_for(device)` computes with, for the record: numbers agree bit for bit only where this is equal."""
+    ops = best_for(device)
+    if ops is not CPU:
+        return ops.name
+    return f"{ops.name}, {'C' if native.library() is not None else 'plain PyTorch'} kernels"
