@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from benchmarks import checkpoint
-from benchmarks.config import CellConfig, to_dict
+from benchmarks.config import CellConfig
 from benchmarks.cost import macs_per_image, parameter_count
 from benchmarks.data import DataSet, load
-from benchmarks.environment import choose_device, collect
+from benchmarks.environment import choose_device
 from benchmarks.evaluate import Evaluation, evaluate
 from benchmarks.record import LatentGroupInfo, RunRecord, save_record, write_bytes_atomically
-from benchmarks.saved import build_model, read_config, save_weights
+from benchmarks.saved import build_model, read_config, record_head, save_weights
 from benchmarks.train import TrainingResult, train
 from models.output import Model
 
@@ -89,16 +89,8 @@ def _trained_record(cell: CellConfig, folder: Path, model: Model, data: DataSet,
     """The record before evaluation."""
     undone = f"{result.skipped} training steps were not finite and were undone; {result.trouble}"
     return RunRecord(
-        suite=cell.suite,
-        row=cell.row,
-        label=cell.label,
-        model=cell.model,
-        data=cell.data,
+        **record_head(cell, folder),
         data_hash=data.content_hash,
-        seed=cell.seed,
-        config_hash=folder.name.rsplit("-", 1)[-1],
-        config=to_dict(cell),
-        environment=collect(choose_device(cell.device), cell.threads, cell.training.precision),
         status="trained" if result.finished else "interrupted",
         parameters=parameter_count(model),
         macs_per_image=macs_per_image(model, data.image),

@@ -130,13 +130,12 @@ class CellConfig:
 
 @dataclass(frozen=True)
 class Suite:
-    """One table: its cells in row order, seed by seed, and what its head says."""
+    """One table: its cells in row order, seed by seed."""
 
     name: str
     title: str
     data: str
     cells: tuple[CellConfig, ...]
-    expected: str = ""
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,6 @@ class _Head:
     seeds: int = 1
     first_seed: int = 0
     threads: int = 1
-    expected: str = ""
 
 
 _TABLES = ("likelihood", "training", "objective", "evaluation", "models")
@@ -212,7 +210,7 @@ def build_suite(name: str, table: dict[str, Any], rows: list[str] | None = None)
     seeds = range(head.first_seed, head.first_seed + head.seeds)
     chosen = [row for row in models if rows is None or row in rows]
     cells = tuple(_cell(name, head, table, row, seed) for row in chosen for seed in seeds)
-    return Suite(name, head.title or name, head.data, cells, head.expected)
+    return Suite(name, head.title or name, head.data, cells)
 
 
 def _cell(name: str, head: _Head, table: dict[str, Any], row: str, seed: int) -> CellConfig:

@@ -14,6 +14,7 @@ import torch
 
 from benchmarks.errors import UserError
 from benchmarks.record import Environment
+from kernels.fused import describe
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE = ("kernels", "models", "benchmarks", "pyproject.toml")  # what "dirty" is asked of
@@ -112,6 +113,7 @@ def collect(device: torch.device, threads: int, precision: str) -> Environment:
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         threads=threads,
         precision=precision,
+        operations=describe(device),
         platform=platform.platform(),
         suite_version=suite_version(),
         commit=commit,

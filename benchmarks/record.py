@@ -58,6 +58,7 @@ class Environment:
     cores: int
     threads: int
     precision: str
+    operations: str
     platform: str
     suite_version: str
     commit: str | None

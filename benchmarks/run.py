@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from benchmarks.config import CellConfig, Suite, to_dict
+from benchmarks.config import CellConfig, Suite
 from benchmarks.cost import macs_per_image, parameter_count, training_memory
 from benchmarks.data import DataSet, load
-from benchmarks.environment import choose_device, collect
+from benchmarks.environment import choose_device
 from benchmarks.errors import INTERRUPTED, UserError
 from benchmarks.record import (
     RECORD,
@@ -31,8 +31,9 @@ from benchmarks.record import (
     save_record,
     save_run,
 )
-from benchmarks.saved import build_model, read_config, write_config
+from benchmarks.saved import build_model, read_config, record_head, write_config
 from benchmarks.train import planned_steps, seconds_per_step
+from kernels.fused import describe
 
 LOG = "log.txt"
 POLL_SECONDS = 0.1
@@ -94,9 +95,9 @@ class Outcome:
 def plan(suite: Suite, out: Path, plugins: tuple[str, ...] = ()) -> Plan:
     """The suite's plan; raises UserError for whatever would stop it later."""
     data = load(suite.data)
-    versions = f"torch {torch.__version__}"
     cells = []
     for cell in suite.cells:
+        versions = f"torch {torch.__version__}, operations {describe(cell.device)}"
         model = build_model(cell, data.image, torch.device("cpu"))
         folder = out / f"{cell.row}-seed{cell.seed}-{cell.identity(data.content_hash, versions)}"
         latents = tuple(LatentGroupInfo(s.channels, s.height, s.width) for s in model.latent_shapes)
@@ -197,16 +198,8 @@ def _failed_record(planned: PlannedCell, reason: str) -> RunRecord:
     if record is not None:
         return dataclasses.replace(record, status="failed", error=reason)
     return RunRecord(
-        suite=cell.suite,
-        row=cell.row,
-        label=cell.label,
-        model=cell.model,
-        data=cell.data,
+        **record_head(cell, planned.folder),
         data_hash="",
-        seed=cell.seed,
-        config_hash=planned.folder.name.rsplit("-", 1)[-1],
-        config=to_dict(cell),
-        environment=collect(choose_device(cell.device), cell.threads, cell.training.precision),
         status="failed",
         parameters=planned.parameters,
         macs_per_image=planned.macs_per_image,
@@ -321,7 +314,7 @@ def throughput_of(checkpoint: Path, flags: list[str]) -> list[Measurement]:
     return [Measurement(**row) for row in json.loads(result.stdout)]
 
 
-def describe(
+def plan_rows(
     plan: Plan, estimate: Callable[[PlannedCell, DataSet], float] = estimated_seconds
 ) -> list[dict[str, object]]:
     """Rows of `--dry-run`: one a cell, with counts and an estimate of training time and memory."""

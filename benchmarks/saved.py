@@ -6,11 +6,13 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from benchmarks import checkpoint
 from benchmarks.config import CellConfig, build_suite, cell_from_dict, to_dict
+from benchmarks.environment import choose_device, collect
 from benchmarks.errors import UserError
 from benchmarks.presets import RECIPE, setup_row
 from benchmarks.record import write_text_atomically
@@ -128,3 +130,18 @@ def original_cell(setup: ModelSetup) -> CellConfig:
     row = {"label": "NVAE (original)", **setup_row(setup), **RECIPE}
     table = {"data": "", "models": {"nvae": row}, "evaluation": {"batch_size": ORIGINAL_BATCH}}
     return build_suite("original", table).cells[0]
+
+
+def record_head(cell: CellConfig, folder: Path) -> dict[str, Any]:
+    """The fields of a `RunRecord` that are known before anything is run."""
+    return {
+        "suite": cell.suite,
+        "row": cell.row,
+        "label": cell.label,
+        "model": cell.model,
+        "data": cell.data,
+        "seed": cell.seed,
+        "config_hash": folder.name.rsplit("-", 1)[-1],
+        "config": to_dict(cell),
+        "environment": collect(choose_device(cell.device), cell.threads, cell.training.precision),
+    }

@@ -15,14 +15,14 @@ from benchmarks.config import Suite, build_suite, read_suite, set_path, with_ove
 from benchmarks.environment import bfloat16_by_default, choose_device, emulates_bfloat16
 from benchmarks.errors import INTERRUPTED, UserError
 from benchmarks.record import load_records, run_folders
-from benchmarks.run import Outcome, Plan, default_jobs, describe, execute, plan, prepare_folder
+from benchmarks.run import Outcome, Plan, default_jobs, plan_rows, execute, plan, prepare_folder
 from benchmarks.verbs.checkpoints import inception_fields
 from benchmarks.verbs.reports import report_of
 from models.registry import MODELS
 
 
 def suite_of(options: argparse.Namespace) -> Suite:
-    """The suite that `run`'s options describe."""
+    """The suite that `run`'s options plan_rows."""
     name, table = read_suite(options.suite)
     for assignment in options.set:
         set_path(table, assignment)
@@ -130,7 +130,7 @@ def _exit_code(outcome: Outcome) -> int:
 
 
 def _dry_run(planned: Plan, as_json: bool) -> int:
-    rows = describe(planned)
+    rows = plan_rows(planned)
     if as_json:
         print(json.dumps(rows, indent=1))
         return 0

@@ -24,6 +24,7 @@ ENVIRONMENT = Environment(
     cores=2,
     threads=1,
     precision="float32",
+    operations="cpu",
     platform="Linux",
     suite_version="0.1.0",
     commit="0123456789abcdef",
