@@ -15,7 +15,7 @@ from benchmarks.config import Suite, build_suite, read_suite, set_path, with_ove
 from benchmarks.environment import bfloat16_by_default, choose_device, emulates_bfloat16
 from benchmarks.errors import INTERRUPTED, UserError
 from benchmarks.record import load_records, run_folders
-from benchmarks.run import Outcome, Plan, default_jobs, plan_rows, execute, plan, prepare_folder
+from benchmarks.run import Outcome, Plan, default_jobs, execute, plan, plan_rows, prepare_folder
 from benchmarks.verbs.checkpoints import inception_fields
 from benchmarks.verbs.reports import report_of
 from models.registry import MODELS
