@@ -21,7 +21,7 @@ types: $(STAMP)
 	@$(RUN) -m basedpyright --pythonpath $(RUN)
 
 tests: $(STAMP)
-	@$(RUN) -m pytest
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
 
 slow: $(STAMP)
 	@$(RUN) -m pytest -m slow

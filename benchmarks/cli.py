@@ -60,6 +60,7 @@ def build_parser() -> Parser:
     convert = verb("convert", "write a checkpoint (of the original NVAE code, say) in this suite's format")
     convert.add_argument("checkpoint", help=CHECKPOINT)
     convert.add_argument("out", help="a .safetensors file, or a folder to make")
+    _add_profile(verb("profile", "what the compiler made of the kernels, and how fast they are here"))
     listing = verb("list", "what there is: models, datasets, metrics, suites")
     listing.add_argument("what", choices=["models", "datasets", "metrics", "suites"])
     listing.add_argument("--memory", action="store_true", help="models: estimate the memory of large presets as well")
@@ -91,6 +92,16 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a key of the suite")
     run.add_argument("--dry-run", action="store_true", help="print the plan with an estimate of time")
     run.add_argument("--json", action="store_true", help="print records (or the plan) as JSON in place of the table")
+
+
+def _add_profile(profile: argparse.ArgumentParser) -> None:
+    profile.add_argument("--targets", default="sm_80,sm_90,sm_100,gfx942", help="comma-separated GPUs to compile for")
+    profile.add_argument("--dtypes", default="fp32,bf16", help="comma-separated: fp32, bf16, fp16")
+    profile.add_argument("--static", action="store_true", help="read the compiled code only, time nothing")
+    profile.add_argument("--json", nargs="?", const="-", metavar="FILE", help="rows as JSON (no FILE: to stdout)")
+    profile.add_argument("--csv", metavar="FILE", help="rows as CSV")
+    profile.add_argument("--figure", metavar="FILE", default="results/local/roofline.png", help="roofline, PNG or SVG")
+    profile.add_argument("--trace", metavar="FILE", help="Chrome trace of one step of every timed operation")
 
 
 def _add_compare(compare: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ compiler, noise and mixture run in C (`native.c`); elsewhere in plain PyTorch, a
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -63,6 +64,17 @@ def per_sample(value: Tensor, like: Tensor) -> Tensor:
     return value.to(like.dtype).view(-1, *(1,) * (like.ndim - 1))
 
 
+def dtypes_of(*tensors: Tensor | None) -> tuple[torch.dtype | None, ...]:
+    """Types of tensors; None for None."""
+    return tuple(None if tensor is None else tensor.dtype for tensor in tensors)
+
+
+def typed(gradients: Sequence[Tensor | None], dtypes: Sequence[torch.dtype | None]) -> Iterator[Tensor | None]:
+    """Gradients in the types of what they belong to."""
+    pairs = zip(gradients, dtypes, strict=True)
+    return (None if one is None or dtype is None else one.to(dtype) for one, dtype in pairs)
+
+
 def refuse_second_order() -> None:
     """Raise RuntimeError where gradients of gradients are asked for (`create_graph=True`)."""
     if torch.is_grad_enabled():
@@ -105,7 +117,7 @@ class Gaussian(torch.autograd.Function):
         cost = torch.addcmul(shift.square(), ratio, ratio).sub_(1).mul_(0.5).sub_(gap)
         slopes = q.mean_slope, q.slope, *((p.mean_slope, p.slope) if p else (None, None))
         ctx.save_for_backward(step, shift, ratio, inverse, *slopes)
-        ctx.dtypes = tuple(None if one is None else one.dtype for one in (mean, log_scale, prior_mean, prior_log_scale))
+        ctx.dtypes = dtypes_of(mean, log_scale, prior_mean, prior_log_scale)
         ctx.residual = form.residual
         return z, reference.sum_per_sample(cost)
 
@@ -126,9 +138,49 @@ class Gaussian(torch.autograd.Function):
         d_log = through(d_log.addcmul_(step, g), q_slope)
         if ctx.residual and prior[0] is not None and prior[1] is not None:
             prior = prior[0].add_(d_mean), prior[1].add_(d_log)
-        gradients = (d_mean, d_log, *prior)
-        typed = (None if one is None else one.to(dtype) for one, dtype in zip(gradients, ctx.dtypes, strict=True))
-        return *typed, None, None
+        return *typed((d_mean, d_log, *prior), ctx.dtypes), None, None
+
+
+class NativeGaussian(torch.autograd.Function):
+    """z and KL of a diagonal Gaussian through the C kernels; keeps the parameters and the noise."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        mean: Tensor,
+        log_scale: Tensor,
+        prior_mean: Tensor | None,
+        prior_log_scale: Tensor | None,
+        noise: Tensor | None,
+        key: tuple[int, int, int],
+        form: GaussianForm,
+    ) -> tuple[Tensor, Tensor]:
+        """Draw; `key` is (seed, group, first sample)."""
+        posterior, lib = native.parameters(mean, log_scale), native.library()
+        prior = None
+        if prior_mean is not None and prior_log_scale is not None:
+            prior = native.parameters(prior_mean, prior_log_scale)
+        assert lib is not None
+        z, kl, eps = native.gaussian(lib, posterior, prior, form, noise, key)
+        ctx.save_for_backward(eps, *posterior, *(prior or ()))
+        ctx.form, ctx.dtypes = form, dtypes_of(mean, log_scale, prior_mean, prior_log_scale)
+        return z.to(mean.dtype), kl
+
+    @staticmethod
+    def backward(ctx: Any, grad_z: Tensor, grad_kl: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Gradients of the raw values."""
+        refuse_second_order()
+        eps, mean, log_scale, *prior_pair = ctx.saved_tensors
+        posterior = native.Parameters(mean, log_scale)
+        prior, lib = native.Parameters(*prior_pair) if prior_pair else None, native.library()
+        assert lib is not None
+        gradients = native.gaussian_backward(lib, posterior, prior, ctx.form, eps, grad_z, grad_kl)
+        return *typed((*gradients, None, None)[:4], ctx.dtypes), None, None, None
+
+
+def runs_in_c(values: Tensor) -> bool:
+    """Whether the C kernels are there and take these values: on the CPU, computed in float32."""
+    return values.device.type == "cpu" and values.dtype != torch.float64 and native.library() is not None
 
 
 def draw_noise(
@@ -156,13 +208,14 @@ def gaussian_sample_kl(
 ) -> GaussianDraw:
     """A draw from the posterior with its KL; see `kernels.ops.GaussianSampleKL`. A log ratio takes the reference."""
     check_gaussian(mean, log_scale, prior_mean, prior_log_scale, noise)
-    eps = draw_noise(noise, seed, group, mean.shape, first_sample, wide(mean.dtype))
+    parameters, dtype = (mean, log_scale, prior_mean, prior_log_scale), wide(mean.dtype)
+    if not log_ratio and runs_in_c(mean):
+        z, kl = NativeGaussian.apply(*parameters, noise, (int(seed), group, first_sample), form)
+        return GaussianDraw(z, kl, None)
+    eps = draw_noise(noise, seed, group, mean.shape, first_sample, dtype)
     if log_ratio:
-        pair = prior_mean, prior_log_scale
-        return reference.gaussian_sample_kl(
-            mean, log_scale, *pair, seed=seed, group=group, form=form, noise=eps, log_ratio=True
-        )
-    z, kl = Gaussian.apply(mean, log_scale, prior_mean, prior_log_scale, eps, form)
+        return reference.gaussian_sample_kl(*parameters, seed=seed, group=group, form=form, noise=eps, log_ratio=True)
+    z, kl = Gaussian.apply(*parameters, eps, form)
     return GaussianDraw(z, kl, None)
 
 
@@ -251,7 +304,7 @@ class Mixture(torch.autograd.Function):
         dtype, lib = wide(parameters.dtype), native.library()
         values = parameters.to(dtype)
         gradient = values.new_empty(values.shape) if differentiate else None
-        if lib is not None and dtype == torch.float32 and values.device.type == "cpu":
+        if lib is not None and runs_in_c(parameters):
             log_prob = native.mixture(lib, values.contiguous(), x.float().contiguous(), bits, gradient).to(dtype)
         else:
             log_prob = mixture_by_chunks(values, x, bits, gradient)

@@ -29,6 +29,8 @@ LATENTS_PER_THREAD = 16
 BLOCKS = (2048, 1024, 512, 256, 128)
 USEFUL_SHARE = 0.8
 """The largest block is taken whose lanes are used to at least this share."""
+SMALLEST_EXACT = 512
+"""Smaller blocks give a thread too few latents to be worth the masks they save."""
 MIXTURE_BLOCK = 512
 """Pixels of one program of the logistic mixture."""
 MAX_BLOCKS = 65535
@@ -124,10 +126,11 @@ def choose_layout(fields: Iterable[Strides], extent: Extent) -> Layout:
 
 
 def choose_block(size: int, smallest: int) -> int:
-    """Latents of one program: the largest block that is well used, else the best used one."""
+    """Latents of one program: the largest block that divides the size, else that is well used, else the best used."""
     share = {block: size / (-(-size // block) * block) for block in BLOCKS if block >= smallest}
+    exact = [block for block in share if share[block] == 1 and block >= SMALLEST_EXACT]
     well_used = [block for block in share if share[block] >= USEFUL_SHARE]
-    return well_used[0] if well_used else max(share, key=lambda block: share[block])
+    return (exact or well_used or [max(share, key=lambda block: share[block])])[0]
 
 
 def used_strides(strides: Strides, layout: Layout) -> Strides:

@@ -1,5 +1,6 @@
-/* CPU kernels in C: the keyed noise, the Gaussian draw with its KL, and the logistic mixture. Written so that a compiler turns every inner loop into vector instructions; no branches, no libm calls.
- * Built and loaded by native.py; kernels/philox.py and kernels/reference.py say what is computed. */
+/* CPU kernels in C: the keyed noise, the Gaussian draw with its KL, and the logistic mixture. Written so that a compiler
+ * turns every inner loop into vector instructions: no branches, no calls. Built and loaded by native.py;
+ * kernels/philox.py and kernels/reference.py say what is computed. */
 
 #include <stdint.h>
 #include <stdlib.h>

@@ -14,6 +14,7 @@ MODULES = {
     "evaluate": "checkpoints",
     "sample": "checkpoints",
     "convert": "checkpoints",
+    "profile": "profile",
     "list": "info",
     "env": "info",
 }

@@ -55,6 +55,8 @@ def fails(capsys, *arguments):
         (["compare", "vae", "nvae", "--out", "absent"], "absent"),
         (["list", "modles"], "models"),
         (["env", "--device", "gpu"], "auto, cpu or cuda"),
+        (["profile", "--targets", "sm_9"], "did you mean 'sm_90'"),
+        (["profile", "--dtypes", "fp31"], "did you mean 'fp32'"),
     ],
 )
 def test_bad_input_is_one_line(arguments, hint, capsys, tmp_path, monkeypatch):

@@ -131,7 +131,7 @@ SIZES += [(size, torch.bfloat16) for size in (1, 7, 8, 9, 257, 2047, 2049)]
 EVERY_SIZE = [
     pytest.param(size, dtype, marks=pytest.mark.slow)
     for size in (2, 6, 10, 31, 63, 255, 256, 511, 513, 1023, 1024, 1025, 2048, 4097, 6147)
-    for dtype in (torch.float32, torch.bfloat16, torch.float16)
+    for dtype in (torch.float32, torch.bfloat16)
 ]
 
 

@@ -112,6 +112,37 @@ def test_prior_expanded_over_the_batch():
     assert max(error(a, b) for a, b in zip(*results, strict=True)) < TOLERANCE[torch.float64]
 
 
+@pytest.mark.parametrize("shape", [(0, 3, 2, 2), (2, 0), (0, 5)])
+def test_empty_batches_and_groups(shape, backend):
+    empty = torch.zeros(shape, requires_grad=True)
+    draw = CPU.gaussian_sample_kl(empty, empty, None, None, seed=SEED, group=0)
+    (gradient,) = torch.autograd.grad(draw.z.sum() + draw.kl.sum(), empty)
+    assert draw.z.shape == gradient.shape == shape
+    assert torch.equal(draw.kl, torch.zeros(shape[0]))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+def test_halves_of_a_convolution_output_in_any_format(memory_format, backend):
+    posterior = random(2, 8, 4, 4, seed=0).float()
+    formatted = posterior.contiguous(memory_format=memory_format)
+    ours, theirs = (
+        draw_step(CPU, formatted, None, PLAIN, torch.float32),
+        draw_step(REFERENCE, posterior, None, PLAIN, torch.double),
+    )
+    assert max(error(a, b) for a, b in zip(ours, theirs, strict=True)) < TOLERANCE[torch.float32]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("form", [PLAIN, RESIDUAL], ids=["plain", "residual"])
+@pytest.mark.parametrize("which", range(4))
+def test_bad_inputs_spoil_their_sample_alone(bad, form, which, backend):
+    tensors = [random(2, 300, seed=seed).float() for seed in range(4)]
+    tensors[which][0, 2] = bad
+    ours, theirs = (ops.gaussian_sample_kl(*tensors, seed=SEED, group=0, form=form) for ops in (CPU, REFERENCE))
+    assert torch.equal(ours.z.isnan(), theirs.z.isnan())
+    assert torch.equal(ours.kl.isfinite(), theirs.kl.isfinite())
+
+
 def mixture_problem(colours, components, bits, height=6, width=7):
     parameters = 1.5 * random(5, (10 if colours == 3 else 3) * components, height, width, seed=bits) - 0.5
     levels = torch.randint(0, 2**bits, (5, colours, height, width), generator=torch.Generator().manual_seed(1))

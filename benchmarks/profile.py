@@ -1,0 +1,226 @@
+"""The verb `profile`: how good the kernels are, on machines with and without a GPU.
+
+The static part compiles every kernel ahead of time for a list of GPUs and needs none; the timed part runs on this
+machine's GPU if there is one, and on its CPU.
+"""
+
+from __future__ import annotations
+
+import csv as csv_module
+import dataclasses
+import io
+import json as json_module
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.errors import unknown
+from benchmarks.kernel_timing import Timing, problems, time_operations, write_trace
+from benchmarks.record import write_text_atomically
+from kernels.disassembly import ToolsMissing
+from kernels.fused import best_for
+from kernels.static_profile import (
+    DTYPES,
+    KERNELS,
+    KNOWN_TARGETS,
+    TARGETS,
+    StaticProfile,
+    coverage,
+    gpus,
+    static_profiles,
+)
+
+GROUP_SIZES = (64, 320, 1280, 5120)
+"""Latents of a group and sample: a vector, and NVAE's groups."""
+COLUMNS = {
+    "static": (
+        ("kernel", "kernel"),
+        ("direction", "direction"),
+        ("dtype", "dtype"),
+        ("target", "target"),
+        ("instructions_per_element", "instr/element"),
+        ("instructions_per_component", "instr/component"),
+        ("special_functions_per_element", "special/element"),
+        ("registers", "registers"),
+        ("spills", "spills"),
+        ("local_memory_bytes", "local B"),
+        ("shared_memory_bytes", "shared B"),
+        ("barriers", "barriers"),
+        ("load_bits", "load bits"),
+        ("store_bits", "store bits"),
+        ("bytes_per_element", "bytes"),
+        ("bytes_floor", "floor"),
+        ("bytes_eager", "eager"),
+    ),
+    "coverage": (
+        ("latents", "latents a sample"),
+        ("dtype", "dtype"),
+        ("block", "block"),
+        ("programs_per_sample", "programs a sample"),
+        ("useful_lanes", "useful lanes"),
+        ("launches_forward", "launches forward"),
+        ("launches_backward", "launches backward"),
+    ),
+    "timed": (
+        ("kernel", "kernel"),
+        ("shape", "shape"),
+        ("dtype", "dtype"),
+        ("ops", "operations"),
+        ("p20_us", "p20 us"),
+        ("p50_us", "p50 us"),
+        ("p80_us", "p80 us"),
+        ("gb_per_s", "GB/s"),
+        ("copy_share", "share of copy"),
+        ("speedup_over_eager", "over eager"),
+        ("speedup_over_compile", "over torch.compile"),
+        ("launches", "launches"),
+        ("note", "note"),
+    ),
+}
+
+
+def profile(
+    targets: Sequence[str] = TARGETS,
+    dtypes: Sequence[str] = ("fp32", "bf16"),
+    json: Path | None = None,
+    csv: Path | None = None,
+    figure: Path | None = None,
+    trace: Path | None = None,
+    timed: bool = True,
+) -> list[dict[str, Any]]:
+    """Rows of the profile, printed as tables on the way; progress and what is missing go to stderr.
+
+    Args:
+        targets: GPUs of the static part, "sm_90" or "gfx942".
+        dtypes: "fp32", "bf16", "fp16".
+        json: file for the rows.
+        csv: likewise, nested values as JSON.
+        figure: PNG or SVG file for the roofline.
+        trace: file for a Chrome trace of one step of every timed operation.
+        timed: run the timed part as well.
+
+    Raises:
+        UserError: an unknown target or type.
+    """
+    check_names(targets, dtypes)
+    static = static_part(targets, dtypes)
+    print_table("static", [row.as_dict() for row in static])
+    print_estimates(static)
+    covered = [dataclasses.asdict(coverage(size, dtype)) for size in GROUP_SIZES for dtype in dtypes] if static else []
+    print_table("coverage", covered)
+    timings = timed_part(trace) if timed else []
+    print_table("timed", [row.as_dict() for row in timings])
+    rows = [{"part": "static", **row.as_dict()} for row in static]
+    rows += [{"part": "coverage", **row} for row in covered]
+    rows += [{"part": "timed", **row.as_dict()} for row in timings]
+    if json is not None:
+        write_text_atomically(json, json_module.dumps(rows, indent=1) + "\n")
+    if csv is not None:
+        write_text_atomically(csv, csv_text(rows))
+    if figure is not None and static:
+        draw(static, figure)
+    return rows
+
+
+def check_names(targets: Sequence[str], dtypes: Sequence[str]) -> None:
+    """Raise UserError for a target or type that does not exist."""
+    for target in targets:
+        if target not in KNOWN_TARGETS:
+            raise unknown("target", target, KNOWN_TARGETS)
+    for dtype in dtypes:
+        if dtype not in DTYPES:
+            raise unknown("dtype", dtype, DTYPES)
+
+
+def static_part(targets: Sequence[str], dtypes: Sequence[str]) -> list[StaticProfile]:
+    """Static profiles, as many as the installed tools allow."""
+    rows: list[StaticProfile] = []
+    total = 2 * len(targets) * len(dtypes) * len(KERNELS)
+    try:
+        for row in static_profiles(targets, dtypes):
+            rows.append(row)
+            print(f"\rcompiled {len(rows)} of {total}", end="", file=sys.stderr, flush=True)
+    except ToolsMissing as missing:
+        print(f"static profile: {missing}", file=sys.stderr)
+    else:
+        print(file=sys.stderr)
+    return rows
+
+
+def timed_part(trace: Path | None) -> list[Timing]:
+    """Timings on this machine's GPU, if it has one, and on its CPU."""
+    devices = [torch.device("cuda")] if torch.cuda.is_available() else []
+    if not devices:
+        print("no GPU here: its part is estimated above, not measured", file=sys.stderr)
+    rows = []
+    devices.append(torch.device("cpu"))
+    for device in devices:
+        ops = best_for(device)
+        dtypes = (torch.float32, torch.bfloat16) if device.type == "cuda" else (torch.float32,)
+        for row in time_operations(ops, device, dtypes):
+            rows.append(row)
+            print(f"timed {row.kernel} {row.shape} on {device.type}", file=sys.stderr)
+    if trace is not None:
+        device = devices[0]
+        ops, traced = best_for(device), list(problems(device, (torch.float32,)))
+        write_trace(lambda: [problem.step(ops) for problem in traced], trace)
+    return rows
+
+
+def cell(value: Any) -> str:
+    """A value of a table."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "x".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
+def print_table(part: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Print rows as a markdown table."""
+    if not rows:
+        return
+    columns = COLUMNS[part]
+    lines = [[head for _, head in columns], *([cell(row[key]) for key, _ in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    padded = [f"| {' | '.join(t.ljust(width) for t, width in zip(line, widths, strict=True))} |" for line in lines]
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    print("\n".join(["", padded[0], rule, *padded[1:]]))
+
+
+def print_estimates(rows: Sequence[StaticProfile]) -> None:
+    """Print the estimated times of a million elements for each GPU."""
+    lines = [
+        f"| {row.kernel} | {row.direction} | {row.dtype} | {gpu} | {us['memory']:.2f} | {us['issue']:.2f} "
+        f"| {us['special']:.2f} | {row.bound[gpu]} |"
+        for row in rows
+        for gpu, us in row.estimate_us_per_million.items()
+    ]
+    if lines:
+        print("\nEstimates from datasheet peaks (kernels/gpus.csv), microseconds per million elements; not measured.")
+        print("| kernel | direction | dtype | GPU | memory | issue | special functions | bound |")
+        print("|---|---|---|---|---|---|---|---|")
+        print("\n".join(lines))
+
+
+def csv_text(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows as CSV; nested values as JSON."""
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    buffer = io.StringIO()
+    writer = csv_module.DictWriter(buffer, names, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        nested = (dict, list, tuple)
+        writer.writerow({k: json_module.dumps(v) if isinstance(v, nested) else v for k, v in row.items()})
+    return buffer.getvalue()
+
+
+def draw(rows: Sequence[StaticProfile], path: Path) -> None:
+    """Write the roofline figure."""
+    from benchmarks.report.figures import save
+    from benchmarks.roofline import roofline
+
+    save(roofline(rows, gpus()), path)

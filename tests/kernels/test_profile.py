@@ -1,0 +1,107 @@
+"""The profile verb: rows, files and messages, with and without the tools."""
+
+import csv
+import json
+
+import pytest
+import torch
+
+from benchmarks import kernel_timing
+from benchmarks import profile as verb
+from benchmarks.errors import UserError
+from benchmarks.kernel_timing import EAGER, gaussian_problem, mixture_problem, time_problem
+from kernels.cpu import CPU
+from kernels.disassembly import ToolsMissing
+from kernels.ops import PLAIN
+from kernels.static_profile import KERNELS
+
+CPU_DEVICE = torch.device("cpu")
+STATIC_KEYS = {
+    "kernel",
+    "direction",
+    "dtype",
+    "target",
+    "registers",
+    "spills",
+    "local_memory_bytes",
+    "shared_memory_bytes",
+    "barriers",
+    "load_bits",
+    "store_bits",
+    "instructions_per_element",
+    "special_functions_per_element",
+    "bytes_per_element",
+    "bytes_floor",
+    "bytes_eager",
+    "estimate_us_per_million",
+    "bound",
+}
+
+
+@pytest.fixture
+def one_kernel(monkeypatch):
+    pytest.importorskip("triton")
+    profiles = verb.static_profiles
+    monkeypatch.setattr(verb, "static_profiles", lambda targets, dtypes: profiles(targets, dtypes, KERNELS[:1]))
+
+
+@pytest.fixture
+def one_problem(monkeypatch):
+    problem = gaussian_problem(KERNELS[0].name, PLAIN, False, (4, 8), torch.float32, CPU_DEVICE)
+    monkeypatch.setattr(kernel_timing, "problems", lambda device, dtypes: [problem])
+    monkeypatch.setattr(verb, "problems", lambda device, dtypes: [problem])
+    monkeypatch.setitem(kernel_timing.COPY_BYTES, "cpu", 1 << 16)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+
+def test_rows_go_to_table_and_files(one_kernel, one_problem, tmp_path, capsys):
+    files = {name: tmp_path / f"profile.{name}" for name in ("json", "csv")}
+    figure, trace = tmp_path / "roofline.svg", tmp_path / "trace.json"
+    rows = verb.profile(["sm_90"], ["fp32"], **files, figure=figure, trace=trace)
+    assert [row["part"] for row in rows] == ["static"] * 2 + ["coverage"] * 4 + ["timed"]
+    assert set(rows[0]) >= STATIC_KEYS
+    assert json.loads(files["json"].read_text())[0]["bound"] == rows[0]["bound"]
+    with files["csv"].open(newline="") as file:
+        assert [row["part"] for row in csv.DictReader(file)] == [row["part"] for row in rows]
+    assert "<svg" in figure.read_text()
+    assert json.loads(trace.read_text())["traceEvents"]
+    printed = capsys.readouterr()
+    assert "| gaussian, standard-normal prior | forward" in printed.out
+    assert "not measured" in printed.out
+    assert "no GPU here" in printed.err
+
+
+def test_without_the_tools_it_says_what_is_missing(monkeypatch, one_problem, capsys):
+    def missing(*_):
+        raise ToolsMissing("nvdisasm is missing: it comes in Triton's Linux wheel")
+        yield
+
+    monkeypatch.setattr(verb, "static_profiles", missing)
+    rows = verb.profile(["sm_90"], ["fp32"])
+    assert [row["part"] for row in rows] == ["timed"]
+    assert "nvdisasm is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("targets", "dtypes", "message"),
+    [(["h100"], ["fp32"], "unknown target 'h100'"), (["sm_90"], ["fp23"], "did you mean")],
+)
+def test_unknown_names_are_one_line(targets, dtypes, message):
+    with pytest.raises(UserError, match=message):
+        verb.profile(targets, dtypes)
+
+
+def test_a_wrong_operation_is_not_timed():
+    problem = gaussian_problem("gaussian", PLAIN, False, (4, 8), torch.float32, CPU_DEVICE)
+    row = time_problem(problem, EAGER, CPU_DEVICE, bandwidth=1.0)  # other noise than the keyed one
+    assert row.p50_us is None
+    assert row.note.startswith("not timed: error")
+
+
+def test_timed_rows_are_consistent():
+    problem = mixture_problem((2, 3, 8, 8), torch.float32, CPU_DEVICE)
+    row = time_problem(problem, CPU, CPU_DEVICE, bandwidth=10.0)
+    assert row.p20_us <= row.p50_us <= row.p80_us
+    assert row.gb_per_s == pytest.approx(problem.floor / row.p50_us / 1e3)
+    assert row.copy_share == pytest.approx(row.gb_per_s / 10)
+    assert row.launches is None
