@@ -20,7 +20,7 @@ from benchmarks.metrics.sample_quality import (
     NO_EXTRACTOR,
     SAMPLE_METRICS,
     fid_floor,
-    reconstruction_fid,
+    reconstruction_quality,
     sample_metrics,
 )
 from benchmarks.metrics.uncertainty import per_image
@@ -165,7 +165,7 @@ def quality_metrics(
     cache = cache_folder("features")
     train = to_uint8(to_unit(data.train, cell.bits))
     rows = [
-        reconstruction_fid(reconstructions, originals, extractor, cache),
+        *reconstruction_quality(reconstructions, originals, extractor, cache),
         fid_floor(train, originals, extractor, cache),
     ]
     if samples is None:

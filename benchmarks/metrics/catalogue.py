@@ -8,6 +8,8 @@ from typing import Any
 from benchmarks.errors import unknown
 from benchmarks.record import Measurement
 
+COLLAPSED_RATE = 0.01  # nats per image: mean rate below which a whole latent group is called collapsed
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -32,13 +34,22 @@ METRICS: dict[str, Metric] = {
     "psnr": Metric("dB", True, "peak signal-to-noise ratio of the reconstruction, mean over images"),
     "sample_fid": Metric("", False, "Frechet distance of features: samples against the test split"),
     "reconstruction_fid": Metric("", False, "Frechet distance of features: reconstructions against their originals"),
+    "reconstruction_kid": Metric(
+        "", False, "kernel distance of features (unbiased, cubic kernel): reconstructions against their originals"
+    ),
+    "reconstruction_precision": Metric(
+        "", True, "share of reconstructions inside their originals' manifold of features (3 neighbours)"
+    ),
+    "reconstruction_recall": Metric(
+        "", True, "share of originals inside their reconstructions' manifold of features (3 neighbours)"
+    ),
     "fid_floor": Metric("", False, "Frechet distance of features: as many training images against the test split"),
     "kid": Metric("", False, "kernel distance of features (unbiased, cubic kernel): samples against the test split"),
     "precision": Metric("", True, "share of samples inside the test split's manifold of features (3 neighbours)"),
     "recall": Metric("", True, "share of test images inside the samples' manifold of features (3 neighbours)"),
     "inception_score": Metric("", True, "exp of the mean KL of class predictions to their mean, over samples"),
     "active_units": Metric("units", None, "latent units that carry information about the image"),
-    "collapsed_groups": Metric("groups", False, "latent groups with a mean rate below 0.01 nats"),
+    "collapsed_groups": Metric("groups", False, f"latent groups with a mean rate below {COLLAPSED_RATE} nats"),
 }
 
 

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from benchmarks.metrics.catalogue import measurement
+from benchmarks.metrics.catalogue import COLLAPSED_RATE, measurement
 from benchmarks.record import LatentGroupInfo, Measurement
 from models.output import LatentGroup
 
 ACTIVE_VARIANCE = 0.01  # Var_x(E[z given x]) of an active unit: Burda et al. 2015, section 5
 ACTIVE_RATE = 0.01  # nats: mean rate of an active unit of a later group
-COLLAPSED_RATE = 0.01  # nats: mean rate below which a whole group is called collapsed
 
 
 class LatentUsage:

@@ -15,8 +15,15 @@ from benchmarks.metrics.features import Extractor, Features, Images, cached_feat
 from benchmarks.metrics.frechet import FeatureStatistics, frechet_distance
 from benchmarks.record import Measurement
 
-SAMPLE_METRICS = ("sample_fid", "kid", "precision", "recall", "inception_score")
-FEATURE_METRICS = (*SAMPLE_METRICS, "reconstruction_fid", "fid_floor")
+COMPARED = ("sample_fid", "kid", "precision", "recall")
+SAMPLE_METRICS = (*COMPARED, "inception_score")
+RECONSTRUCTION_METRICS = (
+    "reconstruction_fid",
+    "reconstruction_kid",
+    "reconstruction_precision",
+    "reconstruction_recall",
+)
+FEATURE_METRICS = (*SAMPLE_METRICS, *RECONSTRUCTION_METRICS, "fid_floor")
 SMALL_N = 2000
 FEWEST = 10  # parts of the inception score, and more than the neighbours of precision and recall
 NO_EXTRACTOR = "no extractor for this data; needs --inception-weights PATH"
@@ -25,14 +32,6 @@ NO_EXTRACTOR = "no extractor for this data; needs --inception-weights PATH"
 def sample_fid(samples: Images, reference: Images, extractor: Extractor, cache: Path | None = None) -> Measurement:
     """Frechet distance of `samples` to `reference` (the test split), whose features are cached in `cache`."""
     return _distance("sample_fid", extractor.features(samples), cached_features(reference, extractor, cache), extractor)
-
-
-def reconstruction_fid(
-    reconstructions: Images, originals: Images, extractor: Extractor, cache: Path | None = None
-) -> Measurement:
-    """Frechet distance of reconstructions to the very images they reconstruct: its floor is 0."""
-    features, reference = extractor.features(reconstructions), cached_features(originals, extractor, cache)
-    return _distance("reconstruction_fid", features, reference, extractor, pairing="with their own originals")
 
 
 def fid_floor(train: Images, reference: Images, extractor: Extractor, cache: Path | None = None) -> Measurement:
@@ -51,21 +50,43 @@ def sample_metrics(
     Raises:
         UserError: fewer than 10 images on either side.
     """
-    if min(len(samples), len(reference)) < FEWEST:
-        raise UserError(
-            f"expected at least {FEWEST} images, got {len(samples)} samples and {len(reference)} references"
-        )
+    _require_enough(samples, reference, "samples")
     features, real = extractor.features(samples), cached_features(reference, extractor, cache)
-    theirs = fidelity.scores(features.values, real.values)
-    details = _details(features, real, extractor)
-    common = {"n": len(samples), "note": _note(features, real)}
+    return [*_compared(COMPARED, features, real, extractor), _inception_score(features, real, extractor)]
+
+
+def reconstruction_quality(
+    reconstructions: Images, originals: Images, extractor: Extractor, cache: Path | None = None
+) -> list[Measurement]:
+    """What `sample_metrics` says of samples, of reconstructions against their originals, under names of its own.
+
+    Raises:
+        UserError: fewer than 10 images.
+    """
+    _require_enough(reconstructions, originals, "reconstructions")
+    features, real = extractor.features(reconstructions), cached_features(originals, extractor, cache)
+    return _compared(RECONSTRUCTION_METRICS, features, real, extractor, pairing="with their own originals")
+
+
+def _require_enough(images: Images, reference: Images, kind: str) -> None:
+    if min(len(images), len(reference)) < FEWEST:
+        raise UserError(f"expected at least {FEWEST} images, got {len(images)} {kind} and {len(reference)} references")
+
+
+def _compared(
+    names: tuple[str, str, str, str], features: Features, reference: Features, extractor: Extractor, **more: Any
+) -> list[Measurement]:
+    """Frechet distance, kernel distance, precision and recall as the metrics `names`; `more` goes to the details."""
+    theirs = fidelity.scores(features.values, reference.values)
+    fid, kid, precision, recall = names
+    details = _details(features, reference, extractor) | more
     neighbours = details | {"neighbours": fidelity.NEIGHBOURS}
+    common = {"n": len(features.values), "note": _note(features, reference)}
     return [
-        _distance("sample_fid", features, real, extractor, torch_fidelity_value=theirs.fid),
-        _kid(theirs, common, details),
-        measurement("precision", theirs.precision, details=neighbours, **common),
-        measurement("recall", theirs.recall, details=neighbours, **common),
-        _inception_score(features, common, details),
+        _distance(fid, features, reference, extractor, torch_fidelity_value=theirs.fid, **more),
+        _kid(kid, theirs, common, details),
+        measurement(precision, theirs.precision, details=neighbours, **common),
+        measurement(recall, theirs.recall, details=neighbours, **common),
     ]
 
 
@@ -85,20 +106,21 @@ def _distance(
     return measurement(metric, ours, n=len(features.values), note=_note(features, reference), details=details)
 
 
-def _kid(theirs: fidelity.Scores, common: dict[str, Any], details: dict[str, Any]) -> Measurement:
+def _kid(metric: str, theirs: fidelity.Scores, common: dict[str, Any], details: dict[str, Any]) -> Measurement:
     subsets = {"subset": theirs.kid_subset, "subsets": fidelity.KID_SUBSETS}
     low, high = theirs.kid - theirs.kid_std, theirs.kid + theirs.kid_std
     spread = {"low": low, "high": high, "spread_kind": "std over subsets"}
-    return measurement("kid", theirs.kid, details=details | subsets, **spread, **common)
+    return measurement(metric, theirs.kid, details=details | subsets, **spread, **common)
 
 
-def _inception_score(features: Features, common: dict[str, Any], details: dict[str, Any]) -> Measurement:
+def _inception_score(features: Features, reference: Features, extractor: Extractor) -> Measurement:
     if features.logits is None:
         return dash("inception_score", "the extractor has no classes")
     mean, std = fidelity.inception_score(features.logits)
     spread = {"low": mean - std, "high": mean + std, "spread_kind": "std over subsets"}
-    parts = details | {"classes": features.logits.shape[1], "splits": fidelity.SCORE_SPLITS}
-    return measurement("inception_score", mean, details=parts, **spread, **common)
+    parts = {"classes": features.logits.shape[1], "splits": fidelity.SCORE_SPLITS}
+    details, note = _details(features, reference, extractor) | parts, _note(features, reference)
+    return measurement("inception_score", mean, n=len(features.values), note=note, details=details, **spread)
 
 
 def _details(features: Features, reference: Features, extractor: Extractor) -> dict[str, Any]:
@@ -111,6 +133,7 @@ def _details(features: Features, reference: Features, extractor: Extractor) -> d
         "rounding": "clamped to [0, 1], times 255, nearest 8-bit level",
         "n": len(features.values),
         "n_reference": len(reference.values),
+        "reference_split": "test",
         "dims": extractor.dims,
     }
 

@@ -58,8 +58,13 @@ def over_seeds(values: ArrayLike) -> MeanStd:
 
 
 def per_image(metric: str, values: ArrayLike, seed: int, **fields: Any) -> Measurement:
-    """Mean of per-image `values` (N,) with its bootstrap 95% interval; `fields` are those of `Measurement`."""
+    """Mean of per-image `values` (N,) with its bootstrap 95% interval; `fields` are those of `Measurement`.
+
+    The details also hold the mean's standard error over images, std / sqrt(N).
+    """
     array = np.asarray(values, dtype=np.float64)
     low, high = bootstrap_interval(array, seed)
+    error = float(array.std(ddof=1)) / len(array) ** 0.5
+    fields["details"] = fields.get("details", {}) | {"standard_error": error}
     mean = float(array.mean())
     return measurement(metric, mean, n=len(array), low=low, high=high, spread_kind="bootstrap 95%", **fields)

@@ -1,10 +1,14 @@
-"""Charts: training curves, rate of each latent group, quality against speed. A row has one colour in all of them."""
+"""Charts: training curves, rate of each latent group, quality against speed, rate against distortion.
+
+A row has one look in the first three; in the last, a line is a model.
+"""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,16 +16,28 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from benchmarks.metrics.catalogue import COLLAPSED_RATE
 from benchmarks.record import Curve, Measurement
 from benchmarks.report.columns import QUALITY, Column, columns_of
 from benchmarks.report.figures import new_figure
-from benchmarks.report.notes import COLLAPSED_RATE
 from benchmarks.report.rows import Row, under_one_ruler
 
 # Okabe and Ito's palette (2008), distinguishable with every common kind of colour blindness; yellow left out.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X")
+LineStyle = Literal["-", "--", ":", "-."]
+LINES: tuple[LineStyle, ...] = ("-", "--", ":", "-.")  # the next one for every turn through the colours
+LEGEND_COLUMNS = 5
 GRID_STYLE = {"color": "#DDDDDD", "linewidth": 0.6}
+EQUAL_ELBO = {"color": "#BBBBBB", "linewidth": 0.7, "linestyle": "--", "zorder": 0.5}
+WHITE = {"facecolor": "white", "lw": 0, "pad": 0.5}
+EQUAL_TEXT = {
+    "color": "#888888",
+    "fontsize": 7,
+    "va": "center",
+    "bbox": WHITE,
+    "zorder": 0.6,
+}  # below the models' lines
 SKIPPED_SHARE = 0.05  # of the training, at its start, that does not set the range of a curve's axis
 CROWDED = 8  # latent groups beyond which the texts of bars are turned
 PAIRS = (
@@ -33,10 +49,11 @@ PAIRS = (
 
 @dataclass(frozen=True)
 class Look:
-    """Colour and marker of one row."""
+    """Colour, marker and line style of one row."""
 
     colour: str
     marker: str
+    line: LineStyle
 
 
 @dataclass(frozen=True)
@@ -47,9 +64,24 @@ class Ruler:
     has_latents: bool
 
 
+@dataclass(frozen=True)
+class TradePoint:
+    """Rate and distortion of one row, trained under `beta`."""
+
+    beta: float
+    rate: Measurement
+    distortion: Measurement
+
+
 def looks(rows: Sequence[Row]) -> dict[str, Look]:
-    """The look of each row, by label."""
-    return {row.label: Look(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, row in enumerate(rows)}
+    """The look of each row, by label; different for up to 28 rows."""
+    return {row.label: _look(index) for index, row in enumerate(rows)}
+
+
+def _look(index: int) -> Look:
+    """The look of the row at that place."""
+    turn, colour = divmod(index, len(COLOURS))
+    return Look(COLOURS[colour], MARKERS[(colour + turn) % len(MARKERS)], LINES[turn % len(LINES)])
 
 
 def training_curves(rows: Sequence[Row]) -> Figure | None:
@@ -107,6 +139,66 @@ def quality_against_speed(rows: Sequence[Row]) -> Figure | None:
     return figure
 
 
+def rate_distortion(rows: Sequence[Row]) -> Figure | None:
+    """Distortion against rate, a line a model over beta, with lines of equal ELBO; None without such a line.
+
+    A model has a line where at least two of its rows differ in beta and have both values. ELBO = -(rate + distortion),
+    so that its lines fall with slope -1: the nearer to the origin, the better (Alemi et al. 2018).
+    """
+    lines = _trade_lines(under_one_ruler(list(rows)))
+    if not lines:
+        return None
+    figure = new_figure(5.6, 4.4)
+    axis = figure.subplots()
+    for index, (model, points) in enumerate(lines.items()):
+        _draw_trade(axis, model, points, _look(index))
+    _draw_equal_elbo(axis)
+    _dress(axis, "Rate (nats/image)", "Distortion (nats/image)")
+    handles, names = axis.get_legend_handles_labels()
+    names = [f"{name} (numbers: beta)" for name in names]
+    figure.legend(handles, names, loc="outside upper center", ncols=len(lines), frameon=False, fontsize=9)
+    return figure
+
+
+def _trade_lines(rows: Sequence[Row]) -> dict[str, list[TradePoint]]:
+    """The points of every model that was trained under several beta, in the order of beta."""
+    found: dict[str, list[TradePoint]] = {}
+    for row in rows:
+        rate, distortion = row.first("rate"), row.first("distortion")
+        if row.beta is not None and rate and distortion and None not in (rate.value, distortion.value):
+            found.setdefault(row.records[0].model, []).append(TradePoint(row.beta, rate, distortion))
+    return {
+        model: sorted(points, key=lambda p: p.beta)
+        for model, points in found.items()
+        if len({p.beta for p in points}) > 1
+    }
+
+
+def _draw_trade(axis: Axes, model: str, points: Sequence[TradePoint], look: Look) -> None:
+    """One model's line with its intervals and the beta of every point."""
+    across, up = [p.rate.value or 0.0 for p in points], [p.distortion.value or 0.0 for p in points]
+    axis.plot(across, up, color=look.colour, linewidth=1.4, label=model)
+    for point, x, y in zip(points, across, up, strict=True):
+        _draw_point(axis, look, point.rate, point.distortion)
+        axis.annotate(f"{point.beta:g}", (x, y), xytext=(6, 5), textcoords="offset points", fontsize=8)
+
+
+def _draw_equal_elbo(axis: Axes) -> None:
+    """Grey lines rate + distortion = -ELBO through the drawn range, with the ELBO at their upper ends."""
+    axis.margins(0.12)
+    (left, right), (bottom, top) = axis.get_xlim(), axis.get_ylim()
+    for total in MaxNLocator(10, steps=[1, 2, 2.5, 5, 10]).tick_values(left + bottom, right + top):
+        start, end = max(left, total - top), min(right, total - bottom)
+        if start >= end:
+            continue
+        axis.plot([start, end], [total - start, total - end], **EQUAL_ELBO)
+        axis.annotate(
+            f"ELBO {0 - total:g}", (start, total - start), xytext=(6, -6), textcoords="offset points", **EQUAL_TEXT
+        )
+    axis.set_xlim(left, right)
+    axis.set_ylim(bottom, top)
+
+
 def _ruler(row: Row) -> Ruler:
     """Under what the row was trained."""
     return Ruler(str(row.records[0].config.get("likelihood", "not stated")), bool(row.latent_groups))
@@ -125,7 +217,8 @@ def _draw_curves(axis: Axes, rows: Sequence[Row], name: str, unit: str, shown: d
     for row in rows:
         for curve in (c for r in row.records for c in r.curves if (c.name, c.unit) == (name, unit)):
             images, values = _finite(curve)
-            axis.plot(images, values, color=shown[row.label].colour, linewidth=1.4, alpha=0.9)
+            look = shown[row.label]
+            axis.plot(images, values, color=look.colour, linestyle=look.line, linewidth=1.4, alpha=0.9)
             tails += list(values[images >= SKIPPED_SHARE * images.max()]) if len(images) else []
     if tails and min(tails) < max(tails):
         margin = 0.05 * (max(tails) - min(tails))
@@ -146,7 +239,7 @@ def _draw_rates(axis: Axes, row: Row, look: Look) -> None:
     groups = row.latent_groups
     rates = [group.rate or 0.0 for group in groups]
     bars = axis.bar(range(len(groups)), rates, color=look.colour, width=0.7)
-    texts = [f"{rate:.3g}" if rate > COLLAPSED_RATE else "collapsed" for rate in rates]
+    texts = [f"{rate:.3g}" if rate >= COLLAPSED_RATE else "collapsed" for rate in rates]
     crowded = len(groups) > CROWDED or "collapsed" in texts
     axis.bar_label(bars, texts, fontsize=7, padding=2, rotation=90 if crowded else 0)
     ticks = [f"{g.height}×{g.width}" for g in groups]
@@ -219,7 +312,8 @@ def _clean(axis: Axes) -> None:
 def _legend(figure: Figure, rows: Sequence[Row], markers: bool = False) -> None:
     """One legend above all panels."""
     handles = [
-        Line2D([], [], color=look.colour, marker=look.marker if markers else "", linestyle="" if markers else "-")
+        Line2D([], [], color=look.colour, marker=look.marker if markers else "", linestyle="" if markers else look.line)
         for look in looks(rows).values()
     ]
-    figure.legend(handles, list(looks(rows)), loc="outside upper center", ncols=len(rows), frameon=False, fontsize=9)
+    columns = min(len(rows), LEGEND_COLUMNS)
+    figure.legend(handles, list(looks(rows)), loc="outside upper center", ncols=columns, frameon=False, fontsize=9)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from benchmarks.record import Measurement
 from benchmarks.report import layout
-from benchmarks.report.rows import Quantity, Row, half_width, reach
+from benchmarks.report.rows import Quantity, Row, differ_in_beta, half_width, reach
 
 MODEL = "Model"
 FLOOR = "real images"
@@ -122,11 +122,11 @@ def winner(rows: Sequence[Row], column: Column) -> int | None:
     """The index of the best row if its interval overlaps with no other row's, else None.
 
     Every value needs an interval: a distance measured with one seed has none and never wins. Distances over
-    different numbers of images have different biases and are not ranked.
+    different numbers of images have different biases and are not ranked, nor are rows trained under different beta.
     """
     found = {i: m for i, row in enumerate(rows) if (m := row.get(column.quantity)) and m.value is not None}
     sizes = {m.n for m in found.values()}
-    if not column.spec.ranked or column.spec.better is None or len(found) < 2:
+    if not column.spec.ranked or column.spec.better is None or len(found) < 2 or differ_in_beta(rows):
         return None
     if column.spec.metric in DISTANCES and len(sizes) > 1:
         return None

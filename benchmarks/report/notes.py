@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from benchmarks.metrics.catalogue import COLLAPSED_RATE
 from benchmarks.record import LatentGroupInfo, Measurement, RunRecord
 from benchmarks.report.columns import DISTANCES, SPECS, Column, short_name
 from benchmarks.report.layout import join_words
-from benchmarks.report.rows import Row, half_width, quantity_of
+from benchmarks.report.rows import Row, differ_in_beta, half_width, quantity_of
 
-COLLAPSED_RATE = 0.01  # nats per image; a group at or below it carries nothing
 HIERARCHY_GROUPS = 4
 HIERARCHY_RESOLUTIONS = 2
 SMALL_N = 2000  # images below which a feature distance is flagged
@@ -33,6 +33,7 @@ def caption(rows: Sequence[Row]) -> list[str]:
         _what(records),
         training_equality(rows),
         *spread(rows),
+        *trade(rows),
         *features(rows),
         _machine(records),
         *_throughput(rows),
@@ -65,6 +66,16 @@ def spread(rows: Sequence[Row]) -> list[str]:
     return [
         f"±: {kinds}. Bold: best of its column, and its interval over images or seeds overlaps no other row's; "
         "a value without such an interval is never bold."
+    ]
+
+
+def trade(rows: Sequence[Row]) -> list[str]:
+    """That rows trained under different beta are not ranked, where there are any."""
+    if not differ_in_beta(rows):
+        return []
+    return [
+        "The rows differ in beta, the objective's factor on the rate: they trade rate for distortion, so that none is "
+        "bold. ELBO and bound are unweighted in every row."
     ]
 
 
@@ -127,9 +138,9 @@ def hierarchy_flags(groups: Sequence[LatentGroupInfo]) -> list[str]:
             f"where one has at least {HIERARCHY_GROUPS} over {HIERARCHY_RESOLUTIONS}"
         )
     for index, group in enumerate(groups, start=1):
-        if group.rate is not None and group.rate <= COLLAPSED_RATE:
+        if group.rate is not None and group.rate < COLLAPSED_RATE:
             place = f"latent group {index} of {len(groups)} ({group.height}x{group.width})"
-            flags.append(f"collapsed: {place} carries {group.rate:.2g} nats, at most {COLLAPSED_RATE}")
+            flags.append(f"collapsed: {place} carries {group.rate:.2g} nats, less than {COLLAPSED_RATE}")
     return flags
 
 

@@ -80,6 +80,7 @@ def draw(part: Section, cells: dict[Path, RunRecord], out: Path, prefix: str = "
         ("samples", "Samples", figures.samples(images) if images else None, False),
         ("training", "Training curves", charts.training_curves(part.rows), True),
         ("rates", "KL per latent group", charts.rates_by_group(part.rows), True),
+        ("rate_distortion", "Rate and distortion over beta", charts.rate_distortion(part.rows), True),
         ("quality_speed", "Quality against throughput", charts.quality_against_speed(part.rows), True),
     ]
     pictures = []

@@ -47,6 +47,12 @@ class Row:
         return self.records[0].row
 
     @property
+    def beta(self) -> float | None:
+        """The objective's factor on the rate in the row's training; None without latents, or where it is not known."""
+        objective = self.records[0].config.get("objective", {})
+        return objective.get("beta") if self.latent_groups else None
+
+    @property
     def latent_groups(self) -> list[LatentGroupInfo]:
         """The latent groups of the row's model, coarse -> fine, with their rates averaged over seeds."""
         groups = self.records[0].latent_groups
@@ -158,6 +164,11 @@ def under_one_ruler(rows: list[Row]) -> list[Row]:
         return rows
     used = "; ".join(f"{label}: {' and '.join(names)}" for label, names in by_row.items() if names)
     return [_without_likelihood(row, f"likelihoods differ, so values do not compare ({used})") for row in rows]
+
+
+def differ_in_beta(rows: Iterable[Row]) -> bool:
+    """Whether the rows are points of a trade between rate and distortion, so that none of them is best."""
+    return len({row.beta for row in rows} - {None}) > 1
 
 
 def half_width(measurement: Measurement) -> float | None:

@@ -57,6 +57,27 @@ def test_batch_size_moves_nothing(row, colour):
         np.testing.assert_allclose(values, results[1][name], rtol=FLOAT32, err_msg=name)
 
 
+def inputs(cell, data):
+    """Every batch that the model was shown in an evaluation, in order."""
+    model, shown = build_model(cell, data.image, CPU), []
+    model.register_forward_pre_hook(lambda module, arguments: shown.append(arguments[0]))
+    evaluate(model, cell, data, silent)
+    return shown
+
+
+def test_pixels_are_binarised_once_an_evaluation_by_the_seed():
+    gen = torch.Generator().manual_seed(0)
+    splits = [torch.randint(0, 256, (n, 1, 28, 28), dtype=torch.uint8, generator=gen) for n in (20, 10, 23)]
+    grey = DataSet("noise", SHAPES["quick"], *splits, "hash", None, "random pixels")
+    one, other = (cells("quick", f"evaluation.iwae_samples={k}", f"first_seed={s}")["vae"] for k, s in ((3, 0), (1, 1)))
+    shown = inputs(one, grey)
+    assert len(shown) == 4  # three draws of the bound, one reconstruction
+    assert set(shown[0].unique().tolist()) == {0.0, 1.0}
+    again = inputs(dataclasses.replace(one, evaluation=dataclasses.replace(one.evaluation, iwae_samples=1)), grey)
+    assert all(torch.equal(x, shown[0]) for x in [*shown, *again])
+    assert not torch.equal(inputs(other, grey)[0], shown[0])
+
+
 def test_colour_without_an_extractor_says_what_it_needs(colour):
     cell = cells("patches", "evaluation.iwae_samples=1")["vae"]
     found = {m.metric: m for m in evaluate(build_model(cell, colour.image, CPU), cell, colour, silent).measurements}

@@ -107,6 +107,7 @@ def test_seeds_give_mean_and_sample_deviation():
 def test_measurements_take_unit_and_direction_from_the_catalogue():
     found = per_image("elbo", torch.tensor([-1.0, -3.0]), seed=0, details={"likelihood": "bernoulli"})
     assert (found.value, found.unit, found.higher_is_better, found.n) == (-2.0, "nats", True, 2)
+    assert found.details == {"likelihood": "bernoulli", "standard_error": pytest.approx(1.0)}  # sqrt(2) / sqrt(2)
     assert dash("kid", "no prior").value is None
     assert dash("kid", "no prior").note == "no prior"
     with pytest.raises(UserError, match="did you mean 'mse'"):

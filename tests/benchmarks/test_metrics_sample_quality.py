@@ -11,7 +11,7 @@ from benchmarks.metrics.ladder import LADDER, Rung, bias, bias_table, damaged, i
 from benchmarks.metrics.sample_quality import (
     FEATURE_METRICS,
     fid_floor,
-    reconstruction_fid,
+    reconstruction_quality,
     sample_fid,
     sample_metrics,
 )
@@ -53,9 +53,21 @@ def scored(digits, labels, ruler, cache):
 
 
 def test_images_have_distance_exactly_zero_to_themselves(digits, ruler, cache):
-    same = reconstruction_fid(digits.test[:N].clone(), digits.test[:N], ruler, cache)
-    assert same.value == 0.0
-    assert same.details["pairing"] == "with their own originals"
+    same = reconstruction_quality(digits.test[:N].clone(), digits.test[:N], ruler, cache)
+    fid, kid, precision, recall = same
+    assert (fid.value, precision.value, recall.value) == (0.0, 1.0, 1.0)
+    assert kid.value < 0  # an image of both subsets is nearer to itself than the unbiased kernel distance expects
+    assert {m.details["pairing"] for m in same} == {"with their own originals"}
+
+
+def test_reconstructions_are_scored_as_samples_are_under_names_of_their_own(digits, ruler, cache):
+    blurred = damaged(next(rung for rung in LADDER if rung.family == "blur"), digits.test, None, N)
+    ours = reconstruction_quality(blurred, digits.test[:N], ruler, cache)
+    samples = sample_metrics(blurred, digits.test[:N], ruler, cache)[:4]
+    assert [m.metric for m in ours] == [f"reconstruction_{name}" for name in ("fid", "kid", "precision", "recall")]
+    assert [m.value for m in ours] == [m.value for m in samples]
+    assert [(m.unit, m.higher_is_better) for m in ours] == [(m.unit, m.higher_is_better) for m in samples]
+    assert not any("pairing" in m.details for m in samples)
 
 
 def test_dropping_five_classes_lowers_recall_and_not_precision(scored):
@@ -78,6 +90,7 @@ def test_every_value_tells_what_it_depends_on(scored, ruler):
         assert measured.details["extractor"] == "mnist-cnn-v1"
         assert measured.details["weights_sha256"] == ruler.weights_sha256
         assert measured.details["preprocessing"] == ruler.preprocessing
+        assert measured.details["reference_split"] == "test"
         assert "n = 500 < 2000" in measured.note
     assert scored["real train"]["kid"].details["subset"] == N // 2
 
@@ -114,6 +127,8 @@ def undamaged(scored):
 def test_too_few_images_are_one_line(digits, ruler):
     with pytest.raises(UserError, match="at least 10"):
         sample_metrics(digits.test[:9], digits.test, ruler)
+    with pytest.raises(UserError, match="at least 10"):
+        reconstruction_quality(digits.test[:9], digits.test[:9], ruler)
     with pytest.raises(UserError, match="at least 2"):
         sample_fid(digits.test[:1], digits.test[:20], ruler)
 

@@ -113,7 +113,59 @@ def test_different_likelihoods_share_no_quality_panel(suite_records):
     assert "ELBO ↑ (nats)" not in texts(figure)
 
 
-@pytest.mark.parametrize("draw", [charts.training_curves, charts.rates_by_group, charts.quality_against_speed])
+def under_beta(make_record, make_value, model, beta, rate, distortion, likelihood="bernoulli"):
+    found = [
+        make_value("elbo", -rate - distortion, 1.0, details={"likelihood": likelihood}),
+        make_value("rate", rate, 0.5),
+        make_value("distortion", distortion, 0.8, details={"likelihood": likelihood}),
+    ]
+    config = {"model": model, "likelihood": likelihood, "objective": {"beta": beta}}
+    return make_record(f"{model}-{beta}", 0, found, model=model, label=f"{model} {beta}", config=config)
+
+
+@pytest.fixture
+def sweep(make_record, make_value):
+    """Two models under three and two values of beta, not in the order of beta, and a third under one."""
+    points = {"vae": [(1.0, 20, 90), (0.5, 30, 82), (4.0, 9, 110)], "nvae": [(1.0, 25, 80), (2.0, 18, 88)]}
+    rows = [(model, *point) for model, found in points.items() for point in found] + [("other", 1.0, 22, 88)]
+    return [under_beta(make_record, make_value, *row) for row in rows]
+
+
+def test_rate_distortion_has_a_line_a_model_in_the_order_of_beta(sweep):
+    (axis,) = charts.rate_distortion(gather(sweep)).axes
+    lines = {line.get_label(): line for line in axis.lines if not line.get_label().startswith("_")}
+    assert set(lines) == {"vae", "nvae"}
+    assert (list(lines["vae"].get_xdata()), list(lines["vae"].get_ydata())) == ([30, 20, 9], [82, 90, 110])
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("Rate (nats/image)", "Distortion (nats/image)")
+    assert {"0.5", "1", "2", "4"} <= {text.get_text() for text in axis.texts}
+
+
+def test_lines_of_equal_elbo_are_where_they_say(sweep):
+    (axis,) = charts.rate_distortion(gather(sweep)).axes
+    named = [text for text in axis.texts if text.get_text().startswith("ELBO")]
+    assert len(named) > 2
+    for text in named:
+        assert -sum(text.xy) == pytest.approx(float(text.get_text().split()[1]))
+    falling = [line for line in axis.lines if line.get_linestyle() == "--"]
+    assert len(falling) == len(named)
+    assert all(np.diff(line.get_ydata()) == pytest.approx(-np.diff(line.get_xdata())) for line in falling)
+
+
+def test_one_beta_a_model_or_different_likelihoods_have_no_trade_to_show(sweep, make_record, make_value):
+    one_each = [record for record in sweep if record.config["objective"]["beta"] == 1.0]
+    assert charts.rate_distortion(gather(one_each)) is None
+    gaussian = under_beta(make_record, make_value, "vae", 8.0, 5, 130, "gaussian")
+    assert charts.rate_distortion(gather([*sweep, gaussian])) is None
+
+
+def test_more_rows_than_colours_still_look_different(make_record):
+    rows = gather([make_record(f"row{i}", label=f"row {i}") for i in range(10)])
+    assert len(set(charts.looks(rows).values())) == 10
+
+
+@pytest.mark.parametrize(
+    "draw", [charts.training_curves, charts.rates_by_group, charts.quality_against_speed, charts.rate_distortion]
+)
 def test_nothing_measured_no_figure(make_record, draw):
     assert draw(gather([make_record(measurements=[], latent_groups=[], curves=[])])) is None
 

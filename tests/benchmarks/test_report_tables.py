@@ -127,6 +127,25 @@ def test_a_third_row_with_a_wide_interval_takes_the_bold_away(make_record, make_
     assert "**" not in text_of([*records, wide])
 
 
+def test_rows_under_different_beta_are_not_ranked(make_record, make_value):
+    def rows(*betas):
+        return [
+            make_record(row, 0, [make_value("mse", value, 0.001)], config={"objective": {"beta": beta}})
+            for row, value, beta in zip("ab", (0.01, 0.02), betas, strict=True)
+        ]
+
+    assert "**" in text_of(rows(1.0, 1.0))
+    swept = text_of(rows(1.0, 4.0))
+    assert "**" not in swept
+    assert "rows differ in beta" in swept
+
+
+def test_an_autoencoder_has_no_beta_to_differ_in(make_record, make_value):
+    ae = make_record("ae", 0, [make_value("mse", 0.01, 0.001)], latent_groups=[], config={"objective": {"beta": 1.0}})
+    vae = make_record("vae", 0, [make_value("mse", 0.02, 0.001)], config={"objective": {"beta": 2.0}})
+    assert "**" in text_of([ae, vae])
+
+
 def test_higher_is_better_for_the_elbo(suite_records):
     column = cells_of(suite_records)["ELBO ↑ (nats)"]
     assert column["NVAE"] == "**-101.1 ± 0.9**"
@@ -233,7 +252,8 @@ def test_different_data_are_different_sections(make_record):
         ([(2, 1.0), (4, 1.0), (8, 1.0), (8, 1.0)], None),
         ([(2, 1.0), (4, 1.0), (8, 1.0)], "3 groups over 3 resolutions"),
         ([(4, 1.0)] * 4, "4 groups over 1 resolutions"),
-        ([(2, 0.01), (4, 1.0), (8, 1.0), (8, 1.0)], "collapsed: latent group 1 of 4 (2x2) carries 0.01 nats"),
+        ([(2, 0.01), (4, 1.0), (8, 1.0), (8, 1.0)], None),
+        ([(2, 1.0), (4, 0.009), (8, 1.0), (8, 1.0)], "collapsed: latent group 2 of 4 (4x4) carries 0.009 nats"),
         ([(1, 5.0)], None),
         ([(1, 0.001)], "collapsed: latent group 1 of 1 (1x1) carries 0.001 nats"),
         ([], None),

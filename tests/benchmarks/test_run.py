@@ -1,6 +1,7 @@
 """A suite from command to table, in processes of their own as a user runs it."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -9,6 +10,9 @@ import time
 
 import numpy as np
 import pytest
+
+from benchmarks.config import build_suite, read_suite
+from benchmarks.saved import write_config
 
 SUITE = """
 title = "Tiny"
@@ -46,8 +50,9 @@ def command(*arguments):
     return [sys.executable, "-m", "benchmarks", *map(str, arguments)]
 
 
-def call(*arguments):
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=300)
+def call(*arguments, **environment):
+    variables = {**os.environ, **environment}
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=300, env=variables)
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +132,35 @@ def test_another_config_overwrites_nothing(finished):
     assert len(after - before) == 1
     restored = call("run", folder / "tiny.toml", "--out", folder / "out")
     assert restored.stdout == finished[1].stdout
+
+
+NVAE_ROW = """
+[models.nvae]
+groups_fine_to_coarse = [1, 1]
+latent_channels = 2
+channels_encoder = 4
+channels_decoder = 4
+"""
+
+
+def test_two_processes_give_the_same_quality_and_weights_bit_for_bit(tmp_path):
+    """As two clones on one machine would: nothing is shared but the configuration, no cache either."""
+    suite = write_suite(tmp_path, images=32, evaluation='extractor = "mnist-cnn-v1"')
+    suite.write_text(suite.read_text() + NVAE_ROW)
+    (cell,) = build_suite(*read_suite(str(suite)), ["nvae"]).cells
+    found = []
+    for name in ("one", "two"):
+        folder = tmp_path / name / "cell"
+        write_config(cell, folder)
+        result = call("cell", folder, XDG_CACHE_HOME=str(tmp_path / f"cache-{name}"), OMP_NUM_THREADS="1")
+        assert result.returncode == 0, result.stderr
+        found.append((records(tmp_path / name)["nvae"], (folder / "weights.safetensors").read_bytes()))
+    (first, weights), (second, same_weights) = found
+    valued = {m["metric"] for m in first["measurements"] if m["value"] is not None}
+    assert {"elbo", "iwae_bound", "mse", "sample_fid", "kid", "recall", "reconstruction_kid"} <= valued
+    assert first["measurements"] == second["measurements"]
+    assert [curve["values"] for curve in first["curves"]] == [curve["values"] for curve in second["curves"]]
+    assert weights == same_weights
 
 
 def test_verbs_that_take_a_checkpoint(finished, tmp_path):
