@@ -119,6 +119,7 @@ class DiscretizedLogisticMixture:
     bits: int
     ops: Ops
     original_edges: bool = False
+    original_temperature: bool = False
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log p(x given z) of images at the levels k / (2^bits - 1): (B,) nats."""
@@ -141,9 +142,17 @@ class DiscretizedLogisticMixture:
         mixed = torch.stack([(weights * channel).sum(1) for channel in channels], dim=1)
         return (mixed / 2 + 0.5).clamp(0, 1)
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """A draw at the levels (B, C, H, W): a component per pixel, then channel by channel."""
+    def sample(self, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
+        """A draw at the levels (B, C, H, W): a component per pixel, then channel by channel.
+
+        `temperature` t sharpens the choice of components (weights^(1/t)) and multiplies their scales, so that t < 1
+        draws closer to the modes; with `original_temperature` it divides the scales, as the original NVAE code does.
+        """
         weights, means, scales, coefficients = self._components()
+        if temperature != 1.0:
+            powers = weights ** (1 / temperature)
+            weights = powers / powers.sum(1, keepdim=True)
+            scales = scales / temperature if self.original_temperature else scales * temperature
         flat = weights.movedim(1, -1).flatten(0, 2)  # (B H W, K)
         picked = torch.multinomial(flat, 1, generator=generator).view(weights[:, :1].movedim(1, -1).shape)
         picked = picked.movedim(-1, 1)  # (B, 1, H, W)
@@ -238,11 +247,16 @@ class SoftClampedNormalSpec:
 
 @dataclass(frozen=True)
 class LogisticMixtureSpec:
-    """Discretised mixture of logistics with `mixtures` components over 2^bits levels, 1 or 3 channels."""
+    """Discretised mixture of logistics with `mixtures` components over 2^bits levels, 1 or 3 channels.
+
+    `original_edges` and `original_temperature` reproduce two errors of the original NVAE code: the right edge that also
+    catches the level below it, and the temperature that divides the scales of sampled pixels.
+    """
 
     mixtures: int = 10
     bits: int = 8
     original_edges: bool = False
+    original_temperature: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.mixtures <= 32:
@@ -262,7 +276,8 @@ class LogisticMixtureSpec:
 
     def build(self, parameters: Tensor, ops: Ops) -> DiscretizedLogisticMixture:
         """The mixture with `parameters` (B, P, H, W)."""
-        return DiscretizedLogisticMixture(parameters, self.mixtures, self.bits, ops, self.original_edges)
+        edges, temperature = self.original_edges, self.original_temperature
+        return DiscretizedLogisticMixture(parameters, self.mixtures, self.bits, ops, edges, temperature)
 
 
 AnyLikelihoodSpec = BernoulliSpec | GaussianSpec | SoftClampedNormalSpec | LogisticMixtureSpec

@@ -87,6 +87,16 @@ def test_colour_mixture_mean_follows_the_samples():
     assert float((gap / (samples.std(0) / math.sqrt(DRAWS) + 2 / 255)).max()) < 5
 
 
+@pytest.mark.parametrize(("original", "narrower"), [(False, True), (True, False)])
+def test_low_temperature_narrows_pixels_unless_the_originals_rule_is_asked_for(original, narrower):
+    spec = LogisticMixtureSpec(1, 8, original_temperature=original)
+    one = torch.tensor([0.0, 0.1, -3.0], dtype=torch.float64).reshape(1, 3, 1, 1)
+    likelihood = spec.build(one.expand(DRAWS, -1, -1, -1), REFERENCE)
+    plain, cold = (likelihood.sample(torch.Generator().manual_seed(0), t).std() for t in (1.0, 0.5))
+    assert (cold < 0.75 * plain) == narrower
+    assert (cold > 1.25 * plain) != narrower
+
+
 def test_bernoulli_sums_to_one_and_refuses_grey():
     likelihood = BernoulliSpec().build(torch.randn(1, 1, 1, 1, dtype=torch.float64), REFERENCE)
     zero, one = torch.zeros(1, 1, 1, 1, dtype=torch.float64), torch.ones(1, 1, 1, 1, dtype=torch.float64)
