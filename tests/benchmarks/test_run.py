@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -200,11 +199,9 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_continues(tmp_path):
     assert records(tmp_path / "out")["vae"]["status"] == "interrupted"
     state = next((tmp_path / "out").glob("vae-*/training.safetensors"))
     assert state.stat().st_size > 0
-    start = time.monotonic()
     continued = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
     assert continued.returncode == 0, continued.stderr
     assert records(tmp_path / "out")["vae"]["images_seen"] == 6400
-    assert time.monotonic() - start < 300
 
 
 def test_a_failed_cell_is_a_row_and_the_sweep_goes_on(tmp_path):
