@@ -16,8 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kernels import native, reference
-from kernels.ops import PLAIN, GaussianDraw, GaussianForm, Ops
+from kernels.cells import convolution, residual_cell
+from kernels.ops import PLAIN, GaussianDraw, GaussianForm, NetworkOps, Ops
+from kernels.prepared import prepare_cell, run_prepared
 from kernels.reference import MIN_LOG_SCALE, check_gaussian, keyed_or_external, mixture_components, wide
+from kernels.weights import spectral_norms, weight_norm
 
 CHUNK = 1 << 16
 """Components of pixels worked on at a time; a dozen tensors of this size stay in the cache."""
@@ -75,12 +78,6 @@ def typed(gradients: Sequence[Tensor | None], dtypes: Sequence[torch.dtype | Non
     return (None if one is None or dtype is None else one.to(dtype) for one, dtype in pairs)
 
 
-def refuse_second_order() -> None:
-    """Raise RuntimeError where gradients of gradients are asked for (`create_graph=True`)."""
-    if torch.is_grad_enabled():
-        raise RuntimeError("the CPU path has no second-order gradients; build the model with REFERENCE")
-
-
 class Gaussian(torch.autograd.Function):
     """z and KL of a diagonal Gaussian."""
 
@@ -124,7 +121,7 @@ class Gaussian(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_z: Tensor, grad_kl: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Gradients of the raw values; the formulas are those of `kernels.gaussian.gradients`."""
-        refuse_second_order()
+        native.refuse_second_order()
         step, shift, ratio, inverse, q_mean_slope, q_slope, p_mean_slope, p_slope = ctx.saved_tensors
         k, g = per_sample(grad_kl, shift), grad_z.to(shift.dtype)
         weighted = shift * k
@@ -161,7 +158,7 @@ class NativeGaussian(torch.autograd.Function):
         if prior_mean is not None and prior_log_scale is not None:
             prior = native.parameters(prior_mean, prior_log_scale)
         assert lib is not None
-        z, kl, eps = native.gaussian(lib, posterior, prior, form, noise, key)
+        z, kl, eps, _ = native.gaussian(lib, posterior, prior, form, noise, key)
         ctx.save_for_backward(eps, *posterior, *(prior or ()))
         ctx.form, ctx.dtypes = form, dtypes_of(mean, log_scale, prior_mean, prior_log_scale)
         return z.to(mean.dtype), kl
@@ -169,7 +166,7 @@ class NativeGaussian(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_z: Tensor, grad_kl: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Gradients of the raw values."""
-        refuse_second_order()
+        native.refuse_second_order()
         eps, mean, log_scale, *prior_pair = ctx.saved_tensors
         posterior = native.Parameters(mean, log_scale)
         prior, lib = native.Parameters(*prior_pair) if prior_pair else None, native.library()
@@ -193,6 +190,21 @@ def draw_noise(
     return keyed_or_external(noise, seed, group, shape, first_sample, dtype)
 
 
+def in_c_with_log_ratio(
+    parameters: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
+    noise: Tensor | None,
+    key: tuple[int, int, int],
+    form: GaussianForm,
+) -> GaussianDraw:
+    """A draw with its KL and log q(z) - log p(z) through the C kernels, without gradients."""
+    lib, (mean, log_scale, prior_mean, prior_log_scale) = native.loaded(), parameters
+    prior = None
+    if prior_mean is not None and prior_log_scale is not None:
+        prior = native.parameters(prior_mean, prior_log_scale)
+    z, kl, _, ratio = native.gaussian(lib, native.parameters(mean, log_scale), prior, form, noise, key, log_ratio=True)
+    return GaussianDraw(z.to(mean.dtype), kl, ratio)
+
+
 def gaussian_sample_kl(
     mean: Tensor,
     log_scale: Tensor,
@@ -206,9 +218,12 @@ def gaussian_sample_kl(
     noise: Tensor | None = None,
     log_ratio: bool = False,
 ) -> GaussianDraw:
-    """A draw from the posterior with its KL; see `kernels.ops.GaussianSampleKL`. A log ratio takes the reference."""
+    """A draw with its KL; see `kernels.ops.GaussianSampleKL`. A log ratio with gradients takes the reference."""
     check_gaussian(mean, log_scale, prior_mean, prior_log_scale, noise)
     parameters, dtype = (mean, log_scale, prior_mean, prior_log_scale), wide(mean.dtype)
+    gradients = torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in parameters)
+    if log_ratio and runs_in_c(mean) and not gradients:
+        return in_c_with_log_ratio(parameters, noise, (int(seed), group, first_sample), form)
     if not log_ratio and runs_in_c(mean):
         z, kl = NativeGaussian.apply(*parameters, noise, (int(seed), group, first_sample), form)
         return GaussianDraw(z, kl, None)
@@ -315,7 +330,7 @@ class Mixture(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Gradient of the parameters."""
-        refuse_second_order()
+        native.refuse_second_order()
         (gradient,) = ctx.saved_tensors
         return (gradient * per_sample(upstream, gradient)).to(ctx.dtype), None, None, None
 
@@ -347,4 +362,5 @@ def gaussian_sample(
     )
 
 
-CPU = Ops("cpu", gaussian_sample_kl, gaussian_sample, logistic_mixture_log_prob)
+NETWORK = NetworkOps(residual_cell, prepare_cell, run_prepared, convolution, weight_norm, spectral_norms)
+CPU = Ops("cpu", gaussian_sample_kl, gaussian_sample, logistic_mixture_log_prob, reference.norm_swish, NETWORK)

@@ -33,9 +33,9 @@ def position(units, pixels, WALK: tl.constexpr):
 
 
 @triton.jit
-def inside(place, WALK: tl.constexpr):
-    """Mask of the latents inside the sample; None where all are."""
-    return None if WALK.full else place[1] < place[2]
+def inside(place):
+    """Mask of the latents inside the sample."""
+    return place[1] < place[2]
 
 
 @triton.jit
@@ -57,13 +57,14 @@ def address(pointer, strides, place, lane, WALK: tl.constexpr):
 def load(pointer, strides, place, lane, WALK: tl.constexpr):
     """Latents as float32; 0 outside the sample."""
     source = address(pointer, strides, place, lane, WALK)
-    return tl.load(source, mask=inside(place, WALK), other=None if WALK.full else 0.0).to(tl.float32)
+    value = tl.load(source) if WALK.full else tl.load(source, mask=inside(place), other=0.0)
+    return value.to(tl.float32)
 
 
 @triton.jit
 def store(pointer, strides, place, lane, value, WALK: tl.constexpr):
     """Write latents in the pointer's type."""
-    tl.store(address(pointer, strides, place, lane, WALK), value, mask=inside(place, WALK))
+    tl.store(address(pointer, strides, place, lane, WALK), value, mask=None if WALK.full else inside(place))
 
 
 @triton.jit
@@ -124,10 +125,10 @@ def keyed_noise(seed, sample, pixels, group, WALK: tl.constexpr):
 
 @triton.jit
 def load_raw(posterior, prior, place, lane, FORM: tl.constexpr, WALK: tl.constexpr):
-    """Raw posterior mean and log scale (residual offsets added), raw prior mean and log scale or None."""
+    """Raw posterior mean and log scale (residual offsets added), raw prior mean and log scale (0 without one)."""
     mean = load(posterior[0], posterior[2], place, lane, WALK)
     log_scale = load(posterior[1], posterior[2], place, lane, WALK)
-    prior_mean, prior_log_scale = None, None
+    prior_mean, prior_log_scale = 0.0, 0.0
     if prior is not None:
         prior_mean = load(prior[0], prior[2], place, lane, WALK)
         prior_log_scale = load(prior[1], prior[2], place, lane, WALK)
@@ -151,9 +152,9 @@ def read_posterior(mean, log_scale, FORM: tl.constexpr, FAST: tl.constexpr):
 
 
 @triton.jit
-def read_prior(mean, log_scale, FORM: tl.constexpr, FAST: tl.constexpr):
-    """As `read_posterior`, with 1 / scale in place of the scale; None stands for raw values (0, 0)."""
-    if mean is None:
+def read_prior(mean, log_scale, LEARNED: tl.constexpr, FORM: tl.constexpr, FAST: tl.constexpr):
+    """As `read_posterior`, with 1 / scale in place of the scale; a prior that is not learned has raw values (0, 0)."""
+    if not LEARNED:
         mean, inverse, bits, mean_slope, slope = 0.0, 1.0 / (1.0 + FORM.scale_floor), 0.0, 0.0, 0.0
     else:
         mean, mean_slope = clamped(mean, FORM.soft_clamp, 1.0, FAST)
@@ -170,7 +171,7 @@ def read_prior(mean, log_scale, FORM: tl.constexpr, FAST: tl.constexpr):
 @triton.jit
 def kept(value, place, WALK: tl.constexpr):
     """The value inside the sample, 0 outside."""
-    return value if WALK.full else tl.where(inside(place, WALK), value, 0.0)
+    return value if WALK.full else tl.where(inside(place), value, 0.0)
 
 
 @triton.jit(do_not_specialize=["pixels", "group", "first_sample"])
@@ -197,6 +198,7 @@ def forward(
     Both are summed in bits and written in nats.
     """
     HALF: tl.constexpr = 0.5 * LOG2_E
+    LEARNED: tl.constexpr = prior is not None
     place = position(units, pixels, WALK)
     row = place[0]
     if noise is None:
@@ -209,7 +211,7 @@ def forward(
         draw = m_q + (s_q if temperature is None else s_q * temperature) * eps
         store(z[0], z[1], place, lane, draw, WALK)
         if kl is not None:
-            m_p, inverse, bits_p, _, _ = read_prior(prior_mean, prior_log_scale, FORM, WALK.fast)
+            m_p, inverse, bits_p, _, _ = read_prior(prior_mean, prior_log_scale, LEARNED, FORM, WALK.fast)
             shift, ratio = (m_q - m_p) * inverse, s_q * inverse
             gap = log2(ratio, WALK.fast) if FORM.scale_floor != 0.0 else bits_q - bits_p
             total += kept((shift * shift + ratio * ratio - 1.0) * HALF - gap, place, WALK)
@@ -264,6 +266,7 @@ def backward(
     WALK: tl.constexpr,
 ):
     """Write the gradients of the raw values."""
+    LEARNED: tl.constexpr = prior is not None
     place = position(units, pixels, WALK)
     row = place[0]
     if noise is None:
@@ -279,7 +282,7 @@ def backward(
         if k is None:
             d_mean, d_log = g, g * step
         else:
-            m_p, inverse, _, p_mean_slope, p_slope = read_prior(prior_mean, prior_log_scale, FORM, WALK.fast)
+            m_p, inverse, _, p_mean_slope, p_slope = read_prior(prior_mean, prior_log_scale, LEARNED, FORM, WALK.fast)
             d_mean, d_log, p_mean, p_log = gradients(g, k, r, m_q, s_q, step, m_p, inverse)
         d_mean, d_log = d_mean * q_mean_slope, d_log * q_slope
         store(grad_posterior[0], grad_posterior[2], place, lane, d_mean, WALK)

@@ -21,6 +21,8 @@ from kernels.fused import interpreting
 from kernels.ops import GaussianForm
 
 Layout = Literal["flat", "channels_last", "strided"]
+Fast = Literal["", "cuda", "hip"]
+"""Whose approximate instructions `kernels.device` uses; "" for nobody's."""
 Strides = tuple[int, int, int]
 Pair = tuple[Tensor, Tensor]
 
@@ -53,7 +55,7 @@ class Walk:
         block: latents of one program.
         full: no program reaches past the end of its sample, so that nothing is masked.
         neighbours: latents side by side in a thread, 128 bits: 8 of 16 bits, else 4.
-        fast: NVIDIA's approximate instructions.
+        fast: whose approximate instructions are used.
     """
 
     layout: Layout
@@ -63,7 +65,7 @@ class Walk:
     block: int
     full: bool
     neighbours: int
-    fast: bool
+    fast: Fast
 
     def warps(self, lanes: int) -> int:
         """Warps of `lanes` threads in one program; a channels-last thread holds four pixels of its neighbours."""
@@ -218,9 +220,11 @@ def on_device(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
     return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
 
 
-def fast_math(tensor: Tensor) -> bool:
-    """Whether NVIDIA's approximate instructions are there."""
-    return tensor.is_cuda and torch.version.hip is None and not interpreting()
+def fast_math(tensor: Tensor) -> Fast:
+    """Whose approximate instructions the tensor's device has."""
+    if not tensor.is_cuda or interpreting():
+        return ""
+    return "cuda" if torch.version.hip is None else "hip"
 
 
 def warp_lanes() -> int:
@@ -341,7 +345,8 @@ class Tile:
         block: pixels of one program.
         full: no program reaches past the end of an image.
         contiguous: the pixels of one channel are contiguous in every tensor.
-        fast: NVIDIA's approximate instructions.
+        per_thread: pixels of one thread; see `pixels_per_thread`.
+        fast: whose approximate instructions are used.
     """
 
     colours: int
@@ -350,7 +355,8 @@ class Tile:
     block: int
     full: bool
     contiguous: bool
-    fast: bool
+    per_thread: int
+    fast: Fast
 
     @property
     def per_colour(self) -> int:
@@ -358,8 +364,13 @@ class Tile:
         return 3 if self.colours == 3 else 2
 
     def warps(self, lanes: int) -> int:
-        """Warps of `lanes` threads in one program, four pixels a thread: eight would spill."""
-        return max(1, self.block // (lanes * 4))
+        """Warps of `lanes` threads in one program."""
+        return max(1, self.block // (lanes * self.per_thread))
+
+
+def pixels_per_thread(element_size: int, contiguous: bool, backward: bool) -> int:
+    """Pixels of one thread: 128 bits of contiguous parameters; eight would spill backward, or with strides."""
+    return 8 if element_size == 2 and contiguous and not backward else 4
 
 
 def choose_tile(parameters: Tensor, x: Tensor, bits: int, gradient: Tensor | None) -> Tile:
@@ -367,13 +378,15 @@ def choose_tile(parameters: Tensor, x: Tensor, bits: int, gradient: Tensor | Non
     colours, size = x.shape[1], x.shape[2] * x.shape[3]
     given = (parameters, x) if gradient is None else (parameters, x, gradient)
     block = min(MIXTURE_BLOCK, max(128, 1 << (size - 1).bit_length()))
+    contiguous = all(t.stride(3) == 1 and t.stride(2) == t.shape[3] for t in given)
     return Tile(
         colours=colours,
         components=parameters.shape[1] // (10 if colours == 3 else 3),
         half=1.0 / (2**bits - 1),
         block=block,
         full=size % block == 0,
-        contiguous=all(t.stride(3) == 1 and t.stride(2) == t.shape[3] for t in given),
+        contiguous=contiguous,
+        per_thread=pixels_per_thread(parameters.element_size(), contiguous, backward=gradient is not None),
         fast=fast_math(parameters),
     )
 

@@ -30,9 +30,9 @@ def position(size, TILE: tl.constexpr):
 
 
 @triton.jit
-def inside(place, TILE: tl.constexpr):
-    """Mask of the pixels inside the image; None where all are."""
-    return None if TILE.full else place[1] < place[2]
+def inside(place):
+    """Mask of the pixels inside the image."""
+    return place[1] < place[2]
 
 
 @triton.jit
@@ -51,13 +51,14 @@ def address(field, place, channel, columns, TILE: tl.constexpr):
 def load(field, place, channel, columns, TILE: tl.constexpr):
     """One channel of this program's pixels as float32."""
     source = address(field, place, channel, columns, TILE)
-    return tl.load(source, mask=inside(place, TILE), other=None if TILE.full else 0.0).to(tl.float32)
+    value = tl.load(source) if TILE.full else tl.load(source, mask=inside(place), other=0.0)
+    return value.to(tl.float32)
 
 
 @triton.jit
 def store(field, place, channel, columns, value, TILE: tl.constexpr):
     """Write one channel of this program's pixels."""
-    tl.store(address(field, place, channel, columns, TILE), value, mask=inside(place, TILE))
+    tl.store(address(field, place, channel, columns, TILE), value, mask=None if TILE.full else inside(place))
 
 
 @triton.jit
@@ -169,7 +170,7 @@ def forward(parameters, x, log_prob, normaliser, evidence, size, columns, TILE: 
     place = position(size, TILE)
     red, green, blue = load_colours(x, place, columns, TILE)
     top = tl.full([TILE.block], -float("inf"), tl.float32)
-    rest = tl.zeros([TILE.block], tl.float32)
+    rest = tl.full([TILE.block], 0.0, tl.float32)
     prior_top, prior_rest = top, rest
     for k in range(TILE.components):
         logit, bits, _, _ = component(parameters, place, k, red, green, blue, columns, TILE)
@@ -177,9 +178,9 @@ def forward(parameters, x, log_prob, normaliser, evidence, size, columns, TILE: 
         prior_top, prior_rest = log_add(prior_top, prior_rest, logit, TILE)
     total, prior_total = top + log2(rest, TILE.fast), prior_top + log2(prior_rest, TILE.fast)
     at = place[0] * size + place[1]
-    tl.store(evidence + at, total, mask=inside(place, TILE))
-    tl.store(normaliser + at, prior_total, mask=inside(place, TILE))
-    value = total - prior_total if TILE.full else tl.where(inside(place, TILE), total - prior_total, 0.0)
+    tl.store(evidence + at, total, mask=None if TILE.full else inside(place))
+    tl.store(normaliser + at, prior_total, mask=None if TILE.full else inside(place))
+    value = total - prior_total if TILE.full else tl.where(inside(place), total - prior_total, 0.0)
     tl.store(log_prob + place[0] * tl.num_programs(1) + tl.program_id(1), tl.sum(value) * LN_2)
 
 
@@ -204,8 +205,8 @@ def backward(parameters, x, gradient, upstream, normaliser, evidence, size, colu
     g = tl.load(upstream + place[0])
     red, green, blue = load_colours(x, place, columns, TILE)
     at = place[0] * size + place[1]
-    total = tl.load(evidence + at, mask=inside(place, TILE))
-    prior_total = tl.load(normaliser + at, mask=inside(place, TILE))
+    total = tl.load(evidence + at, mask=None if TILE.full else inside(place))
+    prior_total = tl.load(normaliser + at, mask=None if TILE.full else inside(place))
     for k in range(TILE.components):
         logit, bits, gradients, slopes = component(parameters, place, k, red, green, blue, columns, TILE)
         responsibility = g * exp2(logit + bits - total, TILE.fast)

@@ -2,49 +2,10 @@
  * turns every inner loop into vector instructions: no branches, no calls. Built and loaded by native.py;
  * kernels/philox.py and kernels/reference.py say what is computed. */
 
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+#include "native.h"
 
 #define LANES 64 /* pixels or counters that an inner loop works on */
-#define LOG2_E 1.44269504088896341f
-#define LN_2 0.693147180559945309f
 #define MIN_LOG_SCALE (-7.0f)
-
-static inline float as_float(int32_t bits) { float value; memcpy(&value, &bits, 4); return value; }
-static inline int32_t as_int(float value) { int32_t bits; memcpy(&bits, &value, 4); return bits; }
-
-/* 2^x: the integer part goes into the exponent, the rest is a polynomial on [-1/2, 1/2]. */
-static inline float exp_two(float x)
-{
-    x = x < -126.0f ? -126.0f : x;
-    x = x > 127.0f ? 127.0f : x;
-    float whole = (x + 12582912.0f) - 12582912.0f;
-    float f = x - whole;
-    float p = 1.5403530e-4f;
-    p = p * f + 1.3333558e-3f;
-    p = p * f + 9.6181291e-3f;
-    p = p * f + 5.5504109e-2f;
-    p = p * f + 2.4022651e-1f;
-    p = p * f + 6.9314718e-1f;
-    p = p * f + 1.0f;
-    return p * as_float(((int32_t)whole + 127) << 23);
-}
-
-static inline float exponential(float x) { return exp_two(x * LOG2_E); }
-
-/* ln x of a positive normal x, by the series of 2 artanh((m - 1) / (m + 1)) for a mantissa m in [sqrt 1/2, sqrt 2). */
-static inline float logarithm(float x)
-{
-    int32_t bits = as_int(x);
-    int32_t exponent = (bits - 0x3f3504f3) >> 23;
-    float m = as_float(bits - (exponent << 23));
-    float s = (m - 1.0f) / (m + 1.0f);
-    float q = s * s;
-    float series = ((q * 0.2222222f + 0.2857143f) * q + 0.4f) * q + 0.6666667f;
-    float value = (float)exponent * LN_2 + (s * q * series + 2.0f * s);
-    return x == x ? value : x;
-}
 
 /* Four words of Philox 4x32-10 for LANES consecutive counters. */
 static void philox(uint32_t first, uint32_t sample, uint32_t group, uint64_t seed, uint32_t words[4][LANES])
@@ -104,11 +65,13 @@ static void draw(uint32_t quad, int64_t sample, int64_t group, int64_t seed, flo
 }
 
 /* Standard normals of `samples` images of `size` latents each, into out (samples, size). */
-void vaebench_normals(float *out, int64_t seed, int64_t group, int64_t first_sample, int64_t samples, int64_t size)
+void vaebench_normals(float *out, int64_t seed, int64_t group, int64_t first_sample, int64_t samples, int64_t size,
+                      int32_t threads)
 {
-    float noise[4 * LANES];
+#pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t sample = 0; sample < samples; sample++)
         for (int64_t at = 0; at < size; at += 4 * LANES) {
+            float noise[4 * LANES];
             int64_t left = size - at < 4 * LANES ? size - at : 4 * LANES;
             draw((uint32_t)(at / 4), first_sample + sample, group, seed, noise);
             memcpy(out + sample * size + at, noise, (size_t)left * sizeof(float));
@@ -169,16 +132,18 @@ static void read_gaussian(Raw raw, Raw offset, int64_t sample, int64_t at, Form 
         }
 }
 
-/* z (samples, size) and KL (samples), nats. Noise (samples, size) is read if `keyed` is 0, else drawn and written. */
+/* z (samples, size), KL and, unless null, log q(z) - log p(z) (samples), nats. Noise (samples, size) is read if `keyed` is
+ * 0, else drawn and written. */
 void vaebench_gaussian(Raw posterior, Raw prior, Form form, float *noise, int32_t keyed, int64_t seed, int64_t group,
-                       int64_t first_sample, float *z, float *kl, int64_t samples, int64_t size)
+                       int64_t first_sample, float *z, float *kl, float *log_ratio, int64_t samples, int64_t size,
+                       int32_t threads)
 {
     Raw none = {0, 0, 0};
-    Gaussian q, p;
-    float drawn[4 * LANES];
+#pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t sample = 0; sample < samples; sample++) {
-        float total[4 * LANES] = {0};
-        double sum = 0;
+        Gaussian q, p;
+        float drawn[4 * LANES], total[4 * LANES] = {0}, ratios[4 * LANES] = {0};
+        double sum = 0, ratio_sum = 0;
         for (int64_t at = 0; at < size; at += 4 * LANES) {
             int n = size - at < 4 * LANES ? (int)(size - at) : 4 * LANES;
             float *eps = noise + sample * size + at, *row = z + sample * size + at;
@@ -193,9 +158,14 @@ void vaebench_gaussian(Raw posterior, Raw prior, Form form, float *noise, int32_
                 row[i] = q.mean[i] + q.scale[i] * eps[i];
                 total[i] += 0.5f * (shift * shift + (ratio * ratio - 1.0f)) - (q.log_scale[i] - p.log_scale[i]);
             }
+            for (int i = 0; i < n && log_ratio; i++) {
+                float away = (row[i] - p.mean[i]) / p.scale[i];
+                ratios[i] += 0.5f * (away * away - eps[i] * eps[i]) - (q.log_scale[i] - p.log_scale[i]);
+            }
         }
-        for (int i = 0; i < 4 * LANES; i++) sum += total[i];
+        for (int i = 0; i < 4 * LANES; i++) sum += total[i], ratio_sum += ratios[i];
         kl[sample] = (float)sum;
+        if (log_ratio) log_ratio[sample] = (float)ratio_sum;
     }
 }
 
@@ -203,11 +173,12 @@ void vaebench_gaussian(Raw posterior, Raw prior, Form form, float *noise, int32_
  * grad_z (samples, size) and grad_kl (samples). */
 void vaebench_gaussian_backward(Raw posterior, Raw prior, Form form, const float *noise, const float *grad_z,
                                 const float *grad_kl, float *d_mean, float *d_log_scale, float *d_prior_mean,
-                                float *d_prior_log_scale, int64_t samples, int64_t size)
+                                float *d_prior_log_scale, int64_t samples, int64_t size, int32_t threads)
 {
     Raw none = {0, 0, 0};
-    Gaussian q, p;
+#pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t sample = 0; sample < samples; sample++) {
+        Gaussian q, p;
         float k = grad_kl[sample];
         for (int64_t at = 0; at < size; at += 4 * LANES) {
             int n = size - at < 4 * LANES ? (int)(size - at) : 4 * LANES;
@@ -335,12 +306,17 @@ static void write_gradient(float *g, int64_t plane, int k, int mixture, int colo
 /* Log p(x) of each image, and the gradient of the parameters for unit upstream unless `gradient` is null.
  * Parameters (batch, P, plane), x (batch, colours, plane) in [0, 1], log_prob (batch). Returns 0, or 1 without memory. */
 int vaebench_mixture(const float *parameters, const float *x, double *log_prob, float *gradient, int64_t batch,
-                     int64_t mixture, int64_t colours, int64_t plane, float half)
+                     int64_t mixture, int64_t colours, int64_t plane, float half, int32_t threads)
 {
     int64_t channels = (colours == 3 ? 10 : 3) * mixture;
-    Component *of = malloc((size_t)mixture * sizeof(Component));
-    if (!of) return 1;
+    int failed = 0;
+#pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t image = 0; image < batch; image++) {
+        Component *of = malloc((size_t)mixture * sizeof(Component));
+        if (!of) {
+            failed = 1;
+            continue;
+        }
         const float *p = parameters + image * channels * plane;
         log_prob[image] = 0;
         for (int64_t at = 0; at < plane; at += LANES) {
@@ -357,7 +333,7 @@ int vaebench_mixture(const float *parameters, const float *x, double *log_prob, 
                 write_gradient(gradient + image * channels * plane + at, plane, k, (int)mixture, (int)colours, levels,
                                lanes, of + k, p + at + k * plane, evidence, normaliser);
         }
+        free(of);
     }
-    free(of);
-    return 0;
+    return failed;
 }

@@ -1,4 +1,4 @@
-"""Builds and loads the C kernels of `native.c` where there is a compiler; without one the CPU path does without.
+"""Builds and loads the C kernels where there is a compiler; without one the CPU path does without.
 
 The library is built once per source, compiler and processor into the user's cache folder.
 """
@@ -8,14 +8,11 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
-import itertools
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,8 +21,14 @@ from torch import Tensor
 
 from kernels.ops import GaussianForm
 
-SOURCE = Path(__file__).parent / "native.c"
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-shared", "-fPIC")
+FOLDER = Path(__file__).parent
+SOURCES = tuple(FOLDER / name for name in ("native.c", "cells.c", "products.c", "depthwise.c", "weights.c"))
+HEADERS = tuple(FOLDER / name for name in ("native.h", "cells.h"))
+FLAGS = (
+    *("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"),
+    *("-shared", "-fPIC"),
+)
+OPENMP = "-fopenmp"
 COMPILERS = ("cc", "gcc", "clang")
 SMALLEST_SHARE = 1 << 14
 """Elements below which another thread costs more than it saves."""
@@ -45,18 +48,21 @@ def processor() -> str:
 
 def library_path(cc: str) -> Path:
     """Where the library for this source, compiler and processor is kept."""
-    identity = "\0".join((SOURCE.read_text(), *FLAGS, cc, processor()))
+    identity = "\0".join((*(path.read_text() for path in SOURCES + HEADERS), *FLAGS, cc, processor()))
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "vaebench" / f"native-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
 
 
 def build(cc: str, path: Path) -> None:
-    """Compile into `path`, atomically."""
+    """Compile into `path`, atomically; without OpenMP, and so with one thread, where the compiler has none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         partial = Path(folder) / path.name
-        command = [cc, *FLAGS, "-o", str(partial), str(SOURCE)]
-        subprocess.run(command, check=True, capture_output=True, timeout=120)
+        command = [cc, *FLAGS, "-o", str(partial), *map(str, SOURCES), "-lm"]
+        for openmp in ([OPENMP], []):
+            done = subprocess.run([*command, *openmp], capture_output=True, timeout=120, check=not openmp)
+            if done.returncode == 0:
+                break
         partial.replace(path)
 
 
@@ -73,60 +79,76 @@ class Raw(ctypes.Structure):
 
 
 @functools.cache
-def library() -> ctypes.CDLL | None:
-    """The loaded library, or None where it cannot be built."""
+def load() -> ctypes.CDLL | str:
+    """The loaded library, or in one line why there is none."""
     cc = compiler()
     if cc is None:
-        return None
+        return f"no C compiler ({', '.join(COMPILERS)}) was found"
     try:
         path = library_path(cc)
         if not path.exists():
             build(cc, path)
-        loaded = ctypes.CDLL(str(path))
-    except (OSError, RuntimeError, subprocess.SubprocessError):
-        return None
-    integer, pointer = ctypes.c_int64, ctypes.c_void_p
-    loaded.vaebench_gaussian.argtypes = (Raw, Raw, Form, pointer, ctypes.c_int32, *(integer,) * 3, *(pointer,) * 2)
-    loaded.vaebench_gaussian.argtypes += (integer, integer)
-    loaded.vaebench_gaussian.restype = None
-    loaded.vaebench_gaussian_backward.argtypes = (Raw, Raw, Form, *(pointer,) * 7, integer, integer)
-    loaded.vaebench_gaussian_backward.restype = None
-    loaded.vaebench_normals.argtypes = (pointer, *(integer,) * 5)
-    loaded.vaebench_normals.restype = None
-    loaded.vaebench_mixture.argtypes = (*(pointer,) * 4, *(integer,) * 4, ctypes.c_float)
+        return declared(ctypes.CDLL(str(path)))
+    except (OSError, RuntimeError) as error:
+        return f"they could not be built or loaded: {error}"
+    except subprocess.SubprocessError as error:
+        said = (getattr(error, "stderr", None) or b"").decode(errors="replace").strip().splitlines()
+        return f"{cc} could not build them: {said[0] if said else error}"
+
+
+def library() -> ctypes.CDLL | None:
+    """The loaded library, or None where it cannot be built."""
+    found = load()
+    return None if isinstance(found, str) else found
+
+
+def why_missing() -> str | None:
+    """Why the C kernels are not used here, in one line; None where they are."""
+    found = load()
+    return found if isinstance(found, str) else None
+
+
+def declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
+    """The library with the types of what its functions of `native.c` take."""
+    integer, address, threads = ctypes.c_int64, ctypes.c_void_p, ctypes.c_int32
+    forward = (Raw, Raw, Form, address, ctypes.c_int32, *(integer,) * 3, *(address,) * 3)
+    loaded.vaebench_gaussian.argtypes = (*forward, integer, integer, threads)
+    loaded.vaebench_gaussian_backward.argtypes = (Raw, Raw, Form, *(address,) * 7, integer, integer, threads)
+    loaded.vaebench_normals.argtypes = (address, *(integer,) * 5, threads)
+    loaded.vaebench_mixture.argtypes = (*(address,) * 4, *(integer,) * 4, ctypes.c_float, threads)
     loaded.vaebench_mixture.restype = ctypes.c_int
     return loaded
 
 
-@functools.cache
-def _pool(process: int) -> ThreadPoolExecutor:
-    """Threads of this process; a forked child makes its own."""
-    return ThreadPoolExecutor(os.cpu_count())
+def loaded() -> ctypes.CDLL:
+    """The loaded library.
+
+    Raises:
+        RuntimeError: it cannot be built here.
+    """
+    found = library()
+    if found is None:
+        raise RuntimeError("the C kernels need a C compiler (cc, gcc or clang); without one, layers run one by one")
+    return found
 
 
-def in_shares(work: Callable[[int, int], None], samples: int, size: int) -> None:
-    """Call work(start, count) for shares of the samples, on as many threads as torch uses and the work is worth."""
-    shares = max(1, min(torch.get_num_threads(), samples, samples * size // SMALLEST_SHARE))
-    bounds = [samples * share // shares for share in range(shares + 1)]
-    if shares == 1:
-        work(0, samples)
-        return
-    pool = _pool(os.getpid())
-    jobs = [pool.submit(work, start, end - start) for start, end in itertools.pairwise(bounds)]
-    for job in jobs:
-        job.result()
+def refuse_second_order() -> None:
+    """Raise RuntimeError where gradients of gradients are asked for (`create_graph=True`)."""
+    if torch.is_grad_enabled():
+        raise RuntimeError("the CPU path has no second-order gradients; build the model with REFERENCE")
+
+
+def threads_for(samples: int, size: int) -> int:
+    """How many of torch's threads the work on samples of that many elements is worth."""
+    return max(1, min(torch.get_num_threads(), samples, samples * size // SMALLEST_SHARE))
 
 
 def normals(lib: ctypes.CDLL, seed: Tensor, group: int, shape: torch.Size, first_sample: int) -> Tensor:
     """`kernels.philox.normals` in float32 on the CPU: the same words, normals within 1e-6."""
     noise = torch.empty(shape)
     samples = shape[0]
-    size, key = noise.numel() // max(1, samples), int(seed)
-
-    def work(start: int, count: int) -> None:
-        lib.vaebench_normals(noise.data_ptr() + 4 * start * size, key, group, first_sample + start, count, size)
-
-    in_shares(work, samples if size else 0, size)
+    size = noise.numel() // max(1, samples)
+    lib.vaebench_normals(noise.data_ptr(), int(seed), group, first_sample, samples, size, threads_for(samples, size))
     return noise
 
 
@@ -136,10 +158,10 @@ class Parameters(NamedTuple):
     mean: Tensor
     log_scale: Tensor
 
-    def raw(self, start: int) -> Raw:
-        """The parameters from a sample on, as the C kernels take them."""
+    def raw(self) -> Raw:
+        """The parameters as the C kernels take them."""
         row = self.mean.stride(0) if len(self.mean) > 1 else 0
-        return Raw(at(self.mean, row * start), at(self.log_scale, row * start), row)
+        return Raw(self.mean.data_ptr(), self.log_scale.data_ptr(), row)
 
 
 def parameters(mean: Tensor, log_scale: Tensor) -> Parameters:
@@ -149,9 +171,9 @@ def parameters(mean: Tensor, log_scale: Tensor) -> Parameters:
     return Parameters(*(pair if in_rows else [value.contiguous() for value in pair]))
 
 
-def at(tensor: Tensor | None, offset: int) -> int | None:
-    """Address of the float32 at that offset."""
-    return None if tensor is None else tensor.data_ptr() + 4 * offset
+def pointer(tensor: Tensor | None) -> int | None:
+    """Address of the first value."""
+    return None if tensor is None else tensor.data_ptr()
 
 
 def form_of(form: GaussianForm) -> Form:
@@ -166,22 +188,29 @@ def gaussian(
     form: GaussianForm,
     noise: Tensor | None,
     key: tuple[int, int, int],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """z, KL (B,) and the noise used, float32 contiguous; `key` is (seed, group, first sample)."""
+    log_ratio: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """z, KL (B,), the noise used, and log q(z) - log p(z) (B,) if asked for; float32 contiguous.
+
+    `key` is (seed, group, first sample).
+    """
     shape = posterior.mean.shape
-    z, kl = torch.empty(shape), torch.zeros(shape[0])
+    z, kl, ratio = torch.empty(shape), torch.zeros(shape[0]), torch.zeros(shape[0]) if log_ratio else None
     eps = torch.empty(shape) if noise is None else noise.float().contiguous()
-    size = z.numel() // max(1, shape[0])
-
-    def work(start: int, count: int) -> None:
-        first = start * size
-        raws = posterior.raw(start), Raw() if prior is None else prior.raw(start), form_of(form)
-        seed, group, sample = key[0], key[1], key[2] + start
-        draws = at(eps, first), noise is None, seed, group, sample
-        lib.vaebench_gaussian(*raws, *draws, at(z, first), at(kl, start), count, size)
-
-    in_shares(work, shape[0] if size else 0, size)
-    return z, kl, eps
+    samples, size = shape[0], z.numel() // max(1, shape[0])
+    lib.vaebench_gaussian(
+        posterior.raw(),
+        Raw() if prior is None else prior.raw(),
+        form_of(form),
+        eps.data_ptr(),
+        noise is None,
+        *key,
+        *(pointer(one) for one in (z, kl, ratio)),
+        samples,
+        size,
+        threads_for(samples, size),
+    )
+    return z, kl, eps, ratio
 
 
 def gaussian_backward(
@@ -194,18 +223,18 @@ def gaussian_backward(
     grad_kl: Tensor,
 ) -> tuple[Tensor, ...]:
     """Gradients of mean and log scale, and of those of the prior if there is one, float32 contiguous."""
-    shape, size = noise.shape, noise.numel() // max(1, len(noise))
-    gradients = [torch.empty(shape) for _ in range(2 if prior is None else 4)]
-    outputs = [*gradients, None, None][:4]
-    grad_z, grad_kl = grad_z.float().contiguous(), grad_kl.float().contiguous()
-
-    def work(start: int, count: int) -> None:
-        first = start * size
-        raws = posterior.raw(start), Raw() if prior is None else prior.raw(start), form_of(form)
-        upstream = at(noise, first), at(grad_z, first), at(grad_kl, start)
-        lib.vaebench_gaussian_backward(*raws, *upstream, *(at(one, first) for one in outputs), count, size)
-
-    in_shares(work, shape[0] if size else 0, size)
+    samples, size = len(noise), noise.numel() // max(1, len(noise))
+    gradients = [torch.empty(noise.shape) for _ in range(2 if prior is None else 4)]
+    upstream = noise, grad_z.float().contiguous(), grad_kl.float().contiguous()
+    lib.vaebench_gaussian_backward(
+        posterior.raw(),
+        Raw() if prior is None else prior.raw(),
+        form_of(form),
+        *(pointer(one) for one in (*upstream, *[*gradients, None, None][:4])),
+        samples,
+        size,
+        threads_for(samples, size),
+    )
     return tuple(gradients)
 
 
@@ -218,22 +247,15 @@ def mixture(lib: ctypes.CDLL, parameters: Tensor, x: Tensor, bits: int, gradient
     plane, channels = height * width, parameters.shape[1]
     components = channels // (10 if colours == 3 else 3)
     log_prob = torch.zeros(batch, dtype=torch.float64)
-
-    def work(start: int, count: int) -> None:
-        at = start * channels * plane * 4
-        failed = lib.vaebench_mixture(
-            parameters.data_ptr() + at,
-            x.data_ptr() + start * colours * plane * 4,
-            log_prob.data_ptr() + start * 8,
-            None if gradient is None else gradient.data_ptr() + at,
-            count,
-            components,
-            colours,
-            plane,
-            1.0 / (2**bits - 1),
-        )
-        if failed:
-            raise MemoryError("no memory for the components of the logistic mixture")
-
-    in_shares(work, batch, channels * plane)
+    failed = lib.vaebench_mixture(
+        *(pointer(one) for one in (parameters, x, log_prob, gradient)),
+        batch,
+        components,
+        colours,
+        plane,
+        1.0 / (2**bits - 1),
+        threads_for(batch, channels * plane),
+    )
+    if failed:
+        raise MemoryError("no memory for the components of the logistic mixture")
     return log_prob

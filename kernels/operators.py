@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels import launch, reference
+from kernels import launch, reference, sweep
 from kernels.launch import Gradients, Request
-from kernels.ops import PLAIN, GaussianDraw, GaussianForm, Ops
+from kernels.ops import PLAIN, Activation, GaussianDraw, GaussianForm, Ops
 
 
 def request_of(
@@ -211,6 +211,84 @@ mixture.register_autograd(differentiate_mixture, setup_context=save_mixture)
 mixture_backward.register_autograd(refuse)
 
 
+@torch.library.custom_op("vaebench::norm_statistics", mutates_args=("running_mean", "running_var"))
+def norm_statistics(
+    x: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float, eps: float, repeats: int
+) -> tuple[Tensor, Tensor]:
+    """Mean and 1 / std of each channel of the batch; moves the running statistics. Not differentiable by itself."""
+    return sweep.norm_statistics(x, running_mean, running_var, momentum, eps, repeats)
+
+
+@norm_statistics.register_fake
+def _(
+    x: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float, eps: float, repeats: int
+) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape[1], dtype=torch.float32), x.new_empty(x.shape[1], dtype=torch.float32)
+
+
+@torch.library.custom_op("vaebench::norm", mutates_args=())
+def norm(
+    x: Tensor, mean: Tensor, spread: Tensor, weight: Tensor, bias: Tensor, eps: float, training: bool, swish: bool
+) -> Tensor:
+    """X normalised and activated; the gradient in training takes mean and spread for the statistics of x."""
+    return sweep.norm_forward(x, (mean, spread, weight, bias), eps, sweep.Norm(training, swish))
+
+
+@norm.register_fake
+def _(
+    x: Tensor, mean: Tensor, spread: Tensor, weight: Tensor, bias: Tensor, eps: float, training: bool, swish: bool
+) -> Tensor:
+    return sweep.output_like(x)
+
+
+@torch.library.custom_op("vaebench::norm_backward", mutates_args=())
+def norm_backward(
+    grad_y: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    spread: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    training: bool,
+    swish: bool,
+) -> tuple[Tensor, Tensor]:
+    """Gradient of x, and those of bias and weight as rows (2, C)."""
+    return sweep.norm_backward(grad_y, x, (mean, spread, weight, bias), eps, sweep.Norm(training, swish))
+
+
+@norm_backward.register_fake
+def _(
+    grad_y: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    spread: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    training: bool,
+    swish: bool,
+) -> tuple[Tensor, Tensor]:
+    return sweep.output_like(x), x.new_empty((2, x.shape[1]), dtype=torch.float32)
+
+
+def save_norm(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    """Keep the input and what belongs to its channels for the backward pass."""
+    ctx.save_for_backward(*inputs[:5])
+    ctx.scalars = inputs[5:]
+
+
+def differentiate_norm(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients of x, weight and bias."""
+    grad_x, sums = norm_backward(grad_y, *ctx.saved_tensors, *ctx.scalars)
+    weight, bias = ctx.saved_tensors[3:]
+    return grad_x, None, None, sums[1].to(weight.dtype), sums[0].to(bias.dtype), None, None, None
+
+
+norm.register_autograd(differentiate_norm, setup_context=save_norm)
+norm_backward.register_autograd(refuse)
+
+
 def gaussian_sample_kl(
     mean: Tensor,
     log_scale: Tensor,
@@ -284,4 +362,38 @@ def logistic_mixture_log_prob(parameters: Tensor, x: Tensor, *, bits: int, origi
     return mixture(parameters, x.detach(), bits)[0]
 
 
-FUSED = Ops("fused", gaussian_sample_kl, gaussian_sample, logistic_mixture_log_prob)
+def norm_swish(
+    x: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    training: bool,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    repeats: int = 1,
+    activation: Activation = "swish",
+) -> Tensor:
+    """Batch norm and swish; see `kernels.ops.NormSwish`. Float64 takes the reference."""
+    if x.dtype == torch.float64:
+        return reference.norm_swish(
+            x,
+            running_mean,
+            running_var,
+            weight,
+            bias,
+            training=training,
+            momentum=momentum,
+            eps=eps,
+            repeats=repeats,
+            activation=activation,
+        )
+    reference.check_norm(x, (running_mean, running_var, weight, bias), training, repeats, activation)
+    mean, spread = running_mean, running_var
+    if training:
+        mean, spread = norm_statistics(x.detach(), running_mean, running_var, momentum, eps, repeats)
+    return norm(x, mean, spread, weight, bias, eps, training, activation == "swish")
+
+
+FUSED = Ops("fused", gaussian_sample_kl, gaussian_sample, logistic_mixture_log_prob, norm_swish)

@@ -7,10 +7,13 @@ that runs there.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
+
+from kernels.cell_form import ActivatedConvolution, PrepareCell, ResidualCell, RunPrepared
 
 
 @dataclass(frozen=True)
@@ -119,11 +122,104 @@ class LogisticMixtureLogProb(Protocol):
         ...
 
 
+Activation = Literal["swish", "none"]
+
+
+class NormSwish(Protocol):
+    """swish(batch norm of x), swish(v) = v sigma(v); differentiable in x, weight and bias."""
+
+    def __call__(
+        self,
+        x: Tensor,
+        running_mean: Tensor,
+        running_var: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        *,
+        training: bool,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+        repeats: int = 1,
+        activation: Activation = "swish",
+    ) -> Tensor:
+        """Normalise each channel over the batch and its pixels, then activate; arguments as `F.batch_norm`.
+
+        Args:
+            x: (B, C, h, w), channels-last or channels-first, float32, bfloat16, float16 or float64.
+            running_mean, running_var: (C,), moved in place in training, used in evaluation.
+            weight, bias: (C,).
+            training: normalise by the batch's own mean and biased variance.
+            momentum: share of the batch in the running statistics.
+            eps: added to the variance.
+            repeats: number of times that each pixel of the result will be repeated; counts in the unbiased variance
+                that `running_var` moves towards, as if the pixels had been repeated before.
+            activation: "none" leaves swish out.
+        """
+        ...
+
+
+class BernoulliLogProb(Protocol):
+    """log p(x) of independent Bernoulli pixels, summed over pixels: (B,) nats."""
+
+    def __call__(self, logits: Tensor, x: Tensor) -> Tensor:
+        """Evaluate for binary images x (B, C, H, W); differentiable in `logits` (B, C, H, W).
+
+        Raises:
+            ValueError: x holds other values than 0 and 1 (on a GPU an asynchronous assertion).
+        """
+        ...
+
+
+class ImageLinear(Protocol):
+    """x W + b for images x, which need no gradient and may be mostly zero."""
+
+    def __call__(self, x: Tensor, rows: Tensor, bias: Tensor) -> Tensor:
+        """(B, N), (N, M), (M,) -> (B, M): `rows` holds what each pixel contributes; differentiable in rows and bias."""
+        ...
+
+
+class WeightNorm(Protocol):
+    """exp(log_norm) w / (|w| + floor) of many weights at once (Salimans & Kingma 2016); differentiable."""
+
+    def __call__(
+        self, weights: Sequence[Tensor], log_norms: Sequence[Tensor], floor: float
+    ) -> tuple[Tensor, ...] | None:
+        """Weights (O, ...) with the norms exp(log_norm), (O, 1, ...), of their outputs; None where not taken."""
+        ...
+
+
+class SpectralNorms(Protocol):
+    """Sum over many weights of the top singular value, by power iteration; the vectors carry no gradient."""
+
+    def __call__(self, weights: Sequence[Tensor], left: Sequence[Tensor], rounds: int, floor: float) -> Tensor | None:
+        """Sum of u^T W v over weights (O, ...) read as (O, rest); moves the left vectors (O,) in place.
+
+        None where the backend does not take them.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class NetworkOps:
+    """Operations of a network's layers. Each returns None where it leaves the work to plain PyTorch."""
+
+    residual_cell: ResidualCell
+    prepare_cell: PrepareCell
+    run_prepared: RunPrepared
+    convolution: ActivatedConvolution
+    weight_norm: WeightNorm
+    spectral_norms: SpectralNorms
+
+
 @dataclass(frozen=True)
 class Ops:
-    """One backend: its name and its operations."""
+    """One backend: its name and its operations; `network` None runs networks layer by layer."""
 
     name: str
     gaussian_sample_kl: GaussianSampleKL
     gaussian_sample: GaussianSample
     logistic_mixture_log_prob: LogisticMixtureLogProb
+    norm_swish: NormSwish
+    network: NetworkOps | None = None
+    bernoulli_log_prob: BernoulliLogProb | None = None
+    image_linear: ImageLinear | None = None

@@ -6,16 +6,18 @@ Computes in float32 or wider, whatever the inputs are.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kernels.ops import PLAIN, GaussianDraw, GaussianForm, Ops
+from kernels.ops import PLAIN, Activation, GaussianDraw, GaussianForm, Ops
 from kernels.philox import normals
 
 MIN_LOG_SCALE = -7.0
+NOT_BINARY = "Bernoulli likelihood: expected binary images (0 and 1), got other values; binarise them"
 """Lower bound of a logistic component's log scale (Salimans et al. 2017)."""
 
 
@@ -222,4 +224,68 @@ def logistic_mixture_log_prob(parameters: Tensor, x: Tensor, *, bits: int, origi
     return torch.logsumexp(per_component, 1).flatten(1).sum(1)
 
 
-REFERENCE = Ops("reference", gaussian_sample_kl, gaussian_sample, logistic_mixture_log_prob)
+def check_norm(x: Tensor, channels: Iterable[Tensor], training: bool, repeats: int, activation: str) -> None:
+    """Raise ValueError unless the arguments of `norm_swish` fit together; `channels` are its tensors (C,)."""
+    if x.ndim != 4:
+        raise ValueError(f"x: expected (B, C, h, w), got {tuple(x.shape)}")
+    for tensor in channels:
+        if tuple(tensor.shape) != (x.shape[1],):
+            raise ValueError(f"expected statistics, weight and bias ({x.shape[1]},), got {tuple(tensor.shape)}")
+    if training and x.numel() == x.shape[1]:
+        raise ValueError(f"x: expected more than one value per channel in training, got {tuple(x.shape)}")
+    if repeats < 1:
+        raise ValueError(f"repeats: expected 1 or more, got {repeats}")
+    if activation not in get_args(Activation):
+        raise ValueError(f"activation: expected one of {get_args(Activation)}, got '{activation}'")
+
+
+def norm_swish(
+    x: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    training: bool,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    repeats: int = 1,
+    activation: Activation = "swish",
+) -> Tensor:
+    """Batch norm, then swish; see `kernels.ops.NormSwish`. Each of the two rounds to the type of x.
+
+    Repeated pixels change neither mean nor biased variance; the unbiased variance of n values, r times each, is that of
+    the n values times r (n - 1) / (r n - 1).
+    """
+    check_norm(x, (running_mean, running_var, weight, bias), training, repeats, activation)
+    corrected = training and repeats > 1 and x.numel() > 0
+    moved = running_var.clone() if corrected else running_var
+    y = F.batch_norm(x, running_mean, moved, weight, bias, training, momentum, eps)
+    if corrected:
+        count, kept = x.numel() // x.shape[1], (1 - momentum) * running_var
+        running_var.copy_(kept + (moved - kept) * (repeats * (count - 1) / (repeats * count - 1)))
+    return F.silu(y) if activation == "swish" else y
+
+
+def require_binary(x: Tensor) -> None:
+    """Raise ValueError unless x holds zeros and ones only, the squares of themselves; a GPU is not waited for."""
+    squares = x * x
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        torch._assert_async((squares == x).all(), NOT_BINARY)  # pyright: ignore[reportPrivateImportUsage]
+    elif not torch.equal(squares, x):
+        raise ValueError(NOT_BINARY)
+
+
+def bernoulli_log_prob(logits: Tensor, x: Tensor) -> Tensor:
+    """Log p(x) per image (B,); see `kernels.ops.BernoulliLogProb`."""
+    require_binary(x)
+    logits = logits.to(wide(logits.dtype))
+    return -F.binary_cross_entropy_with_logits(logits, x.to(logits), reduction="none").flatten(1).sum(1)
+
+
+def image_linear(x: Tensor, rows: Tensor, bias: Tensor) -> Tensor:
+    """X W + b; see `kernels.ops.ImageLinear`."""
+    return F.linear(x, rows.t(), bias)
+
+
+REFERENCE = Ops("reference", gaussian_sample_kl, gaussian_sample, logistic_mixture_log_prob, norm_swish)

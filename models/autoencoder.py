@@ -7,35 +7,26 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from kernels.ops import Ops
-from models.convnet import ConvDecoder, ConvEncoder, ConvNetShape
+from models.coders import CoderConfig, coders
 from models.output import Draw, Encoding, ImageShape, LatentShape, LikelihoodSpec, Model
 
 
 @dataclass(frozen=True)
-class AEConfig:
-    """Width at the image, code size, number of poolings, padding."""
+class AEConfig(CoderConfig):
+    """The encoder and decoder; see `CoderConfig`."""
 
-    channels: int = 16
     latent_size: int = 32
-    halvings: int = 2
-    pad: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.latent_size < 1:
-            raise ValueError(f"latent_size: expected at least 1, got {self.latent_size}")
 
 
 class AE(Model):
-    """Convolutional encoder with max-pooling, code of `latent_size` values, up-sampling decoder."""
+    """Encoder, code of `latent_size` values, decoder."""
 
     has_prior = False
 
     def __init__(self, config: AEConfig, image: ImageShape, likelihood: LikelihoodSpec, ops: Ops) -> None:
-        shape = ConvNetShape(image, config.channels, config.halvings, config.pad)
-        super().__init__(image, likelihood, ops, shape.padding)
-        self.config = config
-        self.encoder = ConvEncoder(shape, config.latent_size)
-        self.decoder = ConvDecoder(shape, config.latent_size, likelihood.parameter_channels(image.channels))
+        parts = coders(config, image, config.latent_size, likelihood.parameter_channels(image.channels), ops)
+        super().__init__(image, likelihood, ops, parts.pad)
+        self.config, self.encoder, self.decoder = config, parts.encoder, parts.decoder
 
     @property
     def latent_shapes(self) -> tuple[LatentShape, ...]:

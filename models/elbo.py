@@ -89,10 +89,11 @@ def importance_weighted(model: Model, x: Tensor, draw: Draw, k: int) -> Bounds:
         raise ValueError(f"importance-weighted bound: expected k >= 1 draws, got {k}")
     if not model.has_prior:
         raise ValueError(f"importance-weighted bound: {type(model).__name__} has no prior")
-    first, log_sum = _weigh(model, x, draw)
+    features = model.features(model.padded(x))
+    first, log_sum = _weigh(model, features, x, draw)
     elbo, distortion, rates = log_sum, first.distortion, first.rates
     for index in range(1, k):
-        one, log_weight = _weigh(model, x, dataclasses.replace(draw, seed=draw.seed + index))
+        one, log_weight = _weigh(model, features, x, dataclasses.replace(draw, seed=draw.seed + index))
         log_sum = torch.logaddexp(log_sum, log_weight)
         elbo = elbo + log_weight
         distortion, rates = distortion + one.distortion, rates + one.rates
@@ -100,9 +101,10 @@ def importance_weighted(model: Model, x: Tensor, draw: Draw, k: int) -> Bounds:
     return Bounds(averaged, elbo / k, log_sum - math.log(k), k)
 
 
-def _weigh(model: Model, x: Tensor, draw: Draw) -> tuple[ELBOTerms, Tensor]:
+def _weigh(model: Model, features: object, x: Tensor, draw: Draw) -> tuple[ELBOTerms, Tensor]:
     """Terms of one draw and its log importance weight (B,), in float64."""
-    output = model(x, dataclasses.replace(draw, log_ratio=True))
+    encoding = model.infer(features, dataclasses.replace(draw, log_ratio=True))
+    output = ModelOutput(model.decode(encoding.state), encoding.groups)
     one = terms(output, x)
     log_weight = -one.distortion.double() - sum(_log_ratio(group.log_ratio) for group in output.groups)
     return ELBOTerms(one.distortion.double(), one.rates.double(), one.resolutions), log_weight

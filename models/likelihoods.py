@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kernels.ops import SOFT_CLAMPED, Ops
+from kernels.reference import REFERENCE, bernoulli_log_prob
 from models.distributions import DiagonalGaussian
 from models.output import LikelihoodSpec
 
@@ -25,22 +26,12 @@ def _sum_pixels(values: Tensor) -> Tensor:
     return values.flatten(1).sum(1)
 
 
-def _require_binary(x: Tensor) -> None:
-    """Raise ValueError unless x holds zeros and ones only; on a GPU the check does not synchronise."""
-    binary = ((x == 0) | (x == 1)).all()
-    if x.device.type != "cpu":
-        torch._assert_async(  # pyright: ignore[reportPrivateImportUsage]
-            binary, "Bernoulli likelihood: expected binary images (0 and 1); binarise them"
-        )
-    elif not binary:
-        raise ValueError("Bernoulli likelihood: expected binary images (0 and 1), got other values; binarise them")
-
-
 @dataclass(frozen=True)
 class Bernoulli:
     """Independent Bernoulli pixels with `logits` (B, C, H, W); accepts binary images only."""
 
     logits: Tensor
+    ops: Ops = REFERENCE
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Log p(x given z): (B,) nats.
@@ -48,9 +39,7 @@ class Bernoulli:
         Raises:
             ValueError: x is not binary.
         """
-        _require_binary(x)
-        logits = self.logits.to(torch.promote_types(self.logits.dtype, torch.float32))
-        return -_sum_pixels(F.binary_cross_entropy_with_logits(logits, x.to(logits), reduction="none"))
+        return (self.ops.bernoulli_log_prob or bernoulli_log_prob)(self.logits, x)
 
     def mean(self) -> Tensor:
         """Probability of a one, (B, C, H, W)."""
@@ -197,7 +186,7 @@ class BernoulliSpec:
 
     def build(self, parameters: Tensor, ops: Ops) -> Bernoulli:
         """Bernoulli with logits `parameters` (B, C, H, W)."""
-        return Bernoulli(parameters)
+        return Bernoulli(parameters, ops)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -206,7 +206,8 @@ class ModelOutput:
 class Model(nn.Module, abc.ABC):
     """Base of all models: images in [0, 1] in, beliefs out. Knows no loss.
 
-    A model implements `encode`, `decode_parameters` and, if it has a prior, `sample_state`. Padding is done
+    A model implements `encode`, `decode_parameters` and, if it has a prior, `sample_state`; also `features` and
+    `infer`, the two halves of `encode`, where the first is worth keeping over many draws. Padding is done
     here: `pad` pixels of zeros on each side before `encode`, cropped from the decoder's output before the
     likelihood sees it, so that no metric scores them.
     """
@@ -229,6 +230,14 @@ class Model(nn.Module, abc.ABC):
     @abc.abstractmethod
     def decode_parameters(self, state: Tensor) -> Tensor:
         """Likelihood parameters (B, P, H + 2 pad, W + 2 pad) from a decoder state."""
+
+    def features(self, x: Tensor) -> object:
+        """What inference needs of padded images x, whatever is drawn; for `infer`."""
+        return x
+
+    def infer(self, features: Any, draw: Draw) -> Encoding:
+        """Inference from `features`: one draw of the latents."""
+        return self.encode(features, draw)
 
     def sample_state(self, n: int, draw: Draw, temperature: float = 1.0) -> Tensor:
         """Decoder state of `n` images with latents drawn from the prior."""

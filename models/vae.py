@@ -8,33 +8,22 @@ import torch
 from torch import Tensor
 
 from kernels.ops import Ops
-from models.convnet import ConvDecoder, ConvEncoder, ConvNetShape
+from models.coders import CoderConfig, coders
 from models.output import Draw, Encoding, ImageShape, LatentShape, LikelihoodSpec, Model, draw_group
 
 
 @dataclass(frozen=True)
-class VAEConfig:
-    """Width at the image, number of latents, number of poolings, padding."""
-
-    channels: int = 16
-    latent_size: int = 16
-    halvings: int = 2
-    pad: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.latent_size < 1:
-            raise ValueError(f"latent_size: expected at least 1, got {self.latent_size}")
+class VAEConfig(CoderConfig):
+    """The encoder and decoder; see `CoderConfig`."""
 
 
 class VAE(Model):
     """The autoencoder's bones with a Gaussian bottleneck of `latent_size` latents."""
 
     def __init__(self, config: VAEConfig, image: ImageShape, likelihood: LikelihoodSpec, ops: Ops) -> None:
-        shape = ConvNetShape(image, config.channels, config.halvings, config.pad)
-        super().__init__(image, likelihood, ops, shape.padding)
-        self.config = config
-        self.encoder = ConvEncoder(shape, 2 * config.latent_size)
-        self.decoder = ConvDecoder(shape, config.latent_size, likelihood.parameter_channels(image.channels))
+        parts = coders(config, image, 2 * config.latent_size, likelihood.parameter_channels(image.channels), ops)
+        super().__init__(image, likelihood, ops, parts.pad)
+        self.config, self.encoder, self.decoder = config, parts.encoder, parts.decoder
 
     @property
     def latent_shapes(self) -> tuple[LatentShape, ...]:
@@ -53,8 +42,8 @@ class VAE(Model):
 
     def sample_state(self, n: int, draw: Draw, temperature: float = 1.0) -> Tensor:
         """Latents (n, Z, 1, 1) from the prior N(0, temperature^2)."""
-        weight = self.decoder.stem.weight
-        zero = torch.zeros((), dtype=weight.dtype, device=weight.device).expand(n, self.config.latent_size, 1, 1)
+        like = next(self.parameters())
+        zero = torch.zeros((), dtype=like.dtype, device=like.device).expand(n, self.config.latent_size, 1, 1)
         return self.ops.gaussian_sample(
             zero,
             zero,

@@ -12,9 +12,11 @@ FLOORS = ("kernels", "models", "benchmarks")
 TRITON_FILES = {
     "kernels/gaussian.py",
     "kernels/likelihood.py",
+    "kernels/normalisation.py",
     "kernels/launch.py",
     "kernels/static_profile.py",
     "kernels/device.py",
+    "benchmarks/proton.py",
 }
 NO_TORCH = {"benchmarks/record.py", "benchmarks/errors.py", "benchmarks/metrics/uncertainty.py"}
 

@@ -6,19 +6,22 @@ Attribute names are those of the released checkpoints, so that their keys load a
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
+from kernels.cell_form import CellForm, CellNorm, CellTensors, Convolution, LayerForm, PreparedCell
+from kernels.ops import Ops
 from models.layers import SqueezeExcitation, gated_residual
 from models.nvae.config import CellOps, ConvOp, InvertedResidualOp, NVAEConfig
-from models.nvae.convolutions import conv2d, effective_weight, norm_before_repeat
+from models.nvae.convolutions import ACTIVATIONS, ActivatedConv2d, WeightNormConv2d, conv2d, norm_before_repeat
 
 Resample = Literal["keep", "down", "up"]
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"swish": F.silu, "elu": F.elu}
 
 
 def repeat_pixels(x: Tensor) -> Tensor:
@@ -26,12 +29,33 @@ def repeat_pixels(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
-class ConvCellOp(nn.Module):
+class CellLayer(NamedTuple):
+    """One layer of a fused cell: norm, how often the norm's pixels are repeated later, form, convolution."""
+
+    norm: nn.BatchNorm2d | None
+    repeats: int
+    form: LayerForm
+    conv: ActivatedConv2d
+
+
+class CellOp(nn.Module):
+    """One operation of a residual cell: a module that also says which layers it is made of."""
+
+    def layers(self) -> list[CellLayer]:
+        """The operation as layers of a fused cell; none where it cannot be fused."""
+        raise NotImplementedError
+
+    def after(self) -> tuple[nn.BatchNorm2d | None, int]:
+        """The norm behind the last convolution, and how often its pixels will be repeated."""
+        return None, 1
+
+
+class ConvCellOp(CellOp):
     """`ConvOp` as a module: [batch norm,] activation, [up-sampling,] 3x3 convolution."""
 
     def __init__(self, op: ConvOp, c_in: int, c_out: int, resample: Resample, config: NVAEConfig) -> None:
         super().__init__()
-        self.norm_name = "bn_act" if op.activation == "swish" else "bn"
+        self.op, self.norm_name = op, "bn_act" if op.activation == "swish" else "bn"
         if op.batch_norm:
             self.add_module(self.norm_name, nn.BatchNorm2d(c_in, momentum=config.batch_norm_momentum))
         self.activation, self.resample = ACTIVATIONS[op.activation], resample
@@ -45,11 +69,22 @@ class ConvCellOp(nn.Module):
             stride=2 if resample == "down" else 1,
         )
 
+    @property
+    def norm(self) -> nn.BatchNorm2d | None:
+        """The batch norm, if there is one."""
+        return getattr(self, self.norm_name, None)
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, h, w) -> (B, C_out, h', w')."""
-        norm = getattr(self, self.norm_name, None)
+        norm = self.norm
         x = self.activation(x if norm is None else norm(x))
         return self.conv_0(repeat_pixels(x) if self.resample == "up" else x)
+
+    def layers(self) -> list[CellLayer]:
+        """The operation as layers of a fused cell."""
+        conv, up = self.conv_0, self.resample == "up"
+        form = LayerForm(self.op.activation, 3, conv.stride[0], conv.dilation[0], up)  # pyright: ignore[reportArgumentType]
+        return [CellLayer(self.norm, 1, form, conv)]
 
 
 class Norm(nn.Module):
@@ -86,7 +121,7 @@ class ConvNormSwish(nn.Module):
         return repeat_pixels(x) if self.upsample else x
 
 
-class InvertedResidual(nn.Module):
+class InvertedResidual(CellOp):
     """`InvertedResidualOp` as a module: norm, 1x1 expansion, KxK grouped, 1x1 projection, norm.
 
     The original repeats pixels first (index 0 of `conv`, without parameters). Norm, expansion and swish act pixel
@@ -109,9 +144,32 @@ class InvertedResidual(nn.Module):
         ]
         self.conv = nn.Sequential(*([nn.Identity()] if up else []), *layers)
 
+    @property
+    def _parts(self) -> Any:
+        return self.conv[-5:]
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, h, w) -> (B, C_out, h', w')."""
         return self.conv(x)
+
+    def layers(self) -> list[CellLayer]:
+        """Three layers, if the middle convolution is depthwise."""
+        first, expand, grouped, project, _ = self._parts
+        (widen, norm_1), (depthwise, norm_2) = expand.conv, grouped.conv
+        if depthwise.groups != depthwise.in_channels:
+            return []
+        stride, repeats = depthwise.stride[0], first.before_repeat
+        middle = LayerForm("swish", depthwise.kernel_size[0], stride, repeat=expand.upsample, depthwise=True)
+        return [
+            CellLayer(first.bn, repeats, LayerForm("none"), widen),
+            CellLayer(norm_1, repeats, middle, depthwise),
+            CellLayer(norm_2, 1, LayerForm("swish"), project),
+        ]
+
+    def after(self) -> tuple[nn.BatchNorm2d | None, int]:
+        """The norm behind the projection."""
+        last = self._parts[-1]
+        return last.bn, last.before_repeat
 
 
 class FactorizedReduce(nn.Module):
@@ -137,7 +195,7 @@ class FactorizedReduce(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, h, w) -> (B, C_out, h/2, w/2)."""
         convs = (self.conv_1, self.conv_2, self.conv_3, self.conv_4)
-        weight = torch.cat([effective_weight(conv) for conv in convs]) * self.places
+        weight = torch.cat([conv.effective_weight() for conv in convs]) * self.places
         bias = torch.cat([conv.bias for conv in convs if conv.bias is not None])
         return F.conv2d(F.silu(x), weight, bias, stride=2)
 
@@ -148,8 +206,9 @@ class Upsample(nn.Sequential):
     The two commute; the convolution runs first, on a quarter of the pixels.
     """
 
-    def __init__(self, c_in: int, c_out: int, config: NVAEConfig) -> None:
-        super().__init__(nn.Identity(), conv2d(c_in, c_out, 1, normalised=config.weight_norm, bias=False))
+    def __init__(self, c_in: int, c_out: int, config: NVAEConfig, backend: Ops) -> None:
+        conv = conv2d(c_in, c_out, 1, normalised=config.weight_norm, bias=False, network=backend.network)
+        super().__init__(nn.Identity(), conv)
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C_in, h, w) -> (B, C_out, 2h, 2w)."""
@@ -157,31 +216,132 @@ class Upsample(nn.Sequential):
 
 
 class ResidualCell(nn.Module):
-    """skip(x) + gain * gate * ops(x); the first operation changes channels and resolution."""
+    """skip(x) + gain * gate * ops(x); the first operation changes channels and resolution.
 
-    def __init__(self, ops: CellOps, c_in: int, c_out: int, resample: Resample, config: NVAEConfig) -> None:
+    It runs as one fused operation where `backend` has one that takes it, else layer by layer.
+    """
+
+    def __init__(
+        self, ops: CellOps, c_in: int, c_out: int, resample: Resample, config: NVAEConfig, backend: Ops
+    ) -> None:
         super().__init__()
-        self.skip = _skip(c_in, c_out, resample, config)
+        self.skip = _skip(c_in, c_out, resample, config, backend)
         self._ops = nn.ModuleList(
             _cell_op(op, c_in if k == 0 else c_out, c_out, resample if k == 0 else "keep", config)
             for k, op in enumerate(ops)
         )
         self.se = SqueezeExcitation(c_out) if config.squeeze_excitation else None
-        self.gain = config.residual_gain
+        self.gain, self.network = config.residual_gain, backend.network
+        self._prepared: tuple[tuple[object, ...], PreparedCell | None] | None = None
+        self.recompute = config.recompute
+        self.form = CellForm(tuple(layer.form for layer in self._layers()), config.residual_gain, config.recompute)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, h, w) -> (B, C_out, h', w')."""
+        skip = self.skip(x)
+        out = self._fused(x, skip)
+        if out is not None:
+            return out
+        if self.recompute and torch.is_grad_enabled():
+            weights = {one: one.installed for one in self._ops.modules() if isinstance(one, WeightNormConv2d)}
+            again = functools.partial(repeated_pass, self._ops, weights)
+            options = {"use_reentrant": False, "preserve_rng_state": False}
+            return checkpoint(self._layer_by_layer, x, skip, context_fn=lambda: (nullcontext(), again()), **options)
+        return self._layer_by_layer(x, skip)
+
+    def _layer_by_layer(self, x: Tensor, skip: Tensor) -> Tensor:
         branch = x
         for op in self._ops:
             branch = op(branch)
         gate = None if self.se is None else self.se(branch)
-        return gated_residual(self.skip(x), branch, gate, self.gain)
+        return gated_residual(skip, branch, gate, self.gain)
+
+    def _fused(self, x: Tensor, skip: Tensor) -> Tensor | None:
+        """The cell as one operation; None where it has to run layer by layer."""
+        layers = self._layers()
+        waiting = any(isinstance(one.conv, WeightNormConv2d) and one.conv.awaits_data for one in layers)
+        if self.network is None or not layers or waiting:
+            return None
+        tensors, other = self._tensors(layers), None if skip is x else skip
+        if not (self.training or torch.is_grad_enabled()):
+            ready = self._ready(tensors)
+            return None if ready is None else self.network.run_prepared(ready, x, other)
+        out = self.network.residual_cell(x, other, self.form, tensors, training=self.training)
+        if out is not None and self.training:
+            for norm in (*(layer.norm for layer in layers), self._cell_ops()[-1].after()[0]):
+                if norm is not None and norm.num_batches_tracked is not None:
+                    norm.num_batches_tracked.add_(1)
+        return out
+
+    def _ready(self, tensors: CellTensors) -> PreparedCell | None:
+        """The cell prepared for evaluation: the kept one while all it was made of stays as it was."""
+        assert self.network is not None
+        running = [one for norm in tensors.norms if norm for one in (norm.running_mean, norm.running_var)]
+        used = [one for one in (*tensors.flat(), *running) if one is not None]
+        state = tuple((one.data_ptr(), 0 if one.is_inference() else one._version) for one in used)
+        if self._prepared is None or self._prepared[0] != state:
+            self._prepared = (state, self.network.prepare_cell(self.form, tensors))
+        return self._prepared[1]
+
+    def train(self, mode: bool = True) -> ResidualCell:
+        """Switch between training and evaluation; what was prepared is forgotten."""
+        self._prepared = None
+        return super().train(mode)
+
+    def _cell_ops(self) -> list[CellOp]:
+        return cast("list[CellOp]", list(self._ops))
+
+    def _layers(self) -> list[CellLayer]:
+        """The layers of all operations; none if one of them cannot be fused, or ends in a norm before another."""
+        ops = self._cell_ops()
+        parts = [op.layers() for op in ops]
+        fits = all(parts) and all(op.after()[0] is None for op in ops[:-1])
+        return [layer for part in parts for layer in part] if fits else []
+
+    def _tensors(self, layers: list[CellLayer]) -> CellTensors:
+        """What the fused operation computes with."""
+        norms = [*((layer.norm, layer.repeats) for layer in layers), self._cell_ops()[-1].after()]
+        convolutions = (Convolution(one.conv.effective_weight().contiguous(), one.conv.bias) for one in layers)
+        gate = () if self.se is None else tuple(self.se.parameters())
+        return CellTensors(tuple(_norm(*norm) for norm in norms), tuple(convolutions), gate)
 
 
-def _skip(c_in: int, c_out: int, resample: Resample, config: NVAEConfig) -> nn.Module:
+@contextmanager
+def repeated_pass(module: nn.Module, weights: dict[WeightNormConv2d, Tensor | None]) -> Iterator[None]:
+    """Inside this block `module` computes what it computed before.
+
+    It has these effective weights, and its batch norms neither move their running statistics nor count batches.
+    """
+    norms = [one for one in module.modules() if isinstance(one, nn.BatchNorm2d)]
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    for conv, weight in weights.items():
+        conv.installed = weight
+    try:
+        yield
+    finally:
+        for conv in weights:
+            conv.installed = None
+        for norm, (momentum, batches) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, batches
+
+
+def _norm(module: nn.BatchNorm2d | None, repeats: int) -> CellNorm | None:
+    """A batch norm's tensors and constants; momentum None is a cumulative average."""
+    if module is None:
+        return None
+    assert module.running_mean is not None
+    assert module.running_var is not None
+    assert module.num_batches_tracked is not None
+    momentum = 1 / (1 + int(module.num_batches_tracked)) if module.momentum is None else module.momentum
+    return CellNorm(module.weight, module.bias, module.running_mean, module.running_var, module.eps, momentum, repeats)
+
+
+def _skip(c_in: int, c_out: int, resample: Resample, config: NVAEConfig, backend: Ops) -> nn.Module:
     if resample == "down":
         return FactorizedReduce(c_in, c_out, config)
-    return Upsample(c_in, c_out, config) if resample == "up" else nn.Identity()
+    return Upsample(c_in, c_out, config, backend) if resample == "up" else nn.Identity()
 
 
 def _cell_op(
@@ -195,9 +355,9 @@ def _cell_op(
 class EncoderCombiner(nn.Module):
     """Adds the top-down state, through a 1x1 convolution, to a remembered bottom-up feature."""
 
-    def __init__(self, c_feature: int, c_state: int, config: NVAEConfig) -> None:
+    def __init__(self, c_feature: int, c_state: int, config: NVAEConfig, backend: Ops) -> None:
         super().__init__()
-        self.conv = conv2d(c_state, c_feature, 1, normalised=config.weight_norm)
+        self.conv = conv2d(c_state, c_feature, 1, normalised=config.weight_norm, network=backend.network)
 
     def forward(self, feature: Tensor, state: Tensor) -> Tensor:
         """(B, C_feature, h, w), the input of the posterior's sampler."""
@@ -207,9 +367,9 @@ class EncoderCombiner(nn.Module):
 class DecoderCombiner(nn.Module):
     """Merges the top-down state and z by a 1x1 convolution of both."""
 
-    def __init__(self, c_state: int, c_latent: int, config: NVAEConfig) -> None:
+    def __init__(self, c_state: int, c_latent: int, config: NVAEConfig, backend: Ops) -> None:
         super().__init__()
-        self.conv = conv2d(c_state + c_latent, c_state, 1, normalised=config.weight_norm)
+        self.conv = conv2d(c_state + c_latent, c_state, 1, normalised=config.weight_norm, network=backend.network)
 
     def forward(self, state: Tensor, z: Tensor) -> Tensor:
         """(B, C_state, h, w), the new state."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from kernels.ops import Ops
 from models.nvae.config import ModelSetup
+from models.nvae.convolutions import ActivatedConv2d
 from models.nvae.model import ALIAS, NVAE
 from models.nvae.original import setup_from_arguments
 
@@ -127,7 +128,7 @@ def _listed(problem: str, keys: Iterable[str]) -> list[str]:
 
 def original_state_dict(model: NVAE) -> dict[str, Tensor]:
     """The model's state with the original's keys in its order, second names of plain weights included."""
-    plain = {f"{name}.weight" for name, module in model.named_modules() if type(module) is nn.Conv2d}
+    plain = {f"{name}.weight" for name, module in model.named_modules() if type(module) is ActivatedConv2d}
     state: dict[str, Tensor] = {}
     for key, value in model.state_dict().items():
         if key.startswith(OWN_PREFIX):

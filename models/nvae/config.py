@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kernels.cell_form import CellActivation
 from models.output import ImageShape, LikelihoodSpec
 
 
@@ -11,7 +12,7 @@ from models.output import ImageShape, LikelihoodSpec
 class ConvOp:
     """[batch norm,] activation, 3x3 weight-normalised convolution: one operation of a residual cell."""
 
-    activation: str = "swish"
+    activation: CellActivation = "swish"
     batch_norm: bool = True
     dilation: int = 1
 
@@ -86,6 +87,8 @@ class NVAEConfig:
         weight_norm: weight-normalised convolutions, as the paper; False gives plain ones, cheaper in short runs.
         pad: zero pixels added on each side of the image; None adds the fewest with which its sides divide.
         batch_norm_momentum: share of a new batch in the running statistics.
+        recompute: keep only the input of each residual cell for the backward pass and compute the rest again (gradient
+            checkpointing, Chen et al. 2016): less memory, one more forward pass of the cells.
         norm_penalty: weight of the sum of spectral norms and of largest batch-norm scales in the loss.
         norm_penalty_start: its value at KL weight 0, annealed geometrically to `norm_penalty`; None is constant.
     """
@@ -108,6 +111,7 @@ class NVAEConfig:
     weight_norm: bool = False
     pad: int | None = None
     batch_norm_momentum: float = 0.05
+    recompute: bool = False
     norm_penalty: float = 0.0
     norm_penalty_start: float | None = None
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from kernels.cell_form import CellActivation, LayerForm
+from kernels.ops import NetworkOps
 
 NORM_FLOOR = 1e-5
 NORM_FLOOR_AT_START = 1e-2
@@ -23,7 +26,45 @@ def weight_norm(rows: Tensor, log_norm: Tensor) -> Tensor:
     return rows * (log_norm.exp() / (norm + NORM_FLOOR))
 
 
-class WeightNormConv2d(nn.Conv2d):
+ACTIVATIONS: dict[CellActivation, Callable[[Tensor], Tensor]] = {
+    "none": lambda x: x,
+    "swish": F.silu,
+    "elu": F.elu,
+}
+
+
+class ActivatedConv2d(nn.Conv2d):
+    """Activation and convolution, in one pass where the backend's `network` has one that takes them."""
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        kernel: int,
+        *,
+        activation: CellActivation = "none",
+        network: NetworkOps | None = None,
+        **conv: Any,
+    ) -> None:
+        super().__init__(c_in, c_out, kernel, **conv)
+        self.activation: CellActivation = activation
+        depthwise = self.groups == c_in == c_out and c_in > 1
+        keeps = self.padding == (self.dilation[0] * (kernel - 1) // 2,) * 2 and (self.groups == 1 or depthwise)
+        self.form = LayerForm(activation, kernel, self.stride[0], self.dilation[0], depthwise=depthwise)
+        self.network = network if keeps else None
+
+    def effective_weight(self) -> Tensor:
+        """The weight that convolves."""
+        return self.weight
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Activate and convolve."""
+        weight = self.effective_weight()
+        out = None if self.network is None else self.network.convolution(input, weight, self.bias, self.form)
+        return self._conv_forward(ACTIVATIONS[self.activation](input), weight, self.bias) if out is None else out
+
+
+class WeightNormConv2d(ActivatedConv2d):
     """Convolution whose output channels have weights of norm exp(log_weight_norm) (Salimans & Kingma 2016).
 
     `mask` (of the weight's shape) multiplies the weight before the norm is taken. With `data_init` the first
@@ -62,10 +103,10 @@ class WeightNormConv2d(nn.Conv2d):
         return rows.view_as(self.weight)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Convolve with the effective weight."""
+        """Activate and convolve with the effective weight."""
         if self.awaits_data and self.training:
-            self._initialise_from(input)
-        return self._conv_forward(input, self.effective_weight(), self.bias)
+            self._initialise_from(ACTIVATIONS[self.activation](input))
+        return super().forward(input)
 
     @torch.no_grad()
     def _initialise_from(self, x: Tensor) -> None:
@@ -85,18 +126,13 @@ def _cancel_data_init(module: nn.Module, *_: object) -> None:
         module.awaits_data = False
 
 
-def conv2d(c_in: int, c_out: int, kernel: int, *, normalised: bool, **conv: Any) -> nn.Conv2d:
+def conv2d(c_in: int, c_out: int, kernel: int, *, normalised: bool, **conv: Any) -> ActivatedConv2d:
     """A convolution of the configured kind, padded so that stride 1 keeps the resolution."""
     conv.setdefault("padding", conv.get("dilation", 1) * (kernel - 1) // 2)
     if normalised:
         return WeightNormConv2d(c_in, c_out, kernel, **conv)
     conv.pop("data_init", None)
-    return nn.Conv2d(c_in, c_out, kernel, **conv)
-
-
-def effective_weight(conv: nn.Conv2d) -> Tensor:
-    """The weight with which a convolution of either kind convolves."""
-    return conv.effective_weight() if isinstance(conv, WeightNormConv2d) else conv.weight
+    return ActivatedConv2d(c_in, c_out, kernel, **conv)
 
 
 class WeightBank:
@@ -106,7 +142,8 @@ class WeightBank:
     (load, average), moves (device, dtype), or a pass with gradients comes between.
     """
 
-    def __init__(self, convs: Iterable[nn.Module]) -> None:
+    def __init__(self, convs: Iterable[nn.Module], network: NetworkOps | None = None) -> None:
+        self.network = network
         self.convs = [conv for conv in convs if isinstance(conv, WeightNormConv2d)]
         by_shape: dict[tuple[int, int], list[int]] = defaultdict(list)
         for index, conv in enumerate(self.convs):
@@ -151,6 +188,11 @@ class WeightBank:
 
     def _normalise(self) -> list[Tensor]:
         """New effective weights."""
+        if self.network is not None:
+            pairs = [conv.masked_weight() for conv in self.convs], [conv.log_weight_norm for conv in self.convs]
+            found = self.network.weight_norm(*pairs, NORM_FLOOR)
+            if found is not None:
+                return list(found)
         weights: dict[int, Tensor] = {}
         for indices in self._of_equal_shape:
             convs = [self.convs[index] for index in indices]

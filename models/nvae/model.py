@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +39,13 @@ from models.output import (
 ALIAS = ".weight_normalized"
 
 
+class BottomUp(NamedTuple):
+    """Coarsest feature, and the features that later groups' posteriors need, fine to coarse, with their combiners."""
+
+    top: Tensor
+    remembered: list[tuple[EncoderCombiner, Tensor]]
+
+
 class NVAE(Model):
     """Deep hierarchical VAE: a bottom-up encoder, and a top-down decoder shared by inference and generation.
 
@@ -51,33 +60,35 @@ class NVAE(Model):
         coarsest = self.latent_shapes[0]
         top = config.channels_at(config.channels_decoder, config.halvings)
         self.prior_ftr0 = nn.Parameter(torch.rand(top, coarsest.height, coarsest.width))
-        self.stem = conv2d(image.channels, config.channels_encoder, 3, normalised=config.weight_norm)
-        self.pre_process = preprocess_tower(config)
+        make = functools.partial(conv2d, normalised=config.weight_norm, network=ops.network)
+        self.stem = make(image.channels, config.channels_encoder, 3)
+        self.pre_process = preprocess_tower(config, ops)
         self._build_towers()
-        self.post_process = postprocess_tower(config)
+        self.post_process = postprocess_tower(config, ops)
         outputs = likelihood.parameter_channels(image.channels)
         self.image_conditional = nn.Sequential(
-            nn.ELU(), conv2d(config.channels_decoder, outputs, 3, normalised=config.weight_norm)
+            nn.Identity(), make(config.channels_decoder, outputs, 3, activation="elu")
         )
         of_image = dict.fromkeys([*self.post_process.modules(), *self.image_conditional.modules()])
-        self._image_weights = WeightBank(of_image)
-        self._tower_weights = WeightBank(module for module in self.modules() if module not in of_image)
-        self.norms = NormPenalty(self) if config.norm_penalty else None
+        self._image_weights = WeightBank(of_image, ops.network)
+        self._tower_weights = WeightBank((module for module in self.modules() if module not in of_image), ops.network)
+        self.norms = NormPenalty(self, ops.network) if config.norm_penalty else None
         self.register_load_state_dict_pre_hook(_drop_aliases)
 
     def _build_towers(self) -> None:
         """The parts between pre- and post-processing, in the order of the checkpoints' keys."""
         config, groups = self.config, len(self.latent_shapes)
-        self.enc_tower = nn.ModuleList() if config.single_group else encoder_tower(config, self.hierarchical)
+        self.enc_tower = nn.ModuleList() if config.single_group else encoder_tower(config, self.hierarchical, self.ops)
         coarse = config.channels_at(config.channels_encoder, config.halvings)
-        self.enc0 = nn.Sequential(nn.ELU(), conv2d(coarse, coarse, 1, normalised=config.weight_norm), nn.ELU())
-        self.enc_sampler = posterior_samplers(config, groups)
-        self.dec_sampler = prior_samplers(config, groups)
+        make = functools.partial(conv2d, kernel=1, normalised=config.weight_norm, network=self.ops.network)
+        self.enc0 = nn.Sequential(nn.Identity(), make(coarse, coarse, activation="elu"), nn.ELU())
+        self.enc_sampler = posterior_samplers(config, groups, self.ops)
+        self.dec_sampler = prior_samplers(config, groups, self.ops)
         self.nf_cells = nn.ModuleList(FlowPair(config.latent_channels) for _ in range(groups * config.flows))
         if config.single_group:
-            self.stem_decoder = conv2d(config.latent_channels, coarse, 1, normalised=config.weight_norm)
+            self.stem_decoder = make(config.latent_channels, coarse)
         else:
-            self.dec_tower = decoder_tower(config, self.hierarchical)
+            self.dec_tower = decoder_tower(config, self.hierarchical, self.ops)
 
     @property
     def latent_shapes(self) -> tuple[LatentShape, ...]:
@@ -92,20 +103,32 @@ class NVAE(Model):
     def encode(self, x: Tensor, draw: Draw) -> Encoding:
         """Bottom-up pass over padded images x, then the top-down pass with z from the posterior."""
         with self._tower_weights.installed():
-            top, remembered = self._bottom_up(x)
-            groups: list[LatentGroup] = []
+            return self._infer(self._bottom_up(x), draw)
 
-            def infer(index: int, state: Tensor) -> Tensor:
-                if index == 0:
-                    feature, prior = top, None
-                else:
-                    combiner, feature = remembered.pop()
-                    feature = combiner(feature, state)
-                    prior = _halves(self.dec_sampler[index - 1](state))
-                groups.append(self._draw(index, _halves(self.enc_sampler[index](feature)), prior, draw))
-                return groups[-1].z
+    def features(self, x: Tensor) -> BottomUp:
+        """Bottom-up pass over padded images x."""
+        with self._tower_weights.installed():
+            return self._bottom_up(x)
 
-            state = self._top_down(len(x), infer)
+    def infer(self, features: BottomUp, draw: Draw) -> Encoding:
+        """Top-down pass with z from the posterior."""
+        with self._tower_weights.installed():
+            return self._infer(features, draw)
+
+    def _infer(self, features: BottomUp, draw: Draw) -> Encoding:
+        groups: list[LatentGroup] = []
+
+        def latent(index: int, state: Tensor) -> Tensor:
+            if index == 0:
+                feature, prior = features.top, None
+            else:
+                combiner, feature = features.remembered[-index]
+                feature = combiner(feature, state)
+                prior = _halves(self.dec_sampler[index - 1](state))
+            groups.append(self._draw(index, _halves(self.enc_sampler[index](feature)), prior, draw))
+            return groups[-1].z
+
+        state = self._top_down(len(features.top), latent)
         return Encoding(state, tuple(groups))
 
     def decode_parameters(self, state: Tensor) -> Tensor:
@@ -155,8 +178,7 @@ class NVAE(Model):
         self._image_weights.clear()
         return super().train(mode)
 
-    def _bottom_up(self, x: Tensor) -> tuple[Tensor, list[tuple[EncoderCombiner, Tensor]]]:
-        """Coarsest feature, and the features that later groups' posteriors need, with their combiners."""
+    def _bottom_up(self, x: Tensor) -> BottomUp:
         state = self.stem((2 * x - 1).contiguous(memory_format=torch.channels_last))
         for cell in self.pre_process:
             state = cell(state)
@@ -166,7 +188,7 @@ class NVAE(Model):
                 remembered.append((layer, state))
             else:
                 state = layer(state)
-        return self.enc0(state), remembered
+        return BottomUp(self.enc0(state), remembered)
 
     def _top_down(self, n: int, latent: Callable[[int, Tensor], Tensor]) -> Tensor:
         """State after all groups; `latent` gives z of a group from its index and the state before it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from models.likelihoods import BernoulliSpec, LogisticMixtureSpec, SoftClampedNormalSpec
 from models.nvae.config import ModelSetup, NVAEConfig
@@ -43,8 +44,9 @@ def setup_from_arguments(arguments: Mapping[str, object]) -> ModelSetup:
     if _count(given, "num_preprocess_blocks") != _count(given, "num_postprocess_blocks"):
         raise ValueError("num_postprocess_blocks: expected num_preprocess_blocks, so that the output is an image")
     dataset = _text(given, "dataset")
+    counts: dict[str, Any] = {field: _count(given, name) for field, name in _COUNTS.items()}
     config = NVAEConfig(
-        **{field: _count(given, name) for field, name in _COUNTS.items()},
+        **counts,
         groups_fine_to_coarse=group_schedule(
             _count(given, "num_latent_scales"),
             _count(given, "num_groups_per_scale"),

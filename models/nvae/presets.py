@@ -1,4 +1,4 @@
-"""Named setups: the seven published models, and small ones for tests, a CPU and an 8 to 12 GB GPU."""
+"""Named setups: the seven published models, small ones for tests, a CPU and an 8 to 12 GB GPU, two to time."""
 
 from __future__ import annotations
 
@@ -60,6 +60,18 @@ _SMALL = NVAEConfig(pad=2)
 _MEDIUM = dataclasses.replace(
     _PUBLISHED, groups_fine_to_coarse=(8, 4), channels_encoder=64, channels_decoder=64, flows=0
 )
+_MNIST_SMALL = dataclasses.replace(
+    _MNIST, channels_encoder=16, channels_decoder=16, cells_per_group_encoder=1, cells_per_group_decoder=1
+)
+_COLOR_SMALL = dataclasses.replace(
+    _MNIST_SMALL,
+    groups_fine_to_coarse=(4, 2),
+    latent_channels=8,
+    preprocess_blocks=1,
+    preprocess_cells=2,
+    postprocess_cells=2,
+    pad=0,
+)
 
 PRESETS: dict[str, ModelSetup] = {
     "nvae-mnist": ModelSetup(_MNIST, ImageShape(1, 28, 28), BernoulliSpec()),
@@ -74,4 +86,6 @@ PRESETS: dict[str, ModelSetup] = {
     "nvae-tiny": ModelSetup(_TINY, ImageShape(1, 28, 28), BernoulliSpec()),
     "nvae-small": ModelSetup(_SMALL, ImageShape(1, 28, 28), BernoulliSpec()),
     "nvae-medium": ModelSetup(_MEDIUM, ImageShape(3, 32, 32), LogisticMixtureSpec(10)),
+    "nvae-mnist-small": ModelSetup(_MNIST_SMALL, ImageShape(1, 28, 28), BernoulliSpec()),
+    "nvae-color-small": ModelSetup(_COLOR_SMALL, ImageShape(3, 32, 32), LogisticMixtureSpec(10)),
 }

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kernels.ops import NetworkOps
+
 ROUNDS = 4
 ROUNDS_AT_START = 40
 NORM_FLOOR = 1e-3
@@ -33,8 +35,9 @@ class NormPenalty(nn.Module):
     dict holds them once they have been used, so that a continued training goes on where it was.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, network: NetworkOps | None = None) -> None:
         super().__init__()
+        self._network = network
         by_shape: dict[tuple[int, int], list[nn.Conv2d]] = defaultdict(list)
         for module in model.modules():
             if isinstance(module, nn.Conv2d):
@@ -58,6 +61,20 @@ class NormPenalty(nn.Module):
     def spectral(self, effective: Mapping[nn.Module, Tensor]) -> Tensor:
         """Sum of top singular values."""
         rounds = ROUNDS if self.started else ROUNDS_AT_START
+        self.started = True
+        together = self._together(effective, rounds)
+        return torch.stack(self._by_shape(effective, rounds)).sum() if together is None else together
+
+    def _together(self, effective: Mapping[nn.Module, Tensor], rounds: int) -> Tensor | None:
+        """The sum in one operation, where the backend has one that takes it."""
+        if self._network is None:
+            return None
+        weights = [effective.get(conv, conv.weight) for convs in self.convs_by_shape.values() for conv in convs]
+        left = [u for shape in self.convs_by_shape for u in getattr(self, _name(*shape)).unbind()]
+        return self._network.spectral_norms(weights, left, rounds, NORM_FLOOR)
+
+    def _by_shape(self, effective: Mapping[nn.Module, Tensor], rounds: int) -> list[Tensor]:
+        """Sums over the weights of equal shape."""
         sums = []
         for (rows, columns), convs in self.convs_by_shape.items():
             matrices = torch.stack([effective.get(conv, conv.weight).flatten(1) for conv in convs])
@@ -66,8 +83,7 @@ class NormPenalty(nn.Module):
                 u, v = power_iteration(matrices.detach(), getattr(self, name), rounds)
             setattr(self, name, u)
             sums.append((u[:, None] @ matrices @ v[:, :, None]).sum())
-        self.started = True
-        return torch.stack(sums).sum()
+        return sums
 
     def batch_norm(self) -> Tensor:
         """Sum over batch norms of the largest |gamma|; 0 without batch norms."""

@@ -3,11 +3,14 @@
 import csv
 
 import pytest
+import torch
 from original_nvae import DATA
 
 from benchmarks.config import build_suite, read_suite, set_path
 from benchmarks.errors import UserError
 from benchmarks.presets import LENGTHS
+from kernels.reference import REFERENCE
+from models.nvae import NVAE
 from models.nvae.presets import PRESETS
 
 OF_ROW = {
@@ -52,6 +55,14 @@ def test_published_trainings_are_those_of_the_table(name):
     assert objective.kl_constant == float(row["kl_const_portion"])
     assert objective.kl_floor == float(row["kl_const_coeff"])
     assert len(LENGTHS) == len(OF_ROW)
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("nvae-mnist-small", 5_116_902), ("nvae-color-small", 587_052)])
+def test_presets_to_time_have_the_sizes_of_the_timed_originals(name, parameters):
+    setup = PRESETS[name]
+    with torch.device("meta"):
+        model = NVAE(setup.config, setup.image, setup.likelihood, REFERENCE)
+    assert sum(p.numel() for p in model.parameters()) == parameters
 
 
 def test_a_row_overrides_its_preset_field_by_field():

@@ -1,4 +1,7 @@
-"""Speed of operations and of training steps, forward and backward, under pytest-benchmark (`make microbench`)."""
+"""Speed of operations and of training steps, forward and backward, under pytest-benchmark (`make microbench`).
+
+Backends of one operation share a group, and so do its saved runs when they are compared.
+"""
 
 import pytest
 import torch
@@ -24,10 +27,11 @@ def finish():
 
 
 @either_backend
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("shape", [(128, 64, 1, 1), (128, 20, 8, 8), (128, 20, 16, 16)], ids=str)
 def test_gaussian(benchmark, ops, case, shape):
-    form, learned = case
+    benchmark.group = f"gaussian, {case}, {shape}"
+    form, learned = CASES[case]
     whole = (shape[0], 2 * shape[1], *shape[2:])
     leaves = [torch.randn(whole, device=DEVICE, requires_grad=True) for _ in range(2 if learned else 1)]
     seed = torch.zeros((), dtype=torch.int64, device=DEVICE)
@@ -46,6 +50,7 @@ def test_gaussian(benchmark, ops, case, shape):
 
 @either_backend
 def test_logistic_mixture(benchmark, ops):
+    benchmark.group = "logistic mixture"
     parameters = torch.randn(64, 100, 32, 32, device=DEVICE, requires_grad=True)
     x = torch.randint(0, 256, (64, 3, 32, 32), device=DEVICE) / 255
 
@@ -61,6 +66,7 @@ def test_logistic_mixture(benchmark, ops):
 @either_backend
 @pytest.mark.parametrize("name", [name for name, entry in MODELS.items() if entry.model.has_prior])
 def test_training_step(benchmark, ops, name):
+    benchmark.group = f"training step, {name}"
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = build(name, MODELS[name].config(), ImageShape(1, 28, 28), LogisticMixtureSpec(5), ops).to(DEVICE)

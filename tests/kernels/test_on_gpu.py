@@ -56,6 +56,30 @@ def test_mixture_values_and_gradients():
     assert error(results[0][1], results[1][1]) < GRADIENT
 
 
+def norm_step(ops, x, upstream, dtype, **request):
+    """Output, running statistics, and the gradients of x, weight and bias."""
+    channels = x.shape[1]
+    mean, var, weight, bias = (torch.linspace(0.5, 1.5, channels, device=DEVICE, dtype=dtype) for _ in range(4))
+    leaves = [x.to(dtype).requires_grad_(), weight.requires_grad_(), bias.requires_grad_()]
+    y = ops.norm_swish(leaves[0], mean, var, *leaves[1:], **request)
+    return [y, mean, var], torch.autograd.grad(y, leaves, upstream.to(dtype))
+
+
+@pytest.mark.parametrize("request_", [{"training": True, "repeats": 4}, {"training": False}], ids=["train", "evaluate"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("shape", [(64, 192, 16, 16), (3, 20, 5, 7), (16, 32, 64, 64)], ids=str)
+def test_norm_swish(shape, memory_format, request_):
+    x, upstream = (torch.randn(shape, device=DEVICE).contiguous(memory_format=memory_format) for _ in range(2))
+    ours = norm_step(best_for(DEVICE), 2 * x + 1, upstream, torch.float32, **request_)
+    theirs = norm_step(REFERENCE, 2 * x + 1, upstream, torch.float64, **request_)
+    again = norm_step(best_for(DEVICE), 2 * x + 1, upstream, torch.float32, **request_)
+    assert max(error(a, b) for a, b in zip(ours[0], theirs[0], strict=True)) < VALUE
+    assert max(error(a, b) for a, b in zip(ours[1], theirs[1], strict=True)) < GRADIENT
+    assert all(
+        torch.equal(a, b) for mine, other in zip(ours, again, strict=True) for a, b in zip(mine, other, strict=True)
+    )
+
+
 def test_a_captured_graph_draws_fresh_noise():
     mean, seed, ops = torch.zeros(8, 256, device=DEVICE), seed_tensor(0), best_for(DEVICE)
     ops.gaussian_sample_kl(mean, mean, None, None, seed=seed, group=0)

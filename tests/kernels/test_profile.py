@@ -1,12 +1,14 @@
 """The profile verb: rows, files and messages, with and without the tools."""
 
+import contextlib
 import csv
 import json
+import types
 
 import pytest
 import torch
 
-from benchmarks import kernel_timing
+from benchmarks import kernel_timing, proton
 from benchmarks import profile as verb
 from benchmarks.errors import UserError
 from benchmarks.kernel_timing import EAGER, gaussian_problem, mixture_problem, time_problem
@@ -105,3 +107,61 @@ def test_timed_rows_are_consistent():
     assert row.gb_per_s == pytest.approx(problem.floor / row.p50_us / 1e3)
     assert row.copy_share == pytest.approx(row.gb_per_s / 10)
     assert row.launches is None
+
+
+def frame(name, *children, **metrics):
+    """A frame of Proton's JSON output."""
+    return {"frame": {"name": name, "type": "function"}, "metrics": metrics, "children": list(children)}
+
+
+def kernel(name, count, nanoseconds):
+    return frame(name, count=count, **{"time (ns)": nanoseconds, "device_id": "0", "device_type": "CUDA"})
+
+
+TREE = frame(
+    "ROOT",
+    frame("flush", kernel("fill", 10, 900_000)),
+    frame("__proton_launch_metadata", kernel("metadata", 10, 10_000)),
+    frame("step", kernel("forward", 6, 30_000), kernel("reduce", 10, 10_000)),
+    kernel("forward", 4, 30_000),  # launched by another thread
+    kernel("backward", 10, 80_000),
+    **{"count": 0, "time (ns)": 0},
+)
+
+
+def test_kernels_are_found_in_a_proton_profile():
+    assert proton.read_tree(TREE) == {"forward": (10, 60_000), "backward": (10, 80_000), "reduce": (10, 10_000)}
+    problem = gaussian_problem("gaussian", PLAIN, False, (4, 8), torch.bfloat16, CPU_DEVICE)
+    rows = proton.rows_of(problem, TREE, repeats=5)
+    assert [row.gpu_kernel for row in rows] == ["backward", "forward", "reduce"]
+    assert rows[0] == proton.KernelTime("gaussian", (4, 8), "bfloat16", "backward", launches=2, proton_us=8)
+
+
+def test_proton_records_repeats_with_cold_caches(monkeypatch, tmp_path):
+    happened = []
+
+    @contextlib.contextmanager
+    def scope(name):
+        happened.append(name)
+        yield
+
+    pytest.importorskip("triton")
+    profiler = types.SimpleNamespace(scope=scope)
+    profiler.start = lambda name: happened.append("start")
+    profiler.finalize = lambda: (tmp_path / "0.hatchet").write_text(json.dumps([TREE, {"CUDA": {}}]))
+    monkeypatch.setattr("triton.profiler", profiler, raising=False)
+    monkeypatch.setattr("torch.cuda.synchronize", lambda: None)
+    tree = proton.record(lambda: happened.append("call"), lambda: happened.append("fill"), tmp_path / "0")
+    assert tree == TREE
+    assert happened == ["call", "start", *["flush", "fill", "call"] * proton.REPEATS]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, so that Proton may start")
+def test_proton_without_a_gpu_says_so_in_one_line(monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert verb.proton_part() == []
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("Proton gave no times of single kernels: ")
+    assert printed.err.count("\n") == 1
+    assert "GPU" in printed.err

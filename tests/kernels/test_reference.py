@@ -222,3 +222,45 @@ def test_mixture_shapes_that_do_not_fit_are_refused():
         REFERENCE.logistic_mixture_log_prob(torch.zeros(2, 12, 4, 4), torch.zeros(2, 3, 4, 4), bits=8)
     with pytest.raises(ValueError, match=r"expected \(B, 1, H, W\) or \(B, 3, H, W\)"):
         REFERENCE.logistic_mixture_log_prob(torch.zeros(2, 12, 4, 4), torch.zeros(2, 2, 4, 4), bits=8)
+
+
+def norm_arguments(channels: int) -> list[torch.Tensor]:
+    """Running mean, running variance, weight and bias."""
+    mean, var, weight, bias = (random(channels, seed=seed) for seed in (5, 6, 7, 8))
+    return [mean, var.square() + 0.5, weight, bias]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_norm_swish_is_its_formula(training):
+    x, (mean, var, weight, bias) = random(3, 4, 5, 2), norm_arguments(4)
+    batch_mean, batch_var = (x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)) if training else (mean, var)
+    normal = (x - batch_mean.view(-1, 1, 1)) / (batch_var.view(-1, 1, 1) + 1e-3).sqrt()
+    expected = normal * weight.view(-1, 1, 1) + bias.view(-1, 1, 1)
+    moved = 0.7 * mean + 0.3 * batch_mean, 0.7 * var + 0.3 * x.var((0, 2, 3))
+    kept = mean.clone(), var.clone()
+    given = {"training": training, "momentum": 0.3, "eps": 1e-3}
+    plain = REFERENCE.norm_swish(x, mean.clone(), var.clone(), weight, bias, activation="none", **given)
+    y = REFERENCE.norm_swish(x, mean, var, weight, bias, **given)
+    torch.testing.assert_close(plain, expected, rtol=EXACT, atol=EXACT)
+    torch.testing.assert_close(y, expected * torch.sigmoid(expected), rtol=EXACT, atol=EXACT)
+    torch.testing.assert_close((mean, var), moved if training else kept, rtol=EXACT, atol=EXACT)
+
+
+def test_repeats_count_as_pixels_repeated_before():
+    x, given = random(2, 3, 2, 2), norm_arguments(3)
+    repeated = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    before, after = ([tensor.clone() for tensor in given] for _ in range(2))
+    expected = REFERENCE.norm_swish(repeated, *before, training=True)
+    y = REFERENCE.norm_swish(x, *after, training=True, repeats=4)
+    torch.testing.assert_close(y.repeat_interleave(2, 2).repeat_interleave(2, 3), expected, rtol=EXACT, atol=EXACT)
+    torch.testing.assert_close(after, before, rtol=EXACT, atol=EXACT)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_norm_swish_gradients(training):
+    x, (mean, var, weight, bias) = random(2, 3, 2, 2), norm_arguments(3)
+
+    def call(x, weight, bias):
+        return REFERENCE.norm_swish(x, mean.clone(), var.clone(), weight, bias, training=training, repeats=4)
+
+    assert torch.autograd.gradcheck(call, [tensor.requires_grad_() for tensor in (x, weight, bias)])

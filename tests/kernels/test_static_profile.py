@@ -4,6 +4,7 @@
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ from kernels.disassembly import (
     unrolled,
 )
 from kernels.gaussian import address, keyed_noise, position
+from kernels.launch import pixels_per_thread
 from kernels.static_profile import DIRECTIONS, KERNELS, TARGETS, StaticProfile, gpus, profile
 
 FIGURES = Path(__file__).parents[1] / "data" / "kernel_figures.json"
@@ -142,6 +144,19 @@ def test_lost_width_is_found():
     assert regressions(row, recorded | {"load_bits": 256}) == ["load_bits 128, were 256"]
 
 
+@pytest.mark.parametrize("target", ["sm_90", "sm_100"])
+def test_mixture_with_strides_does_not_spill(monkeypatch, target):
+    per_thread = pixels_per_thread(element_size=2, contiguous=False, backward=False)
+    tile_of = static_profile.tile_of
+
+    def strided(*case):
+        return replace(tile_of(*case), contiguous=False, full=False, per_thread=per_thread)
+
+    monkeypatch.setattr(static_profile, "tile_of", strided)
+    row = profile(BY_NAME["logistic mixture, 10 components, colour"], "forward", "bf16", target)
+    assert (row.spills, row.local_memory_bytes) == (0, 0)
+
+
 SASS = """
         /*0000*/                   LDG.E.128 R2, desc[UR8][R2.64] ;
 .L_x_0:
@@ -195,6 +210,18 @@ def test_estimates_follow_the_datasheet():
     assert us["issue"] == pytest.approx(32e6 / 33.5e12 * 1e6)
     assert us["special"] == pytest.approx(3e6 / (33.5e12 / 8) * 1e6)
     assert {gpu.target for gpu in gpus()} == set(TARGETS)
+
+
+def test_integers_issue_beside_the_a100s_fp32_lanes():
+    a100 = next(gpu for gpu in gpus() if gpu.target == "sm_80")
+    us = a100.microseconds(moved=12, instructions=32, special=3)
+    multiprocessors, clock, schedulers, lanes = 108, 1.41e9, 4, 32
+    assert us["issue"] == pytest.approx(32e6 / (multiprocessors * clock * schedulers * lanes) * 1e6, rel=1e-2)
+    assert us["special"] == pytest.approx(3e6 / (multiprocessors * clock * 16) * 1e6, rel=1e-2)
+
+
+def test_every_peak_has_a_source():
+    assert all(source.startswith("https://") for gpu in gpus() for source in gpu.sources)
 
 
 def test_an_instruction_knows_its_opcode():

@@ -17,18 +17,29 @@ GREY, COLOUR = ImageShape(1, 28, 28), ImageShape(3, 32, 32)
 SMALL = {
     "ae": MODELS["ae"].config(channels=4, latent_size=5),
     "vae": MODELS["vae"].config(channels=4, latent_size=5),
+    "ae-mlp": MODELS["ae"].config(hidden=(12, 7), latent_size=5),
+    "vae-mlp": MODELS["vae"].config(hidden=(12, 7), latent_size=5),
     "residual-vae": ResidualVAEConfig(channels_encoder=4, channels_decoder=4, channel_cap=8),
     "nvae": NVAEConfig(channels_encoder=4, channels_decoder=4, channel_cap=8, latent_channels=3),
 }
 BATCH_TOLERANCE = 1e-4  # float32 sums over 784 pixels; convolutions choose their algorithm by batch size
-with_prior = [name for name in MODELS if MODELS[name].model.has_prior]
+MLP = "-mlp"
+
+
+def model_of(name):
+    """The registry's name of the model of a row of SMALL."""
+    return name.removesuffix(MLP)
+
+
+with_prior = [name for name in SMALL if MODELS[model_of(name)].model.has_prior]
+padded = [name for name in SMALL if not name.endswith(MLP)]
 hierarchical = ["nvae"]
 
 
 def make(name, image=GREY, spec=None, ops=REFERENCE, seed=0):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return build(name, SMALL[name], image, spec or LogisticMixtureSpec(2), ops)
+        return build(model_of(name), SMALL[name], image, spec or LogisticMixtureSpec(2), ops)
 
 
 def images(image=GREY, n=3, seed=0, bits=8):
@@ -42,11 +53,11 @@ def draw(seed=5, **fields):
 
 
 def test_every_model_is_covered():
-    assert set(SMALL) == set(MODELS)
+    assert {model_of(name) for name in SMALL} == set(MODELS)
 
 
 @pytest.mark.parametrize("image", [GREY, COLOUR], ids=["grey", "colour"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SMALL)
 def test_output_shapes_and_groups(name, image):
     model, x = make(name, image), images(image)
     output = model(x, draw())
@@ -57,7 +68,7 @@ def test_output_shapes_and_groups(name, image):
     assert all(bool((g.rate >= 0).all()) for g in output.groups)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("spec", [BernoulliSpec(), GaussianSpec("learned"), LogisticMixtureSpec(2, 5)], ids=repr)
 def test_every_likelihood_trains_every_model(name, spec):
     """The loss reaches every parameter with a finite gradient."""
@@ -69,16 +80,16 @@ def test_every_likelihood_trains_every_model(name, spec):
         assert bool(parameter.grad.isfinite().all()), key
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SMALL)
 def test_same_seed_same_bits(name):
     model, x = make(name).eval(), images()
     first, second = (model(x, draw()).likelihood.mean() for _ in range(2))
     assert torch.equal(first, second)
-    if MODELS[name].model.has_prior:
+    if name in with_prior:
         assert not torch.equal(first, model(x, draw(6)).likelihood.mean())
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SMALL)
 def test_an_image_does_not_depend_on_its_batch(name):
     model, x = make(name).eval(), images(n=6)
     whole = terms(model(x, draw()), x).elbo
@@ -194,13 +205,36 @@ def test_residual_vae_is_nvae_with_one_group_and_alike_in_size():
     assert abs(counts["residual-vae"] / counts["nvae"] - 1) < 0.10
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", padded)
 def test_sizes_that_do_not_divide_are_named(name):
     with pytest.raises(ValueError, match=r"such as \d+ or \d+"):
         build(name, dataclasses.replace(SMALL[name], pad=1), ImageShape(1, 27, 28), BernoulliSpec(), REFERENCE)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["ae", "vae"])
+def test_an_mlp_takes_any_image_and_no_padding(name):
+    odd = ImageShape(1, 27, 25)
+    assert make(f"{name}{MLP}", odd)(images(odd), draw()).likelihood.mean().shape == (3, 1, 27, 25)
+    with pytest.raises(ValueError, match="pad: expected none"):
+        MODELS[name].config(hidden=(12,), pad=2)
+    with pytest.raises(ValueError, match="hidden: expected sizes of at least 1"):
+        MODELS[name].config(hidden=(12, 0))
+
+
+def test_the_mlp_has_the_layers_it_names():
+    """Image - 512 - mean and log scale, latents - 512 - image; one weight matrix and one bias each."""
+    model = build("vae", MODELS["vae"].config(hidden=(512,)), GREY, BernoulliSpec(), REFERENCE)
+    matrices = [tuple(p.shape) for p in model.parameters() if p.ndim == 2]
+    assert matrices == [(784, 512), (32, 512), (512, 16), (784, 512)]  # the first one transposed
+
+
+@pytest.mark.parametrize("name", ["ae", "vae"])
+def test_the_default_is_the_convolutional_network(name):
+    model = build(name, MODELS[name].config(), GREY, BernoulliSpec(), REFERENCE)
+    assert any(isinstance(module, torch.nn.Conv2d) for module in model.modules())
+
+
+@pytest.mark.parametrize("name", padded)
 def test_padding_fits_by_itself(name):
     model = make(name, ImageShape(1, 30, 30))
     assert model.pad == 1

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kernels.reference import REFERENCE
 from models.layers import SqueezeExcitation, gated_residual
 from models.nvae.cells import FactorizedReduce, InvertedResidual, Upsample
 from models.nvae.config import InvertedResidualOp, NVAEConfig
-from models.nvae.convolutions import WeightBank, WeightNormConv2d, effective_weight, norm_before_repeat
+from models.nvae.convolutions import WeightBank, WeightNormConv2d, norm_before_repeat
 from models.nvae.flows import FlowPair
 from models.nvae.spectral import NormPenalty, power_iteration
 
@@ -33,14 +34,14 @@ def features(channels: int = 6, side: int = 4) -> Tensor:
 
 def test_weight_norm_sets_the_norm_of_every_output_channel() -> None:
     conv = WeightNormConv2d(4, 5, 3, padding=1).double()
-    norms = effective_weight(conv).flatten(1).norm(dim=1)
+    norms = conv.effective_weight().flatten(1).norm(dim=1)
     torch.testing.assert_close(norms, conv.log_weight_norm.exp().flatten(), rtol=1e-4, atol=0)  # floor of 1e-5
-    close(conv(x := features(4)), F.conv2d(x, effective_weight(conv), conv.bias, padding=1))
+    close(conv(x := features(4)), F.conv2d(x, conv.effective_weight(), conv.bias, padding=1))
 
 
 def test_weights_start_near_their_parameters() -> None:
     conv = WeightNormConv2d(8, 5, 3)
-    torch.testing.assert_close(effective_weight(conv), conv.weight, rtol=0.05, atol=0)  # + 0.01 on norms near 0.5
+    torch.testing.assert_close(conv.effective_weight(), conv.weight, rtol=0.05, atol=0)  # + 0.01 on norms near 0.5
 
 
 def test_bank_gives_the_weights_of_single_convolutions() -> None:
@@ -55,15 +56,15 @@ def test_bank_gives_the_weights_of_single_convolutions() -> None:
         ]
     ).double()
     bank = WeightBank(convs)
-    plain = [effective_weight(conv).detach().clone() for conv in bank.convs]
+    plain = [conv.effective_weight().detach().clone() for conv in bank.convs]
     plain_gradient = torch.autograd.grad(
-        sum(effective_weight(conv).sin().sum() for conv in bank.convs), convs[1].weight
+        sum(conv.effective_weight().sin().sum() for conv in bank.convs), convs[1].weight
     )
     with bank.installed():
         for conv, weight in zip(bank.convs, plain, strict=True):
             assert conv.installed is not None
-            close(effective_weight(conv), weight)
-        gradient = torch.autograd.grad(sum(effective_weight(conv).sin().sum() for conv in bank.convs), convs[1].weight)
+            close(conv.effective_weight(), weight)
+        gradient = torch.autograd.grad(sum(conv.effective_weight().sin().sum() for conv in bank.convs), convs[1].weight)
     close(gradient[0], plain_gradient[0])
     assert all(conv.installed is None for conv in bank.convs)
 
@@ -90,16 +91,16 @@ def test_factorized_reduce_is_four_shifted_strided_convolutions(c_out: int) -> N
     active = F.silu(x)
     shifted = [active, active[..., 1:, 1:], active[..., :, 1:], active[..., 1:, :]]
     convs = [reduce.conv_1, reduce.conv_2, reduce.conv_3, reduce.conv_4]
-    parts = [F.conv2d(s, effective_weight(c), c.bias, stride=2) for s, c in zip(shifted, convs, strict=True)]
+    parts = [F.conv2d(s, c.effective_weight(), c.bias, stride=2) for s, c in zip(shifted, convs, strict=True)]
     close(reduce(x), torch.cat(parts, dim=1))
 
 
 def test_upsampling_commutes_with_its_convolution() -> None:
-    upsample, x = Upsample(6, 3, CONFIG).double(), features()
+    upsample, x = Upsample(6, 3, CONFIG, REFERENCE).double(), features()
     conv = upsample[1]
-    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(conv, WeightNormConv2d)
     larger = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
-    close(upsample(x), F.conv2d(larger, effective_weight(conv)))
+    close(upsample(x), F.conv2d(larger, conv.effective_weight()))
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -162,7 +163,7 @@ def test_a_flow_cell_preserves_volume_and_order() -> None:
 def test_spectral_term_converges_to_the_sum_of_top_singular_values() -> None:
     convs = nn.Sequential(WeightNormConv2d(4, 6, 3), WeightNormConv2d(4, 6, 3), nn.Conv2d(2, 5, 1)).double()
     penalty = NormPenalty(convs)
-    effective = {conv: effective_weight(conv) for conv in convs}
+    effective = {conv: getattr(conv, "effective_weight", lambda conv=conv: conv.weight)() for conv in convs}
     exact = sum(torch.linalg.matrix_norm(weight.flatten(1), ord=2) for weight in effective.values())
     for _ in range(100):
         estimate = penalty.spectral(effective)

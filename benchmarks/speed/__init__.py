@@ -1,0 +1,1 @@
+"""Yardsticks that timings are compared with."""

@@ -1,0 +1,431 @@
+"""CPU: a whole residual cell as one operation, in C, with gradients written by hand.
+
+Autograd over single layers keeps every activation and every normalised map, and walks through memory once for each.
+Here a layer ([batch norm,] activation, [repeated pixels,] convolution) reads its input once and writes its output once
+(`cells.c`); only the cell's input and the convolutions' outputs are kept, or the input alone with `recompute`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kernels import native
+from kernels.cell_form import CellForm, CellNorm, CellTensors, Convolution, LayerForm
+from kernels.native import pointer
+
+ACTIVATIONS: dict[str, int] = {"none": 0, "swish": 1, "elu": 2}
+LARGEST_KERNEL = 13
+
+
+class CLayer(ctypes.Structure):
+    """A layer on maps of given shapes, as the C kernels take it."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("batch", "height", "width", "c_in", "c_out", "out_height", "out_width")),
+        *((name, ctypes.c_int32) for name in ("kernel", "stride", "dilation", "repeat", "depthwise", "activation")),
+    )
+
+
+class _Upstream(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("gradient", "output", "scale", "output_scale", "shift")),
+        ("per_image", ctypes.c_int64),
+    )
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    """The C kernels with the types of what they take.
+
+    Raises:
+        RuntimeError: they cannot be built here.
+    """
+    lib, address, integer, number = native.loaded(), ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
+    threads = ctypes.c_int32
+    lib.vaebench_layer.argtypes = (CLayer, *(address,) * 8, threads)
+    lib.vaebench_layer_backward.argtypes = (CLayer, *(address,) * 5, _Upstream, *(address,) * 4, threads)
+    lib.vaebench_linear.argtypes = (_Upstream, *(address,) * 2, *(integer,) * 3, threads)
+    lib.vaebench_sums.argtypes = (*(address,) * 5, *(integer,) * 3, threads)
+    lib.vaebench_statistics.argtypes = (*(address,) * 3, *(integer,) * 3, threads)
+    lib.vaebench_norm.argtypes = (*(address,) * 2, *(integer,) * 3, *(address,) * 2, *(number,) * 3, *(address,) * 3)
+    lib.vaebench_norm_backward.argtypes = (*(address,) * 2, number, integer, *(address,) * 3)
+    return lib
+
+
+class Linear(NamedTuple):
+    """Coefficients of scale * gradient + output_scale * output + shift, (C) each or (B, C)."""
+
+    scale: Tensor
+    output_scale: Tensor | None
+    shift: Tensor
+
+    def of(self, gradient: Tensor, output: Tensor | None) -> _Upstream:
+        """The linear form of two maps, which the caller keeps alive, as the C kernels take it."""
+        per_image = self.scale.shape[1] if self.scale.ndim == 2 else 0
+        pointers = (gradient, output, self.scale, self.output_scale, self.shift)
+        return _Upstream(*(None if one is None else one.data_ptr() for one in pointers), per_image)
+
+
+@functools.cache
+def layer_of(form: LayerForm, shape: tuple[int, int, int, int], c_out: int) -> CLayer:
+    """The layer on maps of shape (B, C, h, w), as the C kernels take it."""
+    batch, channels, height, width = shape
+    repeat = 2 if form.repeat else 1
+    out = (-(-height * repeat // form.stride), -(-width * repeat // form.stride))
+    numbers = (form.kernel, form.stride, form.dilation, repeat, form.depthwise, ACTIVATIONS[form.activation])
+    return CLayer(batch, height, width, channels, c_out, *out, *numbers)
+
+
+def new_map(batch: int, channels: int, height: int, width: int) -> Tensor:
+    """An uninitialised channels-last map."""
+    return torch.empty(batch, channels, height, width, memory_format=torch.channels_last)
+
+
+class ImageStatistics(NamedTuple):
+    """Mean over pixels and sum of squared deviations from it, (B, C) each; `pixels` of an image."""
+
+    mean: Tensor
+    squares: Tensor
+    pixels: int
+
+
+def image_statistics(x: Tensor) -> ImageStatistics:
+    """Statistics of each image of a channels-last map (B, C, h, w)."""
+    batch, channels, height, width = x.shape
+    mean, squares = torch.empty(2, batch, channels).unbind()
+    pixels = height * width
+    _library().vaebench_statistics(
+        x.data_ptr(), mean.data_ptr(), squares.data_ptr(), batch, pixels, channels, torch.get_num_threads()
+    )
+    return ImageStatistics(mean, squares, pixels)
+
+
+def normalise(norm: CellNorm | None, statistics: ImageStatistics | None, channels: int, update: bool) -> Tensor:
+    """Mean, inverse standard deviation, scale and shift (4, C) of a norm, (0, 1, 1, 0) without one.
+
+    From the batch's statistics where they are given, else from the running ones; `update` moves the latter.
+    """
+    if norm is None:
+        return _identity(channels)
+    out = torch.empty(4, channels)
+    mean, squares, pixels = statistics or (None, None, 0)
+    running = (norm.running_mean, norm.running_var) if update or mean is None else (None, None)
+    _library().vaebench_norm(
+        pointer(mean),
+        pointer(squares),
+        0 if mean is None else len(mean),
+        pixels,
+        channels,
+        norm.weight.data_ptr(),
+        norm.bias.data_ptr(),
+        norm.epsilon,
+        norm.momentum,
+        norm.repeats,
+        *(pointer(one) for one in running),
+        out.data_ptr(),
+    )
+    if update and mean is not None:
+        torch.autograd.graph.increment_version((norm.running_mean, norm.running_var))
+    return out
+
+
+@functools.cache
+def _identity(channels: int) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor([0.0, 1.0, 1.0, 0.0])[:, None].expand(4, channels).contiguous()
+
+
+def apply_layer(
+    form: LayerForm, x: Tensor, norm: Tensor, convolution: Convolution, statistics: bool
+) -> tuple[Tensor, ImageStatistics | None]:
+    """Output (B, C_out, h', w') of a layer whose norm is (4, C), and on request the statistics of its images."""
+    shape = (x.shape[0], x.shape[1], x.shape[2], x.shape[3])
+    layer = layer_of(form, shape, len(convolution.weight))
+    y = new_map(layer.batch, layer.c_out, layer.out_height, layer.out_width)
+    found = None
+    if statistics:
+        mean, squares = torch.empty(2, len(x), layer.c_out).unbind()
+        found = ImageStatistics(mean, squares, layer.out_height * layer.out_width)
+    _library().vaebench_layer(
+        layer,
+        x.data_ptr(),
+        norm[2].data_ptr(),
+        norm[3].data_ptr(),
+        convolution.weight.data_ptr(),
+        pointer(convolution.bias),
+        y.data_ptr(),
+        pointer(found.mean if found else None),
+        pointer(found.squares if found else None),
+        torch.get_num_threads(),
+    )
+    return y, found
+
+
+def linear(of: Linear, gradient: Tensor, output: Tensor | None, base: Tensor | None) -> Tensor:
+    """Base + scale * gradient + output_scale * output + shift."""
+    batch, channels, height, width = gradient.shape
+    out = new_map(batch, channels, height, width)
+    shape = batch, height * width, channels
+    _library().vaebench_linear(of.of(gradient, output), pointer(base), out.data_ptr(), *shape, torch.get_num_threads())
+    return out
+
+
+@dataclass
+class Pass:
+    """What a forward pass leaves.
+
+    The maps before each layer and after the last, the norms applied to them (4, C), the mean of the last map's images
+    (B, C), and the gate's steps.
+    """
+
+    maps: list[Tensor]
+    norms: list[Tensor]
+    pooled: Tensor | None = None
+    gate: tuple[Tensor, ...] = field(default=())
+
+
+def run_branch(form: CellForm, x: Tensor, tensors: CellTensors, training: bool, update: bool) -> Pass:
+    """The residual branch up to the last norm and the gate."""
+    left = Pass([x], [])
+    found = image_statistics(x) if training and tensors.norms[0] else None
+    for index, (layer, convolution) in enumerate(zip(form.layers, tensors.convolutions, strict=True)):
+        map, after = left.maps[-1], tensors.norms[index + 1]
+        last = index + 1 == len(form.layers)
+        left.norms.append(normalise(tensors.norms[index], found, map.shape[1], update))
+        wanted = (training and after is not None) or (last and bool(tensors.gate))
+        y, found = apply_layer(layer, map, left.norms[-1], convolution, wanted)
+        left.maps.append(y)
+    left.pooled = found.mean if found else None
+    left.norms.append(normalise(tensors.norms[-1], found if training else None, left.maps[-1].shape[1], update))
+    if tensors.gate:
+        left.gate = open_gate(left, tensors.gate)
+    return left
+
+
+def open_gate(left: Pass, gate: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Pooled branch (B, C), hidden units, and gates in (0, 1) (B, C) of squeeze-excitation (Hu et al. 2018)."""
+    assert left.pooled is not None
+    pooled = torch.addcmul(left.norms[-1][3], left.pooled, left.norms[-1][2])
+    hidden = F.linear(pooled, gate[0], gate[1]).relu_()
+    return pooled, hidden, F.linear(hidden, gate[2], gate[3]).sigmoid_()
+
+
+def combine(form: CellForm, left: Pass, skip: Tensor) -> Tensor:
+    """Skip + gain * gate * norm(branch)."""
+    scale, shift = left.norms[-1][2] * form.gain, left.norms[-1][3] * form.gain
+    if left.gate:
+        scale, shift = left.gate[2] * scale, left.gate[2] * shift
+    return linear(Linear(scale, None, shift), left.maps[-1], None, skip)
+
+
+def through_gate(
+    form: CellForm, left: Pass, gate: Sequence[Tensor], sums: Tensor, products: Tensor
+) -> tuple[Linear, list[Tensor]]:
+    """Gradient of the normed branch as a linear form (B, C) of the cell's gradient, and of the gate's tensors.
+
+    `sums` and `products` (B, C) are the cell's gradient summed over pixels, plainly and times (map - mean).
+    """
+    mean, _, scale, shift = left.norms[-1]
+    if not left.gate:
+        return Linear(torch.full_like(sums, form.gain), None, torch.zeros_like(sums)), []
+    pooled, hidden, opened = left.gate
+    d_logit = torch.addcmul((scale * mean + shift) * sums, products, scale)
+    d_logit = d_logit.mul_(opened).mul_(1 - opened).mul_(form.gain)
+    d_hidden = (d_logit @ gate[2]).mul_(hidden > 0)
+    gradients = [d_hidden.t() @ pooled, d_hidden.sum(0), d_logit.t() @ hidden, d_logit.sum(0)]
+    pixels = left.maps[-1].shape[2] * left.maps[-1].shape[3]
+    return Linear(opened * form.gain, None, (d_hidden @ gate[0]).div_(pixels)), gradients
+
+
+def norm_backward(applied: Tensor, sums: Tensor, count: int) -> tuple[Linear, Tensor, Tensor]:
+    """Coefficients (C) that turn the gradient of normalised values into that of the values, and the norm's gradients.
+
+    `sums` (2, C) float64 of the gradient and of its product with value - mean, over `count` values a channel.
+    """
+    channels = applied.shape[1]
+    d_weight, d_bias, *coefficients = torch.empty(5, channels).unbind()
+    _library().vaebench_norm_backward(
+        applied.data_ptr(),
+        sums.data_ptr(),
+        count,
+        channels,
+        d_weight.data_ptr(),
+        d_bias.data_ptr(),
+        coefficients[0].data_ptr(),
+    )
+    return Linear(*coefficients), d_weight, d_bias
+
+
+def last_norm_backward(
+    norm: CellNorm | None, left: Pass, upstream: Linear, sums: Tensor, products: Tensor
+) -> tuple[Linear, Tensor | None, Tensor | None]:
+    """The linear form of the cell's gradient and the last map that is the latter's gradient; of the norm's tensors."""
+    if norm is None:
+        return upstream, None, None
+    applied, last = left.norms[-1], left.maps[-1]
+    pixels = last.shape[2] * last.shape[3]
+    total, product = upstream.scale * sums + upstream.shift * pixels, upstream.scale * products
+    if left.pooled is not None:
+        product = product + (left.pooled - applied[0]) * upstream.shift * pixels
+    over_batch = torch.stack((total.double().sum(0), product.double().sum(0)))
+    through, d_weight, d_bias = norm_backward(applied, over_batch, len(sums) * pixels)
+    scale, shift = upstream.scale * through.scale, torch.addcmul(through.shift, upstream.shift, through.scale)
+    assert through.output_scale is not None
+    return Linear(scale, through.output_scale.expand_as(scale).contiguous(), shift), d_weight, d_bias
+
+
+def layer_backward(
+    form: LayerForm, x: Tensor, applied: Tensor, convolution: Convolution, upstream: _Upstream, d: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Gradients of weight and bias, and the sums (2, C) of the gradient of the normalised input.
+
+    The latter is written into `d` (B, C, h, w), if there is one.
+    """
+    shape = (x.shape[0], x.shape[1], x.shape[2], x.shape[3])
+    layer, d_weight = layer_of(form, shape, len(convolution.weight)), torch.empty_like(convolution.weight)
+    d_bias = None if convolution.bias is None else torch.zeros_like(convolution.bias)
+    sums = torch.zeros(2, layer.c_in, dtype=torch.float64)
+    mean, _, scale, shift = applied
+    _library().vaebench_layer_backward(
+        layer,
+        *(one.data_ptr() for one in (x, scale, shift, mean, convolution.weight)),
+        upstream,
+        *(pointer(one) for one in (d, d_weight, d_bias, sums)),
+        torch.get_num_threads(),
+    )
+    return d_weight, d_bias, sums
+
+
+def cell_backward(
+    form: CellForm, left: Pass, tensors: CellTensors, gradient: Tensor, skip_is_input: bool
+) -> tuple[Tensor, list[Tensor | None]]:
+    """Gradients of the cell's input and of `tensors.flat()`, from that of its output."""
+    last, applied = left.maps[-1], left.norms[-1]
+    batch, channels, height, width = last.shape
+    sums, products = torch.empty(2, batch, channels).unbind()
+    _library().vaebench_sums(
+        *(one.data_ptr() for one in (gradient, last, applied[0], sums, products)),
+        batch,
+        height * width,
+        channels,
+        torch.get_num_threads(),
+    )
+    upstream, d_gate = through_gate(form, left, tensors.gate, sums, products)
+    upstream, *d_norm = last_norm_backward(tensors.norms[-1], left, upstream, sums, products)
+    d, output = gradient, last if upstream.output_scale is not None else None
+    norms: list[Sequence[Tensor | None]] = [d_norm]
+    convolutions: list[Sequence[Tensor | None]] = []
+    for index in reversed(range(len(form.layers))):
+        x, norm, applied = left.maps[index], tensors.norms[index], left.norms[index]
+        up, d_x = upstream.of(d, output), torch.empty_like(x)
+        d_weight, d_bias, total = layer_backward(form.layers[index], x, applied, tensors.convolutions[index], up, d_x)
+        convolutions.append((d_weight, d_bias))
+        upstream, output, d_norm = _unit(x.shape[1]), None, [None, None]
+        if norm is not None:
+            upstream, *d_norm = norm_backward(applied, total, x.numel() // x.shape[1])
+            output = x
+        norms.append(d_norm)
+        d = d_x
+    whole = linear(upstream, d, output, gradient if skip_is_input else None)
+    return whole, [*(one for pair in norms[::-1] + convolutions[::-1] for one in pair), *d_gate]
+
+
+@functools.cache
+def _unit(channels: int) -> Linear:
+    """The linear form that is its first map."""
+    with torch.inference_mode(False):
+        return Linear(torch.ones(channels), None, torch.zeros(channels))
+
+
+class FusedCell(torch.autograd.Function):
+    """skip + gain * gate * branch(x) in training; a null skip stands for x."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, form: CellForm, tensors: CellTensors, x: Tensor, skip: Tensor | None, *flat: Tensor | None
+    ) -> Tensor:
+        """Run, and keep the input and the convolutions' outputs."""
+        left = run_branch(form, x, tensors, training=True, update=True)
+        out = combine(form, left, x if skip is None else skip)
+        kept = Pass([x], []) if form.recompute else left
+        ctx.save_for_backward(*kept.maps, *kept.norms, kept.pooled, *kept.gate, *flat)
+        ctx.form, ctx.tensors, ctx.skip_is_input = form, tensors, skip is None
+        ctx.counts = len(kept.maps), len(kept.norms), len(kept.gate)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Gradients of x, skip and all parameters."""
+        native.refuse_second_order()
+        maps, norms, gates = ctx.counts
+        saved = list(ctx.saved_tensors)
+        rest = saved[maps + norms :]
+        left = Pass(saved[:maps], saved[maps : maps + norms], rest[0], tuple(rest[1 : 1 + gates]))
+        if ctx.form.recompute:
+            left = run_branch(ctx.form, left.maps[0], ctx.tensors, training=True, update=False)
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        d_x, gradients = cell_backward(ctx.form, left, ctx.tensors, gradient, ctx.skip_is_input)
+        return None, None, d_x, None if ctx.skip_is_input else gradient, *gradients
+
+
+class FusedConvolution(torch.autograd.Function):
+    """Activation and convolution."""
+
+    @staticmethod
+    def forward(ctx: Any, form: LayerForm, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Run, and keep the input."""
+        ctx.form = form
+        ctx.save_for_backward(x, weight, bias)
+        return apply_layer(form, x, _identity(x.shape[1]), Convolution(weight, bias), statistics=False)[0]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Gradients of x, weight and bias."""
+        native.refuse_second_order()
+        x, weight, bias = ctx.saved_tensors
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        up = _unit(gradient.shape[1]).of(gradient, None)
+        d_x = torch.empty_like(x) if ctx.needs_input_grad[1] else None
+        layer = Convolution(weight, bias)
+        d_weight, d_bias, _ = layer_backward(ctx.form, x, _identity(x.shape[1]), layer, up, d_x)
+        return None, d_x, d_weight, d_bias
+
+
+def runs_layers(x: Tensor, *layers: LayerForm) -> bool:
+    """Whether the C kernels take layers on x: float32 on the CPU, odd kernels, no dilated depthwise ones."""
+    taken = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    fits = all(
+        layer.kernel % 2 == 1 and layer.kernel <= LARGEST_KERNEL and not (layer.depthwise and layer.dilation > 1)
+        for layer in layers
+    )
+    return taken and fits and native.library() is not None
+
+
+def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, form: LayerForm) -> Tensor | None:
+    """Activation and convolution in C; see `kernels.cell_form.ActivatedConvolution`."""
+    if not runs_layers(x, form):
+        return None
+    x, weight = x.contiguous(memory_format=torch.channels_last), weight.contiguous()
+    return FusedConvolution.apply(form, x, weight, bias)
+
+
+def residual_cell(
+    x: Tensor, skip: Tensor | None, form: CellForm, tensors: CellTensors, *, training: bool
+) -> Tensor | None:
+    """The cell in C; see `kernels.cell_form.ResidualCell`."""
+    if not runs_layers(x, *form.layers) or (torch.is_grad_enabled() and not training):
+        return None
+    x = x.contiguous(memory_format=torch.channels_last)
+    skip = None if skip is None else skip.contiguous(memory_format=torch.channels_last)
+    if torch.is_grad_enabled():
+        return FusedCell.apply(form, tensors, x, skip, *tensors.flat())
+    left = run_branch(form, x, tensors, training, update=training)
+    return combine(form, left, x if skip is None else skip)

@@ -1,0 +1,267 @@
+"""Launches the Triton kernels of batch norm and swish: layouts, tiles and programs, decided once here.
+
+Activations are read in place, channels-last or channels-first, also as slices; they are copied only where neither a
+pixel's channels nor a channel's pixels are contiguous, or where a gradient comes in another layout than its input.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from kernels import normalisation
+from kernels.launch import MAX_BLOCKS, Fast, fast_math, on_device, warp_lanes
+
+Layout = Literal["channels_last", "channels_first"]
+Affine = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Mean, spread (1 / std in training, variance in evaluation), weight and bias, each (C,)."""
+
+THREADS = 256
+"""Of one program."""
+MAX_COLUMNS = 64
+"""Channels of one program in the channels-last layout."""
+TURNS = 8
+"""Accesses that a thread has in flight to one field, or half as many to each of several.
+
+One access is four elements, or eight of 16 bits where alignment makes them 128 bits: more would spill."""
+PROGRAMS = 1024
+"""As many as fill the largest GPU once; more would only load their channels' parameters more often."""
+MAX_PARTS = 256
+"""Of one channel, to be merged by one program."""
+MERGED = 4096
+"""Parts of the channels that one program merges together."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """How programs sweep over lines of contiguous elements.
+
+    Args:
+        layout: "channels_last": a line is a pixel; "channels_first": a line is one channel of one image.
+        unit: number that divides all strides and the length of a line; they are given in this unit.
+        rows, columns: lines, and elements of a line, of one step; a program makes a number of steps.
+        turns: number of rows that a thread holds; each lane sums its own.
+        full: no program reaches past the last line or the end of a line, so that nothing is masked.
+        fast: whose approximate instructions are used.
+    """
+
+    layout: Layout
+    unit: int
+    rows: int
+    columns: int
+    turns: int
+    full: bool
+    fast: Fast
+
+    def warps(self, lanes: int) -> int:
+        """Warps of `lanes` threads in one program."""
+        return THREADS // lanes
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Which formulas the kernels are compiled for: statistics of the batch or given ones, with or without swish."""
+
+    training: bool
+    swish: bool
+
+
+class Extent(NamedTuple):
+    """Lines, elements of a line, and channels."""
+
+    lines: int
+    length: int
+    channels: int
+
+
+def joint_stride(x: Tensor, dims: Iterable[int]) -> int | None:
+    """The stride at which `dims` are walked as one, 0 where they hold one element; None where there is none."""
+    kept = [(x.shape[dim], x.stride(dim)) for dim in dims if x.shape[dim] > 1]
+    if any(outer != size * inner for (_, outer), (size, inner) in itertools.pairwise(kept)):
+        return None
+    return kept[-1][1] if kept else 0
+
+
+def layout_of(x: Tensor) -> Layout | None:
+    """The layout in which activations (B, C, h, w) are read in place, or None if they are not."""
+    if x.shape[1] > 1 and x.stride(1) == 1 and joint_stride(x, (0, 2, 3)) is not None:
+        return "channels_last"
+    pixels_touch = x.shape[2] * x.shape[3] == 1 or joint_stride(x, (2, 3)) == 1
+    return "channels_first" if pixels_touch else None
+
+
+def laid_out(x: Tensor, layout: Layout) -> Tensor:
+    """The activations themselves where they are read in place in `layout`, else a copy that is."""
+    if layout_of(x) == layout:
+        return x
+    return x.contiguous(memory_format=torch.channels_last if layout == "channels_last" else torch.contiguous_format)
+
+
+def output_like(x: Tensor) -> Tensor:
+    """Uninitialised activations in the memory format of x."""
+    if x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last):
+        return torch.empty_like(x)
+    last = layout_of(x) == "channels_last"
+    return torch.empty_like(x, memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
+def extent_of(x: Tensor, layout: Layout) -> Extent:
+    """Lines and their length of activations (B, C, h, w)."""
+    batch, channels, height, width = x.shape
+    if layout == "channels_last":
+        return Extent(batch * height * width, channels, channels)
+    return Extent(batch, height * width, channels)
+
+
+def strides_of(x: Tensor, layout: Layout) -> tuple[int, int]:
+    """Strides of lines and of channels; 0 for what is not walked."""
+    if layout == "channels_last":
+        return joint_stride(x, (0, 2, 3)) or 0, 0
+    return joint_stride(x, (0,)) or 0, joint_stride(x, (1,)) or 0
+
+
+def choose_columns(length: int, layout: Layout, turn: int) -> int:
+    """Elements of a line in one turn: a power of two, narrower where that wastes fewer lanes."""
+    widest = min(MAX_COLUMNS if layout == "channels_last" else turn, 1 << (length - 1).bit_length())
+    half = widest // 2
+    wasteful = widest > 32 and -(-length // widest) * widest > -(-length // half) * half
+    return half if wasteful else widest
+
+
+class Plan(NamedTuple):
+    """A sweep, the number of steps of one program, and the grid: programs along a pixel or channels, and parts."""
+
+    sweep: Sweep
+    steps: int
+    grid: tuple[int, int]
+
+
+def choose_plan(fields: tuple[Tensor, ...], layout: Layout, parts: int = PROGRAMS) -> Plan:
+    """The plan for `fields` of equal shape in `layout`.
+
+    Programs make more steps, a power of two, rather than exceed `PROGRAMS`, or `parts` over one channel.
+    """
+    extent = extent_of(fields[0], layout)
+    unit = math.gcd(16, extent.length, *(stride for one in fields for stride in strides_of(one, layout)))
+    eight = unit >= 8 and all(tensor.element_size() == 2 for tensor in fields)
+    turns, turn = TURNS if len(fields) == 1 else TURNS // 2, THREADS * (8 if eight else 4)
+    columns = choose_columns(extent.length, layout, turn)
+    rows, blocks = turns * turn // columns, -(-extent.length // columns)
+    first, per_line = (blocks, 1) if layout == "channels_last" else (extent.channels, blocks)
+    wanted = max(1, min(parts, PROGRAMS // first) // per_line)
+    steps = 1 << (-(-extent.lines // (rows * wanted)) - 1).bit_length()
+    grid = (first, -(-extent.lines // (rows * steps)) * per_line)
+    if grid[1] > MAX_BLOCKS or extent.lines >= 2**31:
+        raise ValueError(f"expected activations of fewer pixels, got {tuple(fields[0].shape)}")
+    full = extent.lines % (rows * steps) == 0 and extent.length % columns == 0
+    return Plan(Sweep(layout, unit, rows, columns, turns, full, fast_math(fields[0])), steps, grid)
+
+
+def launch(
+    kernel: Any,
+    plan: Plan,
+    fields: tuple[Tensor, ...],
+    *arguments: object,
+    scalars: tuple[float, ...] = (),
+    **form: Norm,
+) -> None:
+    """Run a kernel of `kernels.normalisation` over `fields`, with `scalars` after their extent."""
+    sweep = plan.sweep
+    extent = extent_of(fields[0], sweep.layout)
+    strides = ([stride // sweep.unit for stride in strides_of(one, sweep.layout)] for one in fields)
+    kernel[plan.grid](
+        *((one, *pair) for one, pair in zip(fields, strides, strict=True)),
+        *arguments,
+        extent.lines,
+        extent.length // sweep.unit,
+        plan.steps,
+        *scalars,
+        SWEEP=sweep,
+        **form,
+        num_warps=sweep.warps(warp_lanes()),
+        enable_fp_fusion=True,
+    )
+
+
+def merge(
+    plan: Plan, extent: Extent, parts: Tensor, moments: tuple[Tensor, ...], scalars: tuple[float, float, float]
+) -> None:
+    """Merge the parts (2, programs, C) of the statistics into mean, 1 / std, running mean and running variance."""
+    _, number, channels = parts.shape
+    rows = 1 << (number - 1).bit_length()
+    columns = max(1, min(MERGED // rows, MAX_COLUMNS))
+    shape = extent.lines, extent.length // plan.sweep.unit, plan.steps
+    kernel: Any = normalisation.merge
+    kernel[-(-channels // columns),](
+        parts, *moments, number, channels, *shape, *scalars, SWEEP=plan.sweep, PARTS=rows, COLUMNS=columns
+    )
+
+
+def unbiased_factor(count: int, repeats: int) -> float:
+    """What turns a sum of squared deviations into the unbiased variance, when every value occurs `repeats` times."""
+    return repeats / (repeats * count - 1)
+
+
+def norm_statistics(
+    x: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float, eps: float, repeats: int
+) -> tuple[Tensor, Tensor]:
+    """Mean and 1 / sqrt(variance + eps) of each channel (C,) float32; moves the running statistics."""
+    if not (running_mean.is_contiguous() and running_var.is_contiguous()):
+        raise ValueError("running statistics: expected contiguous tensors, since they are moved in place")
+    channels = x.shape[1]
+    mean, inverse = (x.new_empty(channels, dtype=torch.float32) for _ in range(2))
+    if not x.numel():
+        return mean.zero_(), inverse.zero_()
+    layout = layout_of(x) or "channels_first"
+    x = laid_out(x, layout)
+    plan = choose_plan((x,), layout, MAX_PARTS)
+    parts = x.new_empty((2, plan.grid[1], channels), dtype=torch.float32)
+    factor = unbiased_factor(x.numel() // channels, repeats)
+    with on_device(x):
+        launch(normalisation.statistics, plan, (x,), parts)
+        moments = mean, inverse, running_mean, running_var
+        merge(plan, extent_of(x, layout), parts, moments, (momentum, factor, eps))
+    return mean, inverse
+
+
+def contiguous(affine: Affine) -> Affine:
+    """The same numbers, contiguous."""
+    mean, spread, weight, bias = affine
+    return mean.contiguous(), spread.contiguous(), weight.contiguous(), bias.contiguous()
+
+
+def norm_forward(x: Tensor, affine: Affine, eps: float, norm: Norm) -> Tensor:
+    """Normalised and activated x."""
+    y = output_like(x)
+    if x.numel():
+        layout = layout_of(y) or "channels_first"
+        fields = laid_out(x, layout), y
+        plan = choose_plan(fields, layout)
+        with on_device(x):
+            launch(normalisation.forward, plan, fields, contiguous(affine), scalars=(eps,), NORM=norm)
+    return y
+
+
+def norm_backward(grad_y: Tensor, x: Tensor, affine: Affine, eps: float, norm: Norm) -> tuple[Tensor, Tensor]:
+    """Gradient of x, and those of bias and weight as rows of (2, C) float32."""
+    grad_x, channels = output_like(x), x.shape[1]
+    if not x.numel():
+        return grad_x, x.new_zeros((2, channels), dtype=torch.float32)
+    layout = layout_of(grad_x) or "channels_first"
+    fields, affine = (laid_out(grad_y, layout), laid_out(x, layout)), contiguous(affine)
+    plan = choose_plan(fields, layout, MAX_PARTS)
+    parts = x.new_empty((2, plan.grid[1], channels), dtype=torch.float32)
+    with on_device(x):
+        launch(normalisation.backward_sums, plan, fields, affine, parts, scalars=(eps,), NORM=norm)
+        sums = parts.sum(1)
+        fields = *fields, grad_x
+        plan = choose_plan(fields, layout)
+        scalars = eps, channels / x.numel()
+        launch(normalisation.backward, plan, fields, affine, tuple(sums), scalars=scalars, NORM=norm)
+    return grad_x, sums

@@ -1,0 +1,88 @@
+/* Weight normalisation and spectral norms of all convolutions of a model at once; each weight is (rows, columns). */
+
+#include "native.h"
+
+#include <math.h>
+
+/* One weight: its values, its rows' logarithmic norms, and where results go; unused pointers are null. */
+typedef struct {
+    const float *weight, *log_norm, *gradient;
+    float *out, *norm, *d_log_norm;
+    int64_t rows, columns;
+} Weight;
+
+static float dot(const float *a, const float *b, int64_t n)
+{
+    float sum[16] = {0}, total = 0;
+    int64_t at = 0;
+    for (; at + 16 <= n; at += 16)
+        for (int i = 0; i < 16; i++) sum[i] += a[at + i] * b[at + i];
+    for (; at < n; at++) total += a[at] * b[at];
+    for (int i = 0; i < 16; i++) total += sum[i];
+    return total;
+}
+
+/* out = weight e^log_norm / (|row| + floor); keeps |row| in norm. */
+void vaebench_weight_norm(const Weight *of, int64_t count, float floor, int32_t threads)
+{
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+    for (int64_t at = 0; at < count; at++)
+        for (int64_t row = 0; row < of[at].rows; row++) {
+            int64_t columns = of[at].columns;
+            const float *from = of[at].weight + row * columns;
+            float *to = of[at].out + row * columns;
+            float norm = sqrtf(dot(from, from, columns)), scale = expf(of[at].log_norm[row]) / (norm + floor);
+            of[at].norm[row] = norm;
+            for (int64_t i = 0; i < columns; i++) to[i] = from[i] * scale;
+        }
+}
+
+/* Gradients of weight (out) and of log_norm from `gradient`, that of the normalised weight. */
+void vaebench_weight_norm_backward(const Weight *of, int64_t count, float floor, int32_t threads)
+{
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+    for (int64_t at = 0; at < count; at++)
+        for (int64_t row = 0; row < of[at].rows; row++) {
+            int64_t columns = of[at].columns;
+            const float *from = of[at].weight + row * columns, *gradient = of[at].gradient + row * columns;
+            float *to = of[at].out + row * columns, norm = of[at].norm[row];
+            float scale = expf(of[at].log_norm[row]) / (norm + floor), along = scale * dot(gradient, from, columns);
+            float pull = norm > 0.0f ? along / (norm * (norm + floor)) : 0.0f;
+            of[at].d_log_norm[row] = along;
+            for (int64_t i = 0; i < columns; i++) to[i] = scale * gradient[i] - pull * from[i];
+        }
+}
+
+static void normalise(float *vector, int64_t n, float floor)
+{
+    float norm = sqrtf(dot(vector, vector, n)), inverse = 1.0f / (norm > floor ? norm : floor);
+    for (int64_t i = 0; i < n; i++) vector[i] *= inverse;
+}
+
+/* v (columns) = u^T W. */
+static void from_left(const Weight *of, const float *u, float *v)
+{
+    memset(v, 0, (size_t)of->columns * sizeof(float));
+    for (int64_t row = 0; row < of->rows; row++)
+        for (int64_t i = 0; i < of->columns; i++) v[i] += u[row] * of->weight[row * of->columns + i];
+}
+
+/* Power iteration from the left vector u (norm), which is moved; v (out) and sigma = u^T W v (d_log_norm). */
+void vaebench_spectral_norms(const Weight *of, int64_t count, int64_t rounds, float floor, int32_t threads)
+{
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+    for (int64_t at = 0; at < count; at++) {
+        float *u = of[at].norm, *v = of[at].out;
+        for (int64_t round = 0; round < rounds; round++) {
+            from_left(of + at, u, v);
+            normalise(v, of[at].columns, floor);
+            for (int64_t row = 0; row < of[at].rows; row++)
+                u[row] = dot(of[at].weight + row * of[at].columns, v, of[at].columns);
+            normalise(u, of[at].rows, floor);
+        }
+        float sigma = 0;
+        for (int64_t row = 0; row < of[at].rows; row++)
+            sigma += u[row] * dot(of[at].weight + row * of[at].columns, v, of[at].columns);
+        *of[at].d_log_norm = sigma;
+    }
+}

@@ -1,0 +1,54 @@
+"""The encoder and decoder of the plain autoencoder and the vanilla VAE: convolutional or an MLP, by configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import nn
+
+from kernels.ops import Ops
+from models.convnet import ConvDecoder, ConvEncoder, ConvNetShape
+from models.mlp import MLPDecoder, MLPEncoder
+from models.output import ImageShape
+
+
+@dataclass(frozen=True)
+class CoderConfig:
+    """Width at the image, number of latents, number of poolings, padding; or the hidden layers of an MLP.
+
+    `hidden` () is the convolutional network. (512,) is the MLP C H W - 512 - latents - 512 - C H W: `channels` and
+    `halvings` then mean nothing, and there is nothing to pad for.
+    """
+
+    channels: int = 16
+    latent_size: int = 16
+    halvings: int = 2
+    pad: int | None = None
+    hidden: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.latent_size < 1:
+            raise ValueError(f"latent_size: expected at least 1, got {self.latent_size}")
+        if any(size < 1 for size in self.hidden):
+            raise ValueError(f"hidden: expected sizes of at least 1, such as [512], got {list(self.hidden)}")
+        if self.hidden and self.pad:
+            raise ValueError(f"pad: expected none with hidden layers, for an MLP takes any image, got {self.pad}")
+
+
+class Coders(NamedTuple):
+    """Encoder (images -> features), decoder (codes -> likelihood parameters), and the padding that they need."""
+
+    encoder: nn.Module
+    decoder: nn.Module
+    pad: int
+
+
+def coders(config: CoderConfig, image: ImageShape, features: int, parameters: int, ops: Ops) -> Coders:
+    """The configured pair; the encoder gives `features` values an image, the decoder `parameters` channels."""
+    if config.hidden:
+        encoder = MLPEncoder(image, config.hidden, features, ops)
+        return Coders(encoder, MLPDecoder(image, config.hidden, config.latent_size, parameters), 0)
+    shape = ConvNetShape(image, config.channels, config.halvings, config.pad)
+    encoder = ConvEncoder(shape, features)
+    return Coders(encoder, ConvDecoder(shape, config.latent_size, parameters), shape.padding)

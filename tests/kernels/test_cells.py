@@ -1,0 +1,303 @@
+"""The C kernels of networks against plain PyTorch in float64: cells, convolutions, weight norm, spectral norms."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kernels import native
+from kernels.cell_form import CellForm, CellNorm, CellTensors, Convolution, LayerForm
+from kernels.cpu import CPU
+
+ROUNDING = 1e-4
+"""Float32 sums of up to a few thousand terms, through two or three norms, against the largest value of the tensor."""
+VANISHING = 1e-3
+"""A bias before a norm has no gradient; what is left is rounding of sums of values of the order of one."""
+BATCH = 5
+
+pytestmark = pytest.mark.skipif(native.library() is None, reason="needs a C compiler")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A cell's layers, the channels before, between and after them, where norms are, and the side of its maps."""
+
+    layers: tuple[LayerForm, ...]
+    channels: tuple[int, ...]
+    norms: tuple[bool, ...]
+    gate: bool = True
+    bias: bool = False
+    side: int = 8
+    skip: bool = False
+    gain: float = 0.1
+
+
+def inverted(kernel: int = 5, **middle: object) -> tuple[LayerForm, ...]:
+    depthwise = LayerForm("swish", kernel, depthwise=True, **middle)  # pyright: ignore[reportArgumentType]
+    return LayerForm("none"), depthwise, LayerForm("swish")
+
+
+ALL, TWO = (True,) * 4, (True, True, False)
+CASES = {
+    "two 3x3": Case((LayerForm("swish", 3),) * 2, (16, 16, 16), TWO, bias=True),
+    "down": Case((LayerForm("swish", 3, 2), LayerForm("swish", 3)), (16, 32, 32), TWO, bias=True, skip=True),
+    "up": Case((LayerForm("swish", 3, repeat=True), LayerForm("swish", 3)), (32, 16, 16), TWO, bias=True, skip=True),
+    "dilated": Case((LayerForm("swish", 3, dilation=2), LayerForm("swish", 3)), (8, 8, 8), TWO, bias=True),
+    "elu, no norm, odd": Case(
+        (LayerForm("elu", 3), LayerForm("elu", 3)), (5, 7, 9), (False,) * 3, False, True, 7, skip=True
+    ),
+    "inverted": Case(inverted(), (16, 96, 96, 16), ALL),
+    "inverted up": Case(inverted(repeat=True), (12, 72, 72, 20), ALL, side=6, skip=True, gain=1.0),
+    "inverted down, odd": Case(inverted(3, stride=2), (12, 36, 36, 50), ALL, gate=False, side=6, skip=True),
+    "inverted 11x11": Case(inverted(11), (12, 36, 36, 12), ALL, side=4),
+    "coarse": Case((LayerForm("swish", 3),) * 2, (128, 128, 128), TWO, bias=True, side=4),
+    "one pixel": Case((LayerForm("swish", 3),) * 2, (8, 8, 8), TWO, bias=True, side=1),
+    "wide": Case((LayerForm("swish", 3),) * 2, (3, 100, 3), TWO, bias=True, side=17),
+}
+
+
+def random(*shape: int, seed: int, dtype: torch.dtype) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+
+
+def tensors_of(case: Case, dtype: torch.dtype) -> CellTensors:
+    norms = []
+    for index, (channels, present) in enumerate(zip(case.channels, case.norms, strict=True)):
+        running = torch.linspace(-1, 1, channels, dtype=dtype), torch.linspace(0.5, 2, channels, dtype=dtype)
+        weight, bias = (random(channels, seed=10 * index + k, dtype=dtype) for k in (1, 2))
+        norms.append(CellNorm(weight, bias, *running, 1e-5, 0.05) if present else None)
+    convolutions = []
+    for index, layer in enumerate(case.layers):
+        c_in, c_out = case.channels[index], case.channels[index + 1]
+        shape = (c_out, 1 if layer.depthwise else c_in, layer.kernel, layer.kernel)
+        bias = random(c_out, seed=10 * index + 4, dtype=dtype) if case.bias else None
+        convolutions.append(Convolution(random(*shape, seed=10 * index + 3, dtype=dtype), bias))
+    c = case.channels[-1]
+    gate = tuple(random(*shape, seed=91 + k, dtype=dtype) for k, shape in enumerate([(4, c), (4,), (c, 4), (c,)]))
+    return CellTensors(tuple(norms), tuple(convolutions), gate if case.gate else ())
+
+
+def convolved(x: Tensor, layer: LayerForm, convolution: Convolution) -> Tensor:
+    x = {"none": lambda v: v, "swish": F.silu, "elu": F.elu}[layer.activation](x)
+    if layer.repeat:
+        x = F.interpolate(x, scale_factor=2, mode="nearest")
+    padding, groups = layer.dilation * (layer.kernel - 1) // 2, x.shape[1] if layer.depthwise else 1
+    return F.conv2d(x, convolution.weight, convolution.bias, layer.stride, padding, layer.dilation, groups)
+
+
+def normed(x: Tensor, norm: CellNorm | None, training: bool) -> Tensor:
+    if norm is None:
+        return x
+    running = norm.running_mean, norm.running_var
+    return F.batch_norm(x, *running, norm.weight, norm.bias, training, norm.momentum, norm.epsilon)
+
+
+def plain_cell(x: Tensor, skip: Tensor | None, form: CellForm, tensors: CellTensors, training: bool) -> Tensor:
+    branch = x
+    for norm, layer, convolution in zip(tensors.norms, form.layers, tensors.convolutions, strict=False):
+        branch = convolved(normed(branch, norm, training), layer, convolution)
+    branch = normed(branch, tensors.norms[-1], training)
+    if tensors.gate:
+        hidden = F.relu(F.linear(branch.mean((2, 3)), *tensors.gate[:2]))
+        branch = branch * F.linear(hidden, *tensors.gate[2:]).sigmoid()[:, :, None, None]
+    return (x if skip is None else skip) + form.gain * branch
+
+
+def inputs(case: Case, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    x = random(BATCH, case.channels[0], case.side, case.side, seed=7, dtype=dtype)
+    if not case.skip:
+        return x, None
+    with torch.no_grad():
+        form, tensors = CellForm(case.layers, case.gain), tensors_of(case, dtype)
+        shape = plain_cell(x, torch.zeros((), dtype=dtype), form, tensors, training=False).shape
+    return x, random(*shape, seed=8, dtype=dtype)
+
+
+def close(actual: Tensor, expected: Tensor, tolerance: float = ROUNDING) -> None:
+    scale = max(float(expected.detach().abs().max()), VANISHING / tolerance)
+    torch.testing.assert_close(actual.double(), expected, rtol=0, atol=tolerance * scale)
+
+
+def network():
+    assert CPU.network is not None
+    return CPU.network
+
+
+def run(case: Case, dtype: torch.dtype, recompute: bool = False) -> tuple[list[Tensor | None], CellTensors]:
+    """Output, gradients of input, skip and all tensors."""
+    x, skip = inputs(case, dtype)
+    form, tensors = CellForm(case.layers, case.gain, recompute), tensors_of(case, dtype)
+    if dtype == torch.float64:
+        out = plain_cell(x, skip, form, tensors, training=True)
+    else:
+        out = network().residual_cell(x, skip, form, tensors, training=True)
+    assert out is not None
+    out.backward(random(*out.shape, seed=9, dtype=dtype).detach())
+    leaves = [x, skip, *tensors.flat()]
+    return [out, *(None if leaf is None else leaf.grad for leaf in leaves)], tensors
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", CASES)
+def test_cell_in_training_equals_single_layers(name: str, threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        (fused, moved), (plain, expected) = run(CASES[name], torch.float32), run(CASES[name], torch.float64)
+    finally:
+        torch.set_num_threads(before)
+    for actual, wanted in zip(fused, plain, strict=True):
+        assert (actual is None) == (wanted is None)
+        if actual is not None and wanted is not None:
+            close(actual, wanted)
+    for norm, wanted in zip(moved.norms, expected.norms, strict=True):
+        if norm is not None and wanted is not None:
+            close(norm.running_mean, wanted.running_mean)
+            close(norm.running_var, wanted.running_var)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_recomputation_changes_no_bit(name: str) -> None:
+    (kept, moved), (recomputed, again) = run(CASES[name], torch.float32), run(CASES[name], torch.float32, True)
+    for one, other in zip(kept, recomputed, strict=True):
+        assert one is other is None or torch.equal(one, other)  # pyright: ignore[reportArgumentType]
+    for one, other in zip(moved.norms, again.norms, strict=True):
+        assert one is other is None or torch.equal(one.running_var, other.running_var)  # pyright: ignore[reportOptionalMemberAccess]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_prepared_cell_equals_single_layers(name: str) -> None:
+    case, form = CASES[name], CellForm(CASES[name].layers, CASES[name].gain)
+    with torch.no_grad():
+        expected = plain_cell(*inputs(case, torch.float64), form, tensors_of(case, torch.float64), training=False)
+        x, skip = inputs(case, torch.float32)
+        prepared = network().prepare_cell(form, tensors_of(case, torch.float32))
+        assert prepared is not None
+        actual = network().run_prepared(prepared, x, skip)
+        layers = network().residual_cell(x, skip, form, tensors_of(case, torch.float32), training=False)
+    assert actual is not None
+    assert layers is not None
+    close(actual, expected)
+    close(layers, expected)
+
+
+def test_running_statistics_count_repeated_pixels() -> None:
+    case = CASES["up"]
+    tensors = tensors_of(case, torch.float32)
+    first = tensors.norms[0]
+    assert first is not None
+    repeated = dataclasses.replace(first, repeats=4)
+    x, skip = inputs(case, torch.float32)
+    form = CellForm(case.layers, case.gain)
+    network().residual_cell(
+        x, skip, form, CellTensors((repeated, *tensors.norms[1:]), tensors.convolutions, tensors.gate), training=True
+    )
+    wanted = torch.linspace(0.5, 2, case.channels[0], dtype=torch.float64)
+    pixels = F.interpolate(x.detach().double(), scale_factor=2, mode="nearest")
+    F.batch_norm(pixels, torch.zeros(case.channels[0], dtype=torch.float64), wanted, training=True, momentum=0.05)
+    close(repeated.running_var, wanted)
+
+
+@pytest.mark.parametrize("activation", ["none", "swish", "elu"])
+@pytest.mark.parametrize(("c_in", "c_out", "kernel"), [(1, 16, 3), (64, 40, 3), (84, 64, 1), (6, 100, 5)])
+def test_convolution_equals_plain_pytorch(activation: str, c_in: int, c_out: int, kernel: int) -> None:
+    form = LayerForm(activation, kernel)  # pyright: ignore[reportArgumentType]
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        x = random(3, c_in, 9, 8, seed=1, dtype=dtype)
+        weight, bias = random(c_out, c_in, kernel, kernel, seed=2, dtype=dtype), random(c_out, seed=3, dtype=dtype)
+        plain = convolved(x, form, Convolution(weight, bias)) if dtype == torch.float64 else None
+        out = network().convolution(x, weight, bias, form) if plain is None else plain
+        assert out is not None
+        results.append((out, *torch.autograd.grad(out, (x, weight, bias), random(*out.shape, seed=4, dtype=dtype))))
+    for actual, expected in zip(*results, strict=True):
+        close(actual, expected)
+
+
+def test_no_gradient_is_computed_for_images() -> None:
+    x = torch.rand(2, 1, 8, 8)
+    weight = random(4, 1, 3, 3, seed=0, dtype=torch.float32)
+    out = network().convolution(x, weight, None, LayerForm(kernel=3))
+    assert out is not None
+    out.sum().backward()
+    assert x.grad is None
+    assert weight.grad is not None
+
+
+@pytest.mark.parametrize("activation", ["none", "swish", "elu"])
+def test_values_that_are_not_finite_stay_so(activation: str) -> None:
+    x = torch.zeros(2, 16, 4, 4)
+    x[0, 3, 1, 1] = torch.nan
+    form = LayerForm(activation)  # pyright: ignore[reportArgumentType]
+    out = network().convolution(x, torch.ones(16, 16, 1, 1), None, form)
+    assert out is not None
+    assert out[0, :, 1, 1].isnan().all()
+    assert out[1].isfinite().all()
+
+
+def test_what_the_kernels_do_not_take_is_left_to_single_layers() -> None:
+    x, weight = torch.rand(1, 4, 4, 4, dtype=torch.float64), torch.rand(4, 4, 1, 1, dtype=torch.float64)
+    assert network().convolution(x, weight, None, LayerForm()) is None
+    with torch.autocast("cpu", torch.bfloat16):
+        assert network().convolution(x.float(), weight.float(), None, LayerForm()) is None
+
+
+def test_second_order_gradients_are_refused() -> None:
+    x = random(1, 4, 4, 4, seed=0, dtype=torch.float32)
+    out = network().convolution(x, torch.rand(4, 4, 1, 1), None, LayerForm("swish"))
+    assert out is not None
+    with pytest.raises(RuntimeError, match="no second-order gradients"):
+        torch.autograd.grad(out.sum(), x, create_graph=True)
+
+
+SHAPES = ((7, 5, 3, 3), (16, 1, 5, 5), (1, 3, 1, 1), (40, 64, 3, 3))
+
+
+def weights(dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
+    found = [random(*shape, seed=k, dtype=dtype) for k, shape in enumerate(SHAPES)]
+    return found, [random(shape[0], 1, 1, 1, seed=20 + k, dtype=dtype) for k, shape in enumerate(SHAPES)]
+
+
+def upstream(outs: Sequence[Tensor]) -> list[Tensor]:
+    return [random(*out.shape, seed=40 + k, dtype=out.dtype).detach() for k, out in enumerate(outs)]
+
+
+def test_weight_norm_equals_its_formula() -> None:
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        of, log_norms = weights(dtype)
+        plain = [w * g.exp() / (w.flatten(1).norm(dim=1).view_as(g) + 1e-5) for w, g in zip(of, log_norms, strict=True)]
+        outs = plain if dtype == torch.float64 else network().weight_norm(of, log_norms, 1e-5)
+        assert outs is not None
+        results.append((*outs, *torch.autograd.grad(outs, [*of, *log_norms], upstream(outs))))
+    for actual, expected in zip(*results, strict=True):
+        close(actual, expected)
+
+
+def test_weight_norm_of_a_zero_weight_has_finite_gradients() -> None:
+    weight, log_norm = torch.zeros(2, 3, 1, 1).requires_grad_(), torch.zeros(2, 1, 1, 1).requires_grad_()
+    found = network().weight_norm([weight], [log_norm], 1e-5)
+    assert found is not None
+    found[0].sum().backward()
+    assert weight.grad is not None
+    assert weight.grad.isfinite().all()
+
+
+def test_spectral_norms_are_the_top_singular_values() -> None:
+    of, _ = weights(torch.float32)
+    left = [F.normalize(random(len(one), seed=60 + k, dtype=torch.float32).detach(), dim=0) for k, one in enumerate(of)]
+    total = network().spectral_norms(of, left, 200, 1e-3)
+    assert total is not None
+    singular = [torch.linalg.svd(one.detach().double().flatten(1)) for one in of]
+    close(total, sum((s[0] for _, s, _ in singular), torch.zeros((), dtype=torch.float64)))
+    gradients = torch.autograd.grad(total, of)
+    for gradient, u in zip(gradients, left, strict=True):
+        close(gradient.norm(), torch.ones((), dtype=torch.float64))
+        close(gradient.flatten(1).double() @ gradient.flatten(1).T.double(), torch.outer(u, u).double())
+    close(sum(((g * w).sum() for g, w in zip(gradients, of, strict=True)), torch.zeros(())), total.detach().double())
