@@ -31,7 +31,7 @@ format: $(STAMP)
 	@$(RUN) -m ruff format .
 
 microbench: $(STAMP)
-	@$(RUN) -m pytest -o addopts="--import-mode=importlib --strict-markers" --benchmark-only
+	@$(RUN) -m pytest -o addopts="--import-mode=importlib --strict-markers" --benchmark-only $(BENCH)
 
 install: $(STAMP)
 

@@ -156,7 +156,7 @@ def time_call(call: Callable[[], object], device: torch.device, seconds: float =
 
 
 @functools.cache
-def _cache_filler(device: torch.device) -> Tensor:
+def cache_filler(device: torch.device) -> Tensor:
     """More bytes than any GPU's cache holds."""
     return torch.empty(1 << 28, dtype=torch.uint8, device=device)
 
@@ -166,7 +166,7 @@ def _time_once(call: Callable[[], object], device: torch.device) -> float:
         started = time.perf_counter()
         call()
         return 1e6 * (time.perf_counter() - started)
-    _cache_filler(device).zero_()  # inputs come from memory, not from the last repeat's cache
+    cache_filler(device).zero_()  # inputs come from memory, not from the last repeat's cache
     first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     first.record()
     call()

@@ -19,6 +19,7 @@ import torch
 
 from benchmarks.errors import unknown
 from benchmarks.kernel_timing import Timing, problems, time_operations, write_trace
+from benchmarks.proton import KernelTime, ProtonMissing, kernel_times
 from benchmarks.record import write_text_atomically
 from kernels.disassembly import ToolsMissing
 from kernels.fused import best_for
@@ -35,7 +36,10 @@ from kernels.static_profile import (
 
 GROUP_SIZES = (64, 320, 1280, 5120)
 """Latents of a group and sample: a vector, and NVAE's groups."""
-COLUMNS = {
+Columns = Sequence[tuple[str, str]]
+"""Key and heading of every column."""
+CASE = ("kernel", "dtype", "direction")
+COLUMNS: dict[str, Columns] = {
     "static": (
         ("kernel", "kernel"),
         ("direction", "direction"),
@@ -79,7 +83,17 @@ COLUMNS = {
         ("launches", "launches"),
         ("note", "note"),
     ),
+    "proton": (
+        ("kernel", "kernel"),
+        ("shape", "shape"),
+        ("dtype", "dtype"),
+        ("gpu_kernel", "GPU kernel"),
+        ("launches", "launches"),
+        ("proton_us", "Proton us"),
+    ),
 }
+WIDEST = 60
+"""Characters of a cell; PyTorch's own kernels have names of hundreds."""
 
 
 def profile(
@@ -107,15 +121,19 @@ def profile(
     """
     check_names(targets, dtypes)
     static = static_part(targets, dtypes)
-    print_table("static", [row.as_dict() for row in static])
+    print_table(COLUMNS["static"], [row.as_dict() for row in static])
+    print_by_target(static)
     print_estimates(static)
     covered = [dataclasses.asdict(coverage(size, dtype)) for size in GROUP_SIZES for dtype in dtypes] if static else []
-    print_table("coverage", covered)
+    print_table(COLUMNS["coverage"], covered)
     timings = timed_part(trace) if timed else []
-    print_table("timed", [row.as_dict() for row in timings])
+    print_table(COLUMNS["timed"], [row.as_dict() for row in timings])
+    launched = [dataclasses.asdict(row) for row in proton_part()] if timed else []
+    print_table(COLUMNS["proton"], launched)
     rows = [{"part": "static", **row.as_dict()} for row in static]
     rows += [{"part": "coverage", **row} for row in covered]
     rows += [{"part": "timed", **row.as_dict()} for row in timings]
+    rows += [{"part": "proton", **row} for row in launched]
     if json is not None:
         write_text_atomically(json, json_module.dumps(rows, indent=1) + "\n")
     if csv is not None:
@@ -170,25 +188,46 @@ def timed_part(trace: Path | None) -> list[Timing]:
     return rows
 
 
+def proton_part() -> list[KernelTime]:
+    """Times of single GPU kernels, where there are a GPU and Proton."""
+    if not torch.cuda.is_available():
+        return []
+    try:
+        return kernel_times()
+    except ProtonMissing as missing:
+        print(f"Proton gave no times of single kernels: {missing}", file=sys.stderr)
+        return []
+
+
 def cell(value: Any) -> str:
     """A value of a table."""
     if value is None:
         return "-"
     if isinstance(value, float):
         return f"{value:.4g}"
-    return "x".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+    return "x".join(map(str, value)) if isinstance(value, tuple | list) else str(value)[:WIDEST]
 
 
-def print_table(part: str, rows: Sequence[dict[str, Any]]) -> None:
+def print_table(columns: Columns, rows: Sequence[dict[str, Any]]) -> None:
     """Print rows as a markdown table."""
     if not rows:
         return
-    columns = COLUMNS[part]
     lines = [[head for _, head in columns], *([cell(row[key]) for key, _ in columns] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
     padded = [f"| {' | '.join(t.ljust(width) for t, width in zip(line, widths, strict=True))} |" for line in lines]
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
     print("\n".join(["", padded[0], rule, *padded[1:]]))
+
+
+def print_by_target(rows: Sequence[StaticProfile]) -> None:
+    """Print instructions per element, and for a mixture per component, with the targets side by side."""
+    cases: dict[tuple[str, ...], dict[str, Any]] = {}
+    for row in rows:
+        case = row.kernel, row.dtype, row.direction
+        shown = cases.setdefault(case, dict(zip(CASE, case, strict=True)))
+        shown[row.target] = row.instructions_per_component or row.instructions_per_element
+    targets = dict.fromkeys(row.target for row in rows)
+    print_table([(name, name) for name in (*CASE, *targets)], list(cases.values()))
 
 
 def print_estimates(rows: Sequence[StaticProfile]) -> None:
@@ -200,7 +239,12 @@ def print_estimates(rows: Sequence[StaticProfile]) -> None:
         for gpu, us in row.estimate_us_per_million.items()
     ]
     if lines:
-        print("\nEstimates from datasheet peaks (kernels/gpus.csv), microseconds per million elements; not measured.")
+        guessed = [gpu.gpu for gpu in gpus() if any("unsourced" in source for source in gpu.sources)]
+        note = f" A peak has no source: {', '.join(guessed)}." if guessed else ""
+        print(
+            "\nEstimates from datasheet peaks (kernels/gpus.csv), microseconds per million elements; not measured."
+            + note
+        )
         print("| kernel | direction | dtype | GPU | memory | issue | special functions | bound |")
         print("|---|---|---|---|---|---|---|---|")
         print("\n".join(lines))

@@ -50,9 +50,8 @@ def legend(kernels: Sequence[str]) -> list[Line2D]:
 
 def draw_panel(axis: Axes, gpu: Gpu, rows: Sequence[StaticProfile], kernels: Sequence[str]) -> None:
     """The roofline of one GPU with a point for each kernel."""
-    issue = gpu.fp32_tflops / 2
-    line = [INTENSITIES[0], issue / gpu.memory_tb_per_s, INTENSITIES[1]]
-    axis.loglog(line, [min(issue, gpu.memory_tb_per_s * x) for x in line], color="#000000", linewidth=1)
+    line = [INTENSITIES[0], gpu.issue / gpu.memory_tb_per_s, INTENSITIES[1]]
+    axis.loglog(line, [min(gpu.issue, gpu.memory_tb_per_s * x) for x in line], color="#000000", linewidth=1)
     for row in rows:
         microseconds = max(row.estimate_us_per_million[gpu.gpu].values())
         marker = MARKERS.get((row.dtype, row.direction), "D")
@@ -61,6 +60,6 @@ def draw_panel(axis: Axes, gpu: Gpu, rows: Sequence[StaticProfile], kernels: Seq
         axis.plot(x, row.instructions_per_element / microseconds, marker, color=colour, markersize=4)
     axis.set_xlabel("instructions per byte", fontsize=8)
     axis.set_title(f"{gpu.gpu} ({gpu.target}), estimates", fontsize=9)
-    axis.set_ylim(issue / 32, issue * 1.3)
+    axis.set_ylim(gpu.issue / 32, gpu.issue * 1.3)
     axis.tick_params(labelsize=7, which="both")
     axis.grid(True, **GRID_STYLE)

@@ -3,7 +3,7 @@
 # pyright: reportGeneralTypeIssues=false
 """Triton: elementary functions and the keyed noise on the device.
 
-`FAST` picks approximate instructions: "cuda" those of NVIDIA (PTX `*.approx.ftz`, at most 2^-20.5 off), "hip" AMD's
+`FAST` picks approximate instructions: CUDA those of NVIDIA (PTX `*.approx.ftz`, at most 2^-20.5 off), HIP AMD's
 reciprocal (v_rcp_f32, 1 ulp), where division after IEEE 754 takes ten instructions. The portable branch serves the
 interpreter, and AMD for all else. The words of the noise are always those of `kernels/philox.py`.
 """
@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from triton.language.extra.hip import libdevice as hip
 
+CUDA, HIP = tl.constexpr(1), tl.constexpr(2)
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
 UNIFORM_STEP = tl.constexpr(2.0**-32)
@@ -31,21 +32,21 @@ def approximate(INSTRUCTION: tl.constexpr, x):
 @triton.jit
 def exp2(x, FAST: tl.constexpr):
     """2^x."""
-    return approximate("ex2", x) if FAST == "cuda" else tl.exp2(x)
+    return approximate("ex2", x) if FAST == CUDA else tl.exp2(x)
 
 
 @triton.jit
 def log2(x, FAST: tl.constexpr):
     """Logarithm to base 2."""
-    return approximate("lg2", x) if FAST == "cuda" else tl.log2(x)
+    return approximate("lg2", x) if FAST == CUDA else tl.log2(x)
 
 
 @triton.jit
 def reciprocal(x, FAST: tl.constexpr):
     """1 / x."""
-    if FAST == "cuda":
+    if FAST == CUDA:
         return approximate("rcp", x)
-    return hip.fast_dividef(1.0, x) if FAST == "hip" else 1.0 / x
+    return hip.fast_dividef(1.0, x) if FAST == HIP else 1.0 / x
 
 
 @triton.jit
@@ -77,7 +78,7 @@ def turn(word, FAST: tl.constexpr):
 
     Portable: the quarter turns are taken off in integers, then minimax polynomials on [-pi/4, pi/4].
     """
-    if FAST == "cuda":
+    if FAST == CUDA:
         angle = word.to(tl.int32, bitcast=True).to(tl.float32) * ANGLE_STEP
         return approximate("cos", angle), approximate("sin", angle)
     quarters = (word + 0x20000000) >> 30
@@ -96,7 +97,7 @@ def box_muller(radius_word, angle_word, FAST: tl.constexpr):
     """Two independent standard normals from two words; the modulus keeps -log u >= 0 under approximation."""
     uniform = radius_word.to(tl.float32) * UNIFORM_STEP + 0.5 * UNIFORM_STEP
     square = tl.abs(log2(uniform, FAST)) * (2.0 * LN_2)
-    radius = approximate("sqrt", square) if FAST == "cuda" else tl.sqrt(square)
+    radius = approximate("sqrt", square) if FAST == CUDA else tl.sqrt(square)
     cosine, sine = turn(angle_word, FAST)
     return radius * cosine, radius * sine
 

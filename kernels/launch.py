@@ -21,8 +21,8 @@ from kernels.fused import interpreting
 from kernels.ops import GaussianForm
 
 Layout = Literal["flat", "channels_last", "strided"]
-Fast = Literal["", "cuda", "hip"]
-"""Whose approximate instructions `kernels.device` uses; "" for nobody's."""
+Fast = Literal[0, 1, 2]
+"""Whose approximate instructions are used: nobody's, NVIDIA's (`kernels.device.CUDA`) or AMD's (HIP)."""
 Strides = tuple[int, int, int]
 Pair = tuple[Tensor, Tensor]
 
@@ -223,8 +223,8 @@ def on_device(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
 def fast_math(tensor: Tensor) -> Fast:
     """Whose approximate instructions the tensor's device has."""
     if not tensor.is_cuda or interpreting():
-        return ""
-    return "cuda" if torch.version.hip is None else "hip"
+        return 0
+    return 1 if torch.version.hip is None else 2
 
 
 def warp_lanes() -> int:

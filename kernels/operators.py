@@ -1,8 +1,8 @@
 """FUSED: the Triton kernels as PyTorch operators.
 
 Registered with `torch.library.custom_op`, so that autograd, autocast, torch.compile and CUDA graphs see one opaque
-operation each. Saved for the backward pass are the inputs and the seed, and for the mixture two numbers a pixel.
-Second-order gradients are refused.
+operation each. Saved for the backward pass are the inputs and the seed, for the mixture also two numbers a pixel, and
+for batch norm two a channel. Second-order gradients are refused.
 """
 
 from __future__ import annotations

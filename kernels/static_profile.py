@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,9 +21,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from kernels.disassembly import Code, ToolsMissing, read_amdgcn, read_cubin
-from kernels.launch import Tile, Walk, choose_block
+from kernels.launch import MIXTURE_BLOCK, Fast, Tile, Walk, choose_block, pixels_per_thread
+from kernels.norm_profile import NORM_KERNELS, STEPS, NormKernel
 from kernels.ops import PLAIN, RESIDUAL, GaussianForm
 from kernels.reference import REFERENCE
+from kernels.sweep import Sweep
 
 Direction = Literal["forward", "backward"]
 
@@ -56,7 +58,13 @@ KERNELS = (
     Kernel("gaussian, residual and clamped", RESIDUAL, learned_prior=True),
     Kernel("gaussian, residual and clamped, channels last", RESIDUAL, learned_prior=True, channels_last=True),
     Kernel("logistic mixture, 10 components, colour", None),
+    *NORM_KERNELS,
 )
+
+
+def is_mixture(kernel: Kernel | NormKernel) -> bool:
+    """Whether elements are pixels of the logistic mixture."""
+    return isinstance(kernel, Kernel) and kernel.form is None
 
 
 @dataclass(frozen=True)
@@ -118,25 +126,31 @@ def coverage(latents: int, dtype: str) -> Coverage:
 
 @dataclass(frozen=True)
 class Gpu:
-    """Datasheet peaks: memory in TB/s, FP32 in TFLOPS, FP32 and special lanes of a multiprocessor per clock."""
+    """Datasheet peaks: memory in TB/s, FP32 in TFLOPS; FP32, issued and special lanes of a multiprocessor per clock.
+
+    `sources` say where those of memory, FP32 and lanes were read, or that one is "unsourced".
+    """
 
     gpu: str
     target: str
     memory_tb_per_s: float
     fp32_tflops: float
     fp32_lanes: int
+    issue_lanes: int
     special_lanes: int
+    sources: tuple[str, str, str]
+
+    @property
+    def issue(self) -> float:
+        """Lanes issued, 10^12 a second; a multiply-add counts as two operations of the FP32 peak."""
+        return self.fp32_tflops / 2 * self.issue_lanes / self.fp32_lanes
 
     def microseconds(self, moved: float, instructions: float, special: float) -> dict[str, float]:
-        """Times of a million elements, from bytes, instructions and special functions of one.
-
-        A multiply-add counts as two operations, so half the FP32 peak is the rate at which lanes issue.
-        """
-        issue = self.fp32_tflops / 2
-        special_rate = issue * self.special_lanes / self.fp32_lanes
+        """Times of a million elements, from bytes, instructions and special functions of one."""
+        special_rate = self.issue * self.special_lanes / self.issue_lanes
         return {
             "memory": moved / self.memory_tb_per_s,
-            "issue": instructions / issue,
+            "issue": instructions / self.issue,
             "special": special / special_rate,
         }
 
@@ -152,7 +166,9 @@ def gpus() -> tuple[Gpu, ...]:
                 float(row["memory_tb_per_s"]),
                 float(row["fp32_tflops"]),
                 int(row["fp32_lanes"]),
+                int(row["issue_lanes"]),
                 int(row["special_lanes"]),
+                (row["memory_source"], row["fp32_source"], row["lanes_source"]),
             )
             for row in csv.DictReader(file)
         )
@@ -173,8 +189,10 @@ class CountBytes(TorchDispatchMode):
         return result
 
 
-def eager_call(kernel: Kernel, dtype: torch.dtype) -> tuple[list[Tensor], Any]:
+def eager_call(kernel: Kernel | NormKernel, dtype: torch.dtype) -> tuple[list[Tensor], Any]:
     """Leaves and the forward pass of the same operation in plain PyTorch, with noise from `torch.randn_like`."""
+    if isinstance(kernel, NormKernel):
+        return kernel.eager_call(dtype)
     generator = torch.Generator().manual_seed(0)
     if kernel.form is None:
         parameters = torch.randn(2, 10 * COMPONENTS, 16, 16, generator=generator).to(dtype).requires_grad_()
@@ -194,10 +212,10 @@ def eager_call(kernel: Kernel, dtype: torch.dtype) -> tuple[list[Tensor], Any]:
 
 
 @functools.cache
-def eager_bytes(kernel: Kernel, direction: Direction, dtype: str) -> float:
+def eager_bytes(kernel: Kernel | NormKernel, direction: Direction, dtype: str) -> float:
     """Bytes per element that plain PyTorch moves for the same operation, counted while it runs."""
     leaves, forward = eager_call(kernel, DTYPES[dtype])
-    elements = leaves[0].numel() // (10 * COMPONENTS if kernel.form is None else 1)
+    elements = leaves[0].numel() // (10 * COMPONENTS if is_mixture(kernel) else 1)
     with CountBytes() as counted:
         outputs = forward()
     upstream = [torch.ones_like(output) for output in outputs]
@@ -207,16 +225,18 @@ def eager_bytes(kernel: Kernel, direction: Direction, dtype: str) -> float:
     return counted.bytes / elements
 
 
-def bytes_floor(kernel: Kernel, direction: Direction, dtype: str) -> float:
+def bytes_floor(kernel: Kernel | NormKernel, direction: Direction, dtype: str) -> float:
     """Bytes per element that any implementation moves: every input read once, every output written once."""
     size = DTYPES[dtype].itemsize
+    if isinstance(kernel, NormKernel):
+        return kernel.bytes_floor(direction, size)
     if kernel.form is None:
         return (10 if direction == "forward" else 20) * COMPONENTS * size + BYTES_OF_PIXEL
     inputs = 4 if kernel.learned_prior else 2
     return (inputs + 1 if direction == "forward" else 2 * inputs + 1) * size
 
 
-def walk_of(kernel: Kernel, dtype: str, fast: bool) -> Walk:
+def walk_of(kernel: Kernel, dtype: str, fast: Fast) -> Walk:
     """The walk of full blocks with everything divisible by 16."""
     aligned = 16 if DTYPES[dtype].itemsize == 4 or not kernel.channels_last else 8
     neighbours = 8 if DTYPES[dtype].itemsize == 2 and not kernel.channels_last else 4
@@ -225,9 +245,10 @@ def walk_of(kernel: Kernel, dtype: str, fast: bool) -> Walk:
     return Walk(layout, channels, unit, aligned, BLOCK, True, neighbours, fast)
 
 
-def tile_of(fast: bool) -> Tile:
+def tile_of(direction: Direction, dtype: str, fast: Fast) -> Tile:
     """The tile of full blocks of colour pixels."""
-    return Tile(3, COMPONENTS, 1 / (2**BITS - 1), 512, True, True, fast)
+    per_thread = pixels_per_thread(DTYPES[dtype].itemsize, contiguous=True, backward=direction == "backward")
+    return Tile(3, COMPONENTS, 1 / (2**BITS - 1), MIXTURE_BLOCK, True, True, per_thread, fast)
 
 
 def gaussian_signature(kernel: Kernel, direction: Direction, dtype: str) -> dict[str, Any]:
@@ -276,39 +297,62 @@ def gpu_target(target: str) -> Any:
     return GPUTarget("cuda", int(target.removeprefix("sm_")), 32)
 
 
-def compile_kernel(kernel: Kernel, direction: Direction, dtype: str, target: str, function: Any = None) -> Any:
-    """Triton's compiled kernel; `function` stands in for the kernel of that name (tests edit one)."""
+class Build(NamedTuple):
+    """What Triton compiles for one kernel, and the elements of a program whose loop turns `turns` times."""
+
+    function: Any
+    signature: dict[str, Any]
+    constants: dict[str, Any]
+    plan: Walk | Tile | Sweep
+    turns: int
+    elements: int
+
+
+def build_of(kernel: Kernel | NormKernel, direction: Direction, dtype: str, fast: Fast) -> Build:
+    """The build of one kernel."""
+    from kernels import gaussian, likelihood
+
+    if isinstance(kernel, NormKernel):
+        constants = kernel.constants(direction, DTYPES[dtype].itemsize, fast)
+        sweep: Sweep = constants["SWEEP"]
+        elements = STEPS * sweep.rows * sweep.columns
+        signature = kernel.signature(direction, dtype)
+        return Build(kernel.function(direction), signature, constants, sweep, STEPS, elements)
+    if kernel.form is None:
+        tile = tile_of(direction, dtype, fast)
+        function, signature = getattr(likelihood, direction), mixture_signature(direction, dtype)
+        return Build(function, signature, {"TILE": tile}, tile, COMPONENTS, tile.block)
+    walk = walk_of(kernel, dtype, fast)
+    constants, signature = {"FORM": kernel.form, "WALK": walk}, gaussian_signature(kernel, direction, dtype)
+    return Build(getattr(gaussian, direction), signature, constants, walk, 1, walk.block)
+
+
+def compile_kernel(build: Build, target: str, aligned_scalars: bool) -> Any:
+    """Triton's compiled kernel, where pointers are divisible by 16, and scalars too if they are aligned."""
     import triton
     from triton.compiler import ASTSource
 
-    from kernels import gaussian, likelihood
-
-    gpu = gpu_target(target)
-    fast = gpu.backend == "cuda"
-    if kernel.form is None:
-        plan: Walk | Tile = tile_of(fast)
-        signature, constants = mixture_signature(direction, dtype), {"TILE": plan}
-    else:
-        plan = walk_of(kernel, dtype, fast)
-        signature, constants = gaussian_signature(kernel, direction, dtype), {"FORM": kernel.form, "WALK": plan}
+    gpu, signature = gpu_target(target), build.signature
     absent = {name: None for name, kind in signature.items() if kind is None}
     types = {name: "constexpr" if kind is None else kind for name, kind in signature.items()}
-    types |= dict.fromkeys(constants, "constexpr")
-    attributes = divisible(signature, scalars=kernel.form is None)
-    module = likelihood if kernel.form is None else gaussian
-    source = ASTSource(function or getattr(module, direction), types, absent | constants, attributes)
-    options = {"num_warps": plan.warps(gpu.warp_size), "enable_fp_fusion": True}
+    types |= dict.fromkeys(build.constants, "constexpr")
+    source = ASTSource(build.function, types, absent | build.constants, divisible(signature, aligned_scalars))
+    options = {"num_warps": build.plan.warps(gpu.warp_size), "enable_fp_fusion": True}
     return triton.compile(source, target=gpu, options=options)
 
 
-def profile(kernel: Kernel, direction: Direction, dtype: str, target: str, function: Any = None) -> StaticProfile:
-    """The profile of one kernel for one target."""
-    compiled = compile_kernel(kernel, direction, dtype, target, function)
-    turns = COMPONENTS if kernel.form is None else 1
+def profile(
+    kernel: Kernel | NormKernel, direction: Direction, dtype: str, target: str, function: Any = None
+) -> StaticProfile:
+    """The profile of one kernel for one target; `function` stands in for the kernel (tests edit one)."""
     hip = target.startswith("gfx")
-    code: Code = read_amdgcn(compiled.asm["amdgcn"], turns) if hip else read_cubin(compiled.asm["cubin"], turns)
-    block = tile_of(not hip).block if kernel.form is None else BLOCK
-    elements = block / (compiled.metadata.num_warps * (64 if hip else 32))
+    build = build_of(kernel, direction, dtype, fast=2 if hip else 1)
+    if function is not None:
+        build = build._replace(function=function)
+    compiled = compile_kernel(build, target, aligned_scalars=is_mixture(kernel))
+    asm, turns = compiled.asm, build.turns
+    code: Code = read_amdgcn(asm["amdgcn"], turns) if hip else read_cubin(asm["cubin"], turns)
+    elements = build.elements / (compiled.metadata.num_warps * (64 if hip else 32))
     instructions, special = code.instructions / elements, code.special / elements
     moved = code.bytes_moved / elements
     times = {gpu.gpu: gpu.microseconds(moved, instructions, special) for gpu in gpus() if gpu.target == target}
@@ -325,7 +369,7 @@ def profile(kernel: Kernel, direction: Direction, dtype: str, target: str, funct
         load_bits=code.load_bits,
         store_bits=code.store_bits,
         instructions_per_element=round(instructions, 2),
-        instructions_per_component=round(instructions / COMPONENTS, 2) if kernel.form is None else None,
+        instructions_per_component=round(instructions / COMPONENTS, 2) if is_mixture(kernel) else None,
         special_functions_per_element=round(special, 2),
         bytes_per_element=moved,
         bytes_floor=bytes_floor(kernel, direction, dtype),
@@ -336,7 +380,9 @@ def profile(kernel: Kernel, direction: Direction, dtype: str, target: str, funct
 
 
 def static_profiles(
-    targets: Iterable[str] = TARGETS, dtypes: Iterable[str] = ("fp32", "bf16"), kernels: Iterable[Kernel] = KERNELS
+    targets: Iterable[str] = TARGETS,
+    dtypes: Iterable[str] = ("fp32", "bf16"),
+    kernels: Iterable[Kernel | NormKernel] = KERNELS,
 ) -> Iterable[StaticProfile]:
     """Profiles of every kernel, direction and type for every target, one at a time.
 

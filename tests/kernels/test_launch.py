@@ -95,7 +95,7 @@ class CompileOnly:
 
 for module in (gaussian, likelihood):
     module.forward, module.backward = CompileOnly(module.forward), CompileOnly(module.backward)
-launch.fast_math = lambda tensor: "cuda"
+launch.fast_math = lambda tensor: 1
 for dtype in (torch.float32, torch.bfloat16):
     for memory_format in (torch.contiguous_format, torch.channels_last):
         posterior, prior = (

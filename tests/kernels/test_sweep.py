@@ -133,7 +133,7 @@ class CompileOnly:
 NAMES = ("statistics", "merge", "forward", "backward_sums", "backward")
 for name in NAMES:
     setattr(normalisation, name, CompileOnly(getattr(normalisation, name)))
-sweep.fast_math = lambda tensor: "cuda"
+sweep.fast_math = lambda tensor: 1
 CASES = (
     (torch.float32, torch.channels_last, 24),
     (torch.bfloat16, torch.contiguous_format, 64),
