@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.config import Suite, build_suite, read_suite, set_path, with_overrides
-from benchmarks.environment import bfloat16_by_default, choose_device, emulates_bfloat16
+from benchmarks.environment import bfloat16_by_default, choose_device, emulates_bfloat16, note_missing_kernels
 from benchmarks.errors import INTERRUPTED, UserError
 from benchmarks.record import load_records, run_folders
 from benchmarks.run import Outcome, Plan, default_jobs, execute, plan, plan_rows, prepare_folder
@@ -98,6 +98,7 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"--jobs: expected at least 1, got {options.jobs}")
     planned = plan(suite, out, tuple(options.plugin))
     prepare_folder(out)
+    note_missing_kernels(choose_device(suite.cells[0].device))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     outcome = execute(planned, options.jobs or default_jobs(suite))

@@ -19,7 +19,7 @@ from kernels.cell_form import CellForm, CellNorm, CellTensors, Convolution, Laye
 from kernels.ops import Ops
 from models.layers import SqueezeExcitation, gated_residual
 from models.nvae.config import CellOps, ConvOp, InvertedResidualOp, NVAEConfig
-from models.nvae.convolutions import ACTIVATIONS, ActivatedConv2d, WeightNormConv2d, conv2d, norm_before_repeat
+from models.nvae.convolutions import ACTIVATIONS, ActivatedConv2d, WeightNormConv2d, conv2d, norm_swish
 
 Resample = Literal["keep", "down", "up"]
 
@@ -53,8 +53,9 @@ class CellOp(nn.Module):
 class ConvCellOp(CellOp):
     """`ConvOp` as a module: [batch norm,] activation, [up-sampling,] 3x3 convolution."""
 
-    def __init__(self, op: ConvOp, c_in: int, c_out: int, resample: Resample, config: NVAEConfig) -> None:
+    def __init__(self, op: ConvOp, c_in: int, c_out: int, resample: Resample, config: NVAEConfig, backend: Ops) -> None:
         super().__init__()
+        self.backend = backend
         self.op, self.norm_name = op, "bn_act" if op.activation == "swish" else "bn"
         if op.batch_norm:
             self.add_module(self.norm_name, nn.BatchNorm2d(c_in, momentum=config.batch_norm_momentum))
@@ -76,8 +77,11 @@ class ConvCellOp(CellOp):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, h, w) -> (B, C_out, h', w')."""
-        norm = self.norm
-        x = self.activation(x if norm is None else norm(x))
+        norm, fused = self.norm, self.op.activation == "swish"
+        if norm is not None:
+            x = norm_swish(norm, x, self.backend, "swish" if fused else "none")
+        if norm is None or not fused:
+            x = self.activation(x)
         return self.conv_0(repeat_pixels(x) if self.resample == "up" else x)
 
     def layers(self) -> list[CellLayer]:
@@ -90,23 +94,33 @@ class ConvCellOp(CellOp):
 class Norm(nn.Module):
     """Batch norm without activation; `before_repeat` says that its output pixels will be repeated so often."""
 
-    def __init__(self, channels: int, config: NVAEConfig, before_repeat: int = 1) -> None:
+    def __init__(self, channels: int, config: NVAEConfig, backend: Ops, before_repeat: int = 1) -> None:
         super().__init__()
+        self.backend = backend
         self.bn = nn.BatchNorm2d(channels, momentum=config.batch_norm_momentum)
         self.before_repeat = before_repeat
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x."""
-        return norm_before_repeat(self.bn, x, self.before_repeat)
+        return norm_swish(self.bn, x, self.backend, "none", self.before_repeat)
 
 
 class ConvNormSwish(nn.Module):
     """Plain convolution without bias, batch norm, swish, [up-sampling]."""
 
     def __init__(
-        self, c_in: int, c_out: int, kernel: int, config: NVAEConfig, *, upsample: bool = False, **conv: int
+        self,
+        c_in: int,
+        c_out: int,
+        kernel: int,
+        config: NVAEConfig,
+        backend: Ops,
+        *,
+        upsample: bool = False,
+        **conv: int,
     ) -> None:
         super().__init__()
+        self.backend = backend
         self.conv = nn.Sequential(
             conv2d(c_in, c_out, kernel, normalised=False, bias=False, **conv),
             nn.BatchNorm2d(c_out, momentum=config.batch_norm_momentum),
@@ -117,7 +131,7 @@ class ConvNormSwish(nn.Module):
         """(B, C_in, h, w) -> (B, C_out, h', w')."""
         conv, norm = self.conv
         assert isinstance(norm, nn.BatchNorm2d)
-        x = F.silu(norm_before_repeat(norm, conv(x), 4 if self.upsample else 1))
+        x = norm_swish(norm, conv(x), self.backend, "swish", 4 if self.upsample else 1)
         return repeat_pixels(x) if self.upsample else x
 
 
@@ -128,7 +142,9 @@ class InvertedResidual(CellOp):
     by pixel, so they run before the repetition, at a quarter of the cost.
     """
 
-    def __init__(self, op: InvertedResidualOp, c_in: int, c_out: int, resample: Resample, config: NVAEConfig) -> None:
+    def __init__(
+        self, op: InvertedResidualOp, c_in: int, c_out: int, resample: Resample, config: NVAEConfig, backend: Ops
+    ) -> None:
         super().__init__()
         up, hidden = resample == "up", c_in * op.expansion
         groups = op.groups or hidden
@@ -136,11 +152,11 @@ class InvertedResidual(CellOp):
             raise ValueError(f"grouped convolution: expected hidden channels that divide by {groups}, got {hidden}")
         stride = 2 if resample == "down" else 1
         layers: list[nn.Module] = [
-            Norm(c_in, config, before_repeat=4 if up else 1),
-            ConvNormSwish(c_in, hidden, 1, config, upsample=up),
-            ConvNormSwish(hidden, hidden, op.kernel, config, stride=stride, groups=groups),
+            Norm(c_in, config, backend, before_repeat=4 if up else 1),
+            ConvNormSwish(c_in, hidden, 1, config, backend, upsample=up),
+            ConvNormSwish(hidden, hidden, op.kernel, config, backend, stride=stride, groups=groups),
             conv2d(hidden, c_out, 1, normalised=False, bias=False),
-            Norm(c_out, config),
+            Norm(c_out, config, backend),
         ]
         self.conv = nn.Sequential(*([nn.Identity()] if up else []), *layers)
 
@@ -227,7 +243,7 @@ class ResidualCell(nn.Module):
         super().__init__()
         self.skip = _skip(c_in, c_out, resample, config, backend)
         self._ops = nn.ModuleList(
-            _cell_op(op, c_in if k == 0 else c_out, c_out, resample if k == 0 else "keep", config)
+            _cell_op(op, c_in if k == 0 else c_out, c_out, resample if k == 0 else "keep", config, backend)
             for k, op in enumerate(ops)
         )
         self.se = SqueezeExcitation(c_out) if config.squeeze_excitation else None
@@ -245,7 +261,7 @@ class ResidualCell(nn.Module):
         if self.recompute and torch.is_grad_enabled():
             weights = {one: one.installed for one in self._ops.modules() if isinstance(one, WeightNormConv2d)}
             again = functools.partial(repeated_pass, self._ops, weights)
-            options = {"use_reentrant": False, "preserve_rng_state": False}
+            options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
             return checkpoint(self._layer_by_layer, x, skip, context_fn=lambda: (nullcontext(), again()), **options)
         return self._layer_by_layer(x, skip)
 
@@ -345,11 +361,11 @@ def _skip(c_in: int, c_out: int, resample: Resample, config: NVAEConfig, backend
 
 
 def _cell_op(
-    op: ConvOp | InvertedResidualOp, c_in: int, c_out: int, resample: Resample, config: NVAEConfig
+    op: ConvOp | InvertedResidualOp, c_in: int, c_out: int, resample: Resample, config: NVAEConfig, backend: Ops
 ) -> nn.Module:
     if isinstance(op, ConvOp):
-        return ConvCellOp(op, c_in, c_out, resample, config)
-    return InvertedResidual(op, c_in, c_out, resample, config)
+        return ConvCellOp(op, c_in, c_out, resample, config, backend)
+    return InvertedResidual(op, c_in, c_out, resample, config, backend)
 
 
 class EncoderCombiner(nn.Module):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kernels.cell_form import CellActivation, LayerForm
-from kernels.ops import NetworkOps
+from kernels.ops import Activation, NetworkOps, Ops
 
 NORM_FLOOR = 1e-5
 NORM_FLOOR_AT_START = 1e-2
@@ -203,19 +203,23 @@ class WeightBank:
         return [weights[index] for index in range(len(self.convs))]
 
 
-def norm_before_repeat(norm: nn.BatchNorm2d, x: Tensor, repeats: int) -> Tensor:
-    """What `norm` gives on x with each pixel repeated, computed before the repetition.
-
-    Mean and biased variance do not change when every value occurs `repeats` times; the running estimate of the
-    unbiased variance does, by a factor that is corrected here.
-    """
-    if repeats == 1 or not norm.training or norm.running_var is None or norm.num_batches_tracked is None:
-        return norm(x)
-    norm.num_batches_tracked.add_(1)
-    momentum = 1 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
-    moved, count = norm.running_var.clone(), x.numel() // x.shape[1]
-    out = F.batch_norm(x, norm.running_mean, moved, norm.weight, norm.bias, True, momentum, norm.eps)
-    with torch.no_grad():
-        kept = norm.running_var * (1 - momentum)
-        norm.running_var.copy_(kept + (moved - kept) * (repeats * (count - 1) / (repeats * count - 1)))
-    return out
+def norm_swish(norm: nn.BatchNorm2d, x: Tensor, ops: Ops, activation: Activation, repeats: int = 1) -> Tensor:
+    """A batch norm and its activation through the backend; `repeats` as in `kernels.ops.NormSwish`."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    momentum = norm.momentum
+    if norm.training and norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+        momentum = 1 / int(norm.num_batches_tracked) if momentum is None else momentum
+    return ops.norm_swish(
+        x,
+        norm.running_mean,
+        norm.running_var,
+        norm.weight,
+        norm.bias,
+        training=norm.training,
+        momentum=momentum or 0.0,
+        eps=norm.eps,
+        repeats=repeats,
+        activation=activation,
+    )

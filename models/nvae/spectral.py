@@ -78,10 +78,10 @@ class NormPenalty(nn.Module):
         sums = []
         for (rows, columns), convs in self.convs_by_shape.items():
             matrices = torch.stack([effective.get(conv, conv.weight).flatten(1) for conv in convs])
-            name = _name(rows, columns)
+            kept = getattr(self, _name(rows, columns))
             with torch.no_grad():
-                u, v = power_iteration(matrices.detach(), getattr(self, name), rounds)
-            setattr(self, name, u)
+                u, v = power_iteration(matrices.detach(), kept, rounds)
+                kept.copy_(u)
             sums.append((u[:, None] @ matrices @ v[:, :, None]).sum())
         return sums
 

@@ -11,7 +11,7 @@ from kernels.reference import REFERENCE
 from models.layers import SqueezeExcitation, gated_residual
 from models.nvae.cells import FactorizedReduce, InvertedResidual, Upsample
 from models.nvae.config import InvertedResidualOp, NVAEConfig
-from models.nvae.convolutions import WeightBank, WeightNormConv2d, norm_before_repeat
+from models.nvae.convolutions import WeightBank, WeightNormConv2d, norm_swish
 from models.nvae.flows import FlowPair
 from models.nvae.spectral import NormPenalty, power_iteration
 
@@ -107,8 +107,8 @@ def test_upsampling_commutes_with_its_convolution() -> None:
 @pytest.mark.parametrize("groups", [None, 2])
 def test_inverted_residual_may_repeat_pixels_late(training: bool, groups: int | None) -> None:
     op = InvertedResidualOp(2, 5, groups)
-    cell = InvertedResidual(op, 6, 3, "up", CONFIG).double().train(training)
-    plain = InvertedResidual(op, 6, 3, "up", CONFIG).double().train(training)
+    cell = InvertedResidual(op, 6, 3, "up", CONFIG, REFERENCE).double().train(training)
+    plain = InvertedResidual(op, 6, 3, "up", CONFIG, REFERENCE).double().train(training)
     plain.load_state_dict(cell.state_dict())
     x = features()
     expected = plain_inverted_residual(plain, F.interpolate(x, scale_factor=2, mode="nearest"))
@@ -131,7 +131,8 @@ def test_statistics_before_repetition_are_those_after_it(momentum: float | None)
     for _ in range(3):
         x = features()
         repeated = F.interpolate(x, scale_factor=2, mode="nearest")
-        close(F.interpolate(norm_before_repeat(before, x, 4), scale_factor=2, mode="nearest"), after(repeated))
+        normed = norm_swish(before, x, REFERENCE, "none", 4)
+        close(F.interpolate(normed, scale_factor=2, mode="nearest"), after(repeated))
     for one, other in zip(before.buffers(), after.buffers(), strict=True):
         torch.testing.assert_close(one, other, rtol=FLOAT64_ROUNDING, atol=0)
 

@@ -1,0 +1,68 @@
+"""The fused Adamax against torch's own."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+
+from kernels import native
+from kernels.adamax import Adamax
+
+ROUNDING = 1e-6  # a handful of float32 operations a step
+OPTIONS = {"lr": 1e-2, "weight_decay": 3e-4, "eps": 1e-3}
+
+
+def parameters(dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((3, 4, 3, 3), (1,), (257,))
+    return [torch.randn(*shape, generator=generator).to(dtype).requires_grad_() for shape in shapes]
+
+
+def steps(optimizer: torch.optim.Optimizer, of: list[Tensor], count: int, first: int = 0) -> None:
+    for step in range(first, first + count):
+        generator = torch.Generator().manual_seed(step + 1)
+        for index, p in enumerate(of):
+            late = index == 1 and step == 0  # a parameter that joins one step later
+            p.grad = None if late else torch.randn(p.shape, generator=generator).to(p.dtype)
+        optimizer.step()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_steps_equal_torch(dtype: torch.dtype) -> None:
+    ours, theirs = parameters(dtype), parameters(dtype)
+    steps(Adamax(ours, **OPTIONS), ours, 5)
+    steps(torch.optim.Adamax(theirs, **OPTIONS), theirs, 5)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=ROUNDING, atol=ROUNDING)
+
+
+def test_state_goes_to_torch_and_back() -> None:
+    ours, theirs = parameters(), parameters()
+    first, second = Adamax(ours, **OPTIONS), torch.optim.Adamax(theirs, **OPTIONS)
+    steps(first, ours, 3)
+    for one, other in zip(theirs, ours, strict=True):
+        one.data.copy_(other.data)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    steps(first, ours, 2, first=3)
+    steps(second, theirs, 2, first=3)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=ROUNDING, atol=ROUNDING)
+
+
+def test_without_a_compiler_torch_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "load", lambda: "no compiler")
+    ours, theirs = parameters(), parameters()
+    steps(Adamax(ours, **OPTIONS), ours, 2)
+    steps(torch.optim.Adamax(theirs, **OPTIONS), theirs, 2)
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_step_counts_as_a_change_in_place() -> None:
+    of = parameters()
+    before = of[0]._version
+    steps(Adamax(of, **OPTIONS), of, 1)
+    assert of[0]._version > before
