@@ -19,6 +19,7 @@ from benchmarks.cost import macs_per_image, parameter_count
 from benchmarks.data import DataSet, load
 from benchmarks.environment import choose_device
 from benchmarks.evaluate import Evaluation, evaluate
+from benchmarks.process import frozen_garbage, keep_freed_memory
 from benchmarks.record import LatentGroupInfo, RunRecord, save_record, write_bytes_atomically
 from benchmarks.saved import build_model, read_config, record_head, save_weights
 from benchmarks.train import TrainingResult, train
@@ -59,13 +60,15 @@ class StopSignal:
 
 def run_cell(folder: Path) -> RunRecord:
     """Train and evaluate the cell of `folder`, continuing where an earlier run stopped; returns its record."""
+    keep_freed_memory()
     cell = read_config(folder)
     torch.set_num_threads(cell.threads)
     device = choose_device(cell.device)
     stop, report = StopSignal(), Reporter()
     data = load(cell.data)
     model = build_model(cell, data.image, device)
-    result = train(model, cell, data, folder, report, stop)
+    with frozen_garbage():
+        result = train(model, cell, data, folder, report, stop)
     record = _trained_record(cell, folder, model, data, result)
     save_record(record, folder)
     if not result.finished:
@@ -100,7 +103,7 @@ def _trained_record(cell: CellConfig, folder: Path, model: Model, data: DataSet,
         training_seconds=result.seconds,
         skipped_steps=result.skipped,
         curves=result.curves,
-        notes=[undone] if result.skipped else [],
+        notes=[*([undone] if result.skipped else []), *([result.compilation] if result.compilation else [])],
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -52,7 +53,7 @@ def build_parser() -> Parser:
 
     _add_run(verb("run", "train and score the models of a suite, print the table"))
     _add_compare(verb("compare", "difference of two models of a run, with intervals"))
-    _add_throughput(verb("throughput", "images per second of a trained model"))
+    _add_throughput(verb("throughput", "images per second, memory and breakdown of a model, alone or beside another"))
     report = verb("report", "rebuild table and figures from the records of a run")
     report.add_argument("out", nargs="?", default="results/local/quick", help="folder of the run")
     _add_evaluate(verb("evaluate", "score a trained model on a test split"))
@@ -111,12 +112,56 @@ def _add_compare(compare: argparse.ArgumentParser) -> None:
 
 
 def _add_throughput(throughput: argparse.ArgumentParser) -> None:
-    throughput.add_argument("checkpoint", help=CHECKPOINT)
-    throughput.add_argument("--batch", type=int, help="images per call (default: the training batch)")
-    throughput.add_argument("--device", help="auto, cpu or cuda (default: as trained)")
-    throughput.add_argument("--threads", type=int, help="threads (default: as trained)")
-    throughput.add_argument("--seconds", type=float, default=0.8, help="time for each measurement")
-    throughput.add_argument("--json", action="store_true", help="print JSON")
+    add = throughput.add_argument
+    add("target", nargs="*", help=f"{CHECKPOINT}; or a suite (name or TOML file), or a preset of `list models`")
+    add("--models", help="comma-separated rows of a suite, or labels of the speed suite")
+    add("--what", help="comma-separated: train, loop, encode, reconstruct, sample, iwae, memory, breakdown")
+    add("--batch", type=whole_numbers, help="images per call, several separated by commas (default: as trained)")
+    add("--threads", type=whole_numbers, help="threads, several separated by commas (default: as trained)")
+    add("--device", help="auto, cpu or cuda (default: as trained)")
+    add("--precision", choices=["float32", "bfloat16"], help="of the training step (default: as trained)")
+    add("--compile", choices=["off", "on"], help="torch.compile (default: as trained)")
+    add("--iwae", type=whole_number, metavar="K", help="time the importance-weighted bound of K draws as well")
+    add("--seconds", type=positive, help="time for each verb and variant (default: 0.8, or the suite's)")
+    add("--set", action="append", default=[], metavar="A.B=C", help="override model.KEY, training.KEY, objective.KEY")
+    add("--vs", metavar="baseline|TARGET", help="time it in turns with the plain implementation or another model")
+    add(
+        "--vs-set",
+        action="append",
+        default=[],
+        metavar="A.B=C",
+        help="override there; alone: against the same model under it",
+    )
+    add("--trace", metavar="FILE", help="Chrome trace of one training step")
+    add("--csv", metavar="FILE", help="rows as CSV")
+    add("--json", action="store_true", help="print JSON")
+    add("--suite", metavar="speed|FILE", help="the comparisons of a speed suite, each in its own process")
+    add("--pythae", metavar="PYTHON", help="suite: interpreter of an environment with pythae")
+    add("--no-compiler", action="store_true", help="suite: as on a machine without a C compiler")
+    add("--out", help="suite: folder of the results (default: results/local/SUITE)")
+
+
+def whole_number(text: str) -> int:
+    """A number >= 1."""
+    if not (text.isascii() and text.isdigit() and int(text) >= 1):
+        raise argparse.ArgumentTypeError(f"expected a whole number >= 1, got '{text}'")
+    return int(text)
+
+
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """Numbers >= 1 between commas."""
+    return tuple(whole_number(part) for part in text.split(","))
+
+
+def positive(text: str) -> float:
+    """A finite number > 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number > 0, got '{text}'")
+    return value
 
 
 def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:

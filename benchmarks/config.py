@@ -34,7 +34,8 @@ class TrainingConfig:
     then fixed from the speed measured at the start). Learning rate: linear warm-up over `warmup`, then cosine to
     `final_rate` x learning_rate. `ema` is the decay of averaged weights (0: none), warmed as
     min(ema, (1 + t) / (10 + t)); `ema_batches`
-    training batches re-estimate batch-norm statistics under them. `clip_norm` 0 means no clipping.
+    training batches re-estimate batch-norm statistics under them. `clip_norm` 0 means no clipping. `precision` bfloat16
+    is autocast around the model; `compile` runs its forward and backward pass through torch.compile.
     """
 
     images: int = 32_000
@@ -51,6 +52,7 @@ class TrainingConfig:
     ema: float = 0.0
     ema_batches: int = 50
     precision: Literal["float32", "bfloat16"] = "float32"
+    compile: Literal["off", "on"] = "off"
     flip: bool = False
     validations: int = 4
     checkpoint_seconds: float = 30.0

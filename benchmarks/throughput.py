@@ -1,111 +1,197 @@
-"""Images per second of a training step, encoding, reconstruction and sampling; run in a process of its own."""
+"""Rates, peak memory and breakdown of models, variants in turns; run in a process of its own."""
 
 from __future__ import annotations
 
-import copy
-import resource
-import sys
-import time
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from benchmarks.config import CellConfig
-from benchmarks.data import keyed_generator
-from benchmarks.environment import load_average
+from benchmarks.cost import macs_per_image
+from benchmarks.errors import UserError, unknown
 from benchmarks.record import Measurement
-from benchmarks.streams import seed_tensor
-from benchmarks.train import StepGuard, TrainingState, build_optimizer, model_input, train_step
-from models.output import Draw, Model
+from benchmarks.speed import memory
+from benchmarks.speed.breakdown import step_breakdown
+from benchmarks.speed.clock import Watch, interleave, synchronise
+from benchmarks.speed.spread import Spread, paired_ratio, spread, winner
+from benchmarks.speed.target import Target
+from benchmarks.speed.work import OURS, Job, job_of, verbs_of
+from kernels.fused import describe
 
-WARMUP_CALLS = 3
-MIN_REPEATS, MAX_REPEATS = 7, 200
+OURS_NAME, PLAIN_NAME = "ours", "baseline"
+MEMORY, BREAKDOWN = "memory", "breakdown"
+USUAL = ("train", "encode", "reconstruct", "sample", MEMORY, BREAKDOWN)
+"""What is measured unless told otherwise; `iwae` joins where a number of draws is given."""
+KNOWN = (*OURS, MEMORY, BREAKDOWN)
+TRAINING = ("train", "loop")
+"""Verbs that train, and so may be compiled."""
 
 
-def measure(model: Model, cell: CellConfig, images: Tensor, seconds: float = 0.8) -> list[Measurement]:
-    """Median rates with their interquartile range over repeats of one batch, and peak memory.
+@dataclass(frozen=True)
+class Variant:
+    """One side of a comparison: a target in this suite's implementation or in the plain one."""
 
-    Works on a copy of `model`; `images` (B, C, H, W) uint8 is the batch; each verb is timed for about `seconds`.
+    name: str
+    target: Target
+    plain: bool = False
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How variants are measured.
+
+    Args:
+        device: where they run; on a CPU with torch's present number of threads.
+        what: some of `KNOWN`.
+        seconds: time for each verb and variant.
+        draws: K of the importance-weighted bound.
+        trace: file for a Chrome trace of one training step of the first variant.
+        plugins: modules that a fresh process imports first.
     """
-    device = next(model.parameters()).device
-    x = model_input(images, cell, keyed_generator(cell.seed, "throughput")).to(device)
-    load = load_average()
-    details = {
-        "batch": len(x),
-        "threads": torch.get_num_threads(),
-        "precision": cell.training.precision,
-        "device": device.type,
-        "load": load,
-        "warmup_calls": WARMUP_CALLS,
-    }
-    results = []
-    for verb, call in _verbs(model, cell, x).items():
-        if call is None:
-            results.append(Measurement(f"{verb}_throughput", None, "images/s", True, note="no prior", details=details))
-            continue
-        rates = sorted(len(x) / t for t in time_calls(call, device, seconds))
-        low, middle, high = (rates[int(q * (len(rates) - 1))] for q in (0.25, 0.5, 0.75))
-        results.append(
-            Measurement(f"{verb}_throughput", middle, "images/s", True, len(rates), low, high, "IQR", details=details)
-        )
-    return [*results, peak_memory(device, details)]
+
+    device: torch.device
+    what: tuple[str, ...] = USUAL
+    seconds: float = 0.8
+    draws: int = 1
+    trace: Path | None = None
+    plugins: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in self.what:
+            if name not in KNOWN:
+                raise unknown("name of --what", name, KNOWN)
 
 
-def time_calls(call: Callable[[], object], device: torch.device, seconds: float) -> list[float]:
-    """Seconds of each repeat of `call` after warm-up, the device drained around each."""
-    synchronise = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    for _ in range(WARMUP_CALLS):
-        call()
-    synchronise()
-    times: list[float] = []
-    while len(times) < MIN_REPEATS or (sum(times) < seconds and len(times) < MAX_REPEATS):
-        start = time.perf_counter()
-        call()
-        synchronise()
-        times.append(time.perf_counter() - start)
-    return times
+def measure(variants: Sequence[Variant], settings: Settings) -> list[Measurement]:
+    """Rates with quartiles, speed-ups of the first of two variants, peak memory, shares of the training step.
+
+    Raises:
+        UserError: a model without a plain implementation, or one that it does not cover.
+    """
+    jobs = {v.name: job_of(v.target, settings.device, settings.draws) for v in variants}
+    details = {v.name: describe_variant(v, jobs[v.name], settings) for v in variants}
+    rows: list[Measurement] = []
+    for verb in settings.what:
+        if verb in OURS:
+            rows += rates(verb, variants, jobs, details, settings)
+    if BREAKDOWN in settings.what or settings.trace is not None:
+        first = variants[0]
+        rows += breakdown_rows(jobs[first.name], details[first.name], settings)
+    del jobs
+    if MEMORY in settings.what:
+        rows += [row for v in variants for row in memory_rows(v, details[v.name], settings)]
+    return rows
 
 
-def _verbs(model: Model, cell: CellConfig, x: Tensor) -> dict[str, Callable[[], object] | None]:
-    """What is timed, by name; sampling is None for a model without a prior."""
-    draw = Draw(seed_tensor(cell.seed, "throughput", x.device))
-    evaluating = copy.deepcopy(model).eval()
-
-    @torch.inference_mode()
-    def encode() -> object:
-        return evaluating.encode(evaluating.padded(x), draw)
-
-    @torch.inference_mode()
-    def reconstruct() -> object:
-        return evaluating(x, Draw(draw.seed, at_mean=True)).likelihood.mean()
-
-    @torch.inference_mode()
-    def sample() -> object:
-        return evaluating.sample(len(x), draw).mean()
-
+def describe_variant(variant: Variant, job: Job, settings: Settings) -> dict[str, Any]:
+    """What every measurement of the variant says about its conditions."""
     return {
-        "train": _training_call(copy.deepcopy(model).train(), cell, x, draw),
-        "encode": encode,
-        "reconstruct": reconstruct,
-        "sample": sample if model.has_prior else None,
+        "target": variant.target.name,
+        "variant": variant.name,
+        "overrides": list(variant.target.overrides),
+        "batch": job.batch,
+        "threads": torch.get_num_threads(),
+        "precision": "float32" if variant.plain else job.cell.training.precision,
+        "compile": "off" if variant.plain else job.cell.training.compile,
+        "device": settings.device.type,
+        "operations": "plain PyTorch" if variant.plain else describe(settings.device),
+        "macs_per_image": macs_per_image(job.model, job.model.image),
     }
 
 
-def _training_call(model: Model, cell: CellConfig, x: Tensor, draw: Draw) -> Callable[[], object]:
-    """One full training step (loss, gradients, clipping, optimizer) on the same batch again and again."""
-    optimizer = build_optimizer(cell.training, model, x.device)
-    steps = WARMUP_CALLS + MAX_REPEATS
-    state = TrainingState(model, optimizer, torch.zeros(steps, device=x.device), steps)
-    guard = StepGuard(model, optimizer)
-    return lambda: train_step(state, guard, cell, x, draw)
+def rates(
+    verb: str,
+    variants: Sequence[Variant],
+    jobs: dict[str, Job],
+    details: dict[str, dict[str, Any]],
+    settings: Settings,
+) -> list[Measurement]:
+    """Images a second of one verb of all variants that have it, in turns, and the speed-up of the first."""
+    makers = {v.name: verbs_of(v.target.cell, v.plain).get(verb) for v in variants}
+    try:
+        made = {name: maker(jobs[name]) for name, maker in makers.items() if maker is not None}
+    except ValueError as error:
+        raise UserError(f"--vs baseline: {error}") from error
+    metric, calls = f"{verb}_throughput", {name: call for name, call in made.items() if call is not None}
+    rows = [
+        Measurement(metric, None, "images/s", True, note="no prior", details=details[name])
+        for name in made
+        if name not in calls
+    ]
+    if not calls:
+        return rows
+    watch = Watch()
+    times = interleave(calls, settings.seconds, synchronise(settings.device))
+    around = dataclasses.asdict(watch.stop())
+    values = {name: [jobs[name].batch / t for t in found.wall] for name, found in times.items()}
+    for name, found in values.items():
+        extra = {"draws": settings.draws} if verb == "iwae" else {}
+        row = rate_row(metric, spread(found), {**details[name], **around, **extra})
+        said = dict.fromkeys(jobs[name].notes) if verb in TRAINING else ()
+        rows.append(dataclasses.replace(row, note="; ".join(said)))
+    if len(values) == 2:
+        cpu = [jobs[name].batch / spread(found.cpu).median for name, found in times.items()]
+        ratio = cpu[0] / cpu[1] if torch.get_num_threads() == 1 else None
+        rows.append(speedup_row(verb, values, {**details[variants[0].name], **around, "cpu_ratio": ratio}))
+    return rows
 
 
-def peak_memory(device: torch.device, details: dict[str, object]) -> Measurement:
-    """Peak memory in MiB: allocated by torch on a GPU; resident size of this process, imports included, on a CPU."""
-    if device.type == "cuda":
-        value, note = torch.cuda.max_memory_allocated(device) / 2**20, "allocated on the GPU"
-    else:
-        unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
-        value, note = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, "resident size, imports included"
-    return Measurement("peak_memory", value, "MiB", False, details={**details, "meaning": note})
+def rate_row(metric: str, rate: Spread, details: dict[str, Any]) -> Measurement:
+    """A rate with its interquartile range."""
+    return Measurement(metric, rate.median, "images/s", True, rate.n, rate.low, rate.high, "IQR", details=details)
+
+
+def speedup_row(verb: str, values: dict[str, list[float]], details: dict[str, Any]) -> Measurement:
+    """The ratio of two variants' rates, round by round, and which is faster.
+
+    `cpu_ratio` in the details is that of images per CPU second, where one thread computes: other processes hardly
+    change it, while threads that wait for each other would.
+    """
+    (first, ours), (second, other) = values.items()
+    ratio = paired_ratio(ours, other)
+    said = winner(spread(ours), spread(other), ratio, (first, second))
+    return Measurement(
+        f"{verb}_speedup",
+        ratio.median,
+        f"x {second}",
+        True,
+        ratio.n,
+        ratio.low,
+        ratio.high,
+        "IQR",
+        note=said,
+        details={**details, "over": second},
+    )
+
+
+def memory_rows(variant: Variant, details: dict[str, Any], settings: Settings) -> list[Measurement]:
+    """Peak memory of the training step in MiB, in a fresh process: of all of it, and above model and data."""
+    target = variant.target
+    request = memory.Request(
+        target.source,
+        target.row,
+        list(target.overrides),
+        variant.plain,
+        str(settings.device),
+        torch.get_num_threads(),
+        list(settings.plugins),
+    )
+    peak = memory.measure_peak(request)
+    whole = {**details, "meaning": memory.MEANING["cuda" if settings.device.type == "cuda" else "cpu"]}
+    above = {**details, "meaning": memory.ABOVE}
+    return [
+        Measurement("peak_memory", peak.whole / 2**20, "MiB", False, 1, details=whole),
+        Measurement("peak_memory_above_model", peak.above / 2**20, "MiB", False, 1, details=above),
+    ]
+
+
+def breakdown_rows(job: Job, details: dict[str, Any], settings: Settings) -> list[Measurement]:
+    """Share of each kind of operation in one training step; with `trace`, a Chrome trace of it."""
+    found = step_breakdown(job, settings.trace)
+    return [
+        Measurement(f"{kind}_share", share, "of the training step", None, 1, details=details)
+        for kind, share in found.items()
+    ]

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from benchmarks import checkpoint
+from benchmarks.compiled import compiled_forward
 from benchmarks.config import CellConfig, TrainingConfig
-from benchmarks.data import DataSet, batches, binarise, keyed_generator, to_unit
+from benchmarks.data import DataSet, batches, binarise, keyed_generator, keyed_seed, to_unit
 from benchmarks.record import Curve
+from benchmarks.step import StepGuard, TrainingState, build_optimizer, loss_of, train_step
 from benchmarks.streams import seed_tensor
 from models.diagnostics import first_non_finite, non_finite_gradients
 from models.elbo import terms
@@ -27,29 +27,12 @@ CURVE_POINTS = 100
 CALIBRATION_STEPS = 8
 
 
-@dataclass
-class TrainingState:
-    """Everything that training carries from step to step."""
-
-    model: Model
-    optimizer: Optimizer
-    losses: Tensor  # (steps,) on the device; NaN where the step was skipped
-    steps: int
-    step: int = 0
-    seconds: float = 0.0
-    average: dict[str, Tensor] = field(default_factory=dict)
-    validation: list[tuple[int, float]] = field(default_factory=list)
-    trouble: str = ""
-
-    @property
-    def skipped(self) -> int:
-        """Number of steps whose loss or gradient was not finite."""
-        return int(self.losses[: self.step].isnan().sum())
-
-
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a finished training hands to evaluation and record; `trouble` says where a skipped step went wrong."""
+    """What a finished training hands to evaluation and record.
+
+    `trouble` says where a skipped step went wrong, `compilation` what came of `compile = on`.
+    """
 
     steps: int
     images: int
@@ -58,115 +41,19 @@ class TrainingResult:
     curves: list[Curve]
     finished: bool
     trouble: str = ""
+    compilation: str = ""
 
 
 Progress = Callable[[int, int, str], None]
 
 
-def model_input(images: Tensor, cell: CellConfig, gen: torch.Generator) -> Tensor:
-    """What the model sees of uint8 images (B, C, H, W): levels in [0, 1], binarised where the likelihood is binary."""
-    x = to_unit(images, cell.bits)
-    return binarise(x, gen) if cell.binary else x
+def model_input(images: Tensor, cell: CellConfig, source: torch.Generator | int) -> Tensor:
+    """What the model sees of uint8 images (B, C, H, W): levels in [0, 1], binarised where the likelihood is binary.
 
-
-def build_optimizer(config: TrainingConfig, model: nn.Module, device: torch.device) -> Optimizer:
-    """The configured optimizer; on a GPU its step counter lives on the device."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    options: dict[str, Any] = {
-        "lr": config.learning_rate,
-        "weight_decay": config.weight_decay,
-        "eps": config.epsilon,
-    }
-    if config.optimizer == "adamax":
-        return torch.optim.Adamax(parameters, **options, foreach=True, capturable=device.type == "cuda")
-    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return kind(parameters, **options, fused=True)
-
-
-def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
-    """Learning rate at `step`: linear warm-up, then cosine to final_rate x learning_rate."""
-    warmup = config.warmup * steps
-    if step < warmup:
-        return config.learning_rate * (step + 1) / (warmup + 1)
-    progress = (step - warmup) / max(1.0, steps - warmup)
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-    return config.learning_rate * (config.final_rate + (1 - config.final_rate) * cosine)
-
-
-def loss_of(model: Model, cell: CellConfig, x: Tensor, draw: Draw, progress: float) -> Tensor:
-    """The scalar loss of one batch at `progress` in [0, 1] of the training, under the cell's precision."""
-    bfloat16 = cell.training.precision == "bfloat16"
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
-        output = model(x, draw)
-    loss = cell.objective.loss(terms(output, x), progress)
-    penalty = model.penalty(cell.objective.kl_weight(progress))
-    return loss if penalty is None else loss + penalty
-
-
-class StepGuard:
-    """Makes a step whose loss or gradient is not finite leave no trace, on the device and without synchronising.
-
-    Buffers (batch-norm statistics) are copied before each step and put back. Fused Adam and AdamW skip their own
-    update when told; for Adamax parameters and optimizer state are copied and put back too.
+    `source` of the binary draws is a generator, or the seed of a fresh one.
     """
-
-    def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
-        self.model, self.optimizer = model, optimizer
-        self.skips_itself = bool(optimizer.defaults.get("fused"))
-
-    def _guarded(self) -> list[Tensor]:
-        buffers = list(self.model.buffers())
-        if self.skips_itself:
-            return buffers
-        states = (value for state in self.optimizer.state.values() for value in state.values())
-        return [*buffers, *self.model.parameters(), *(v for v in states if isinstance(v, Tensor))]
-
-    @torch.no_grad()
-    def keep(self) -> None:
-        """Remember the state before a step."""
-        self.before = [tensor.detach().clone() for tensor in self._guarded()]
-
-    @torch.no_grad()
-    def step(self, good: Tensor) -> None:
-        """Take the optimizer's step where `good` () bool is true; else bring the remembered state back."""
-        if self.skips_itself:
-            self.optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]
-        self.optimizer.step()
-        if good.device.type == "cpu" and bool(good):
-            return
-        tensors = self._guarded()
-        for tensor, old in zip(tensors, self.before, strict=False):
-            tensor.copy_(torch.where(good, tensor, old))
-        for fresh in tensors[len(self.before) :]:  # optimizer state born in this very step
-            fresh.copy_(torch.where(good, fresh, torch.zeros_like(fresh)))
-
-
-def train_step(state: TrainingState, guard: StepGuard, cell: CellConfig, x: Tensor, draw: Draw) -> None:
-    """One optimisation step on x (B, C, H, W); a non-finite one leaves everything as it was and counts as skipped."""
-    config = cell.training
-    for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate(config, state.step, state.steps)
-    guard.keep()
-    state.optimizer.zero_grad(set_to_none=True)
-    loss = loss_of(state.model, cell, x, draw, state.step / state.steps)
-    loss.backward()
-    limit = config.clip_norm or math.inf
-    norm = nn.utils.clip_grad_norm_(state.model.parameters(), limit)
-    good = torch.isfinite(norm) & torch.isfinite(loss.detach())
-    guard.step(good)
-    state.losses[state.step] = torch.where(good, loss.detach(), torch.nan)
-    state.step += 1
-    if config.ema:
-        update_average(state, config.ema)
-
-
-@torch.no_grad()
-def update_average(state: TrainingState, decay: float) -> None:
-    """Move the averaged weights towards the current ones; decay warmed as min(decay, (1 + t) / (10 + t))."""
-    warmed = min(decay, (1 + state.step) / (10 + state.step))
-    for name, parameter in state.model.named_parameters():
-        average = state.average.setdefault(name, parameter.detach().clone())
-        average.lerp_(parameter.detach(), 1 - warmed)
+    x = to_unit(images, cell.bits)
+    return binarise(x, source) if cell.binary else x
 
 
 @torch.no_grad()
@@ -196,12 +83,12 @@ def _fixed_batches(cell: CellConfig, data: DataSet, device: torch.device) -> Ite
 
 def training_batch(cell: CellConfig, images: Tensor, indices: Tensor, step: int) -> Tensor:
     """Model input of one step, keyed on (seed, step): flips where configured, then levels, then binarisation."""
+    chosen = images.index_select(0, indices.to(images.device))
+    if not cell.training.flip:
+        return model_input(chosen, cell, keyed_seed(cell.seed, "batch", step))
     gen = keyed_generator(cell.seed, "batch", step, images.device)
-    chosen = images[indices.to(images.device)]
-    if cell.training.flip:
-        flip = torch.rand(len(chosen), 1, 1, 1, generator=gen, device=images.device) < 0.5
-        chosen = torch.where(flip, chosen.flip(-1), chosen)
-    return model_input(chosen, cell, gen)
+    flip = torch.rand(len(chosen), 1, 1, 1, generator=gen, device=images.device) < 0.5
+    return model_input(torch.where(flip, chosen.flip(-1), chosen), cell, gen)
 
 
 @torch.no_grad()
@@ -244,6 +131,7 @@ def train(
     images = data.train.to(device)
     latents = seed_tensor(cell.seed, "latents", device)
     order = batches(len(images), cell.training.batch_size, cell.seed, state.step)
+    compilation = compile_step(state, cell, images)
     validate_at = validation_steps(cell.training, state.steps)
     started = saved = time.perf_counter()
     before = state.seconds
@@ -251,11 +139,11 @@ def train(
     model.train()
     while state.step < state.steps and not stop():
         x = training_batch(cell, images, next(order), state.step)
-        train_step(state, guard, cell, x, Draw(latents + state.step))
+        loss = train_step(state, guard, cell, x, Draw(latents + state.step))
         now = time.perf_counter()
         state.seconds = before + now - started - paused
         due = now - saved > cell.training.checkpoint_seconds
-        if due or device.type == "cpu":  # on a GPU a look at the losses waits for the device
+        if due or (device.type == "cpu" and loss.isnan()):  # on a GPU a look at the losses waits for the device
             note_trouble(state, cell, images, latents)
         if state.step in validate_at:
             state.validation.append((state.step, validation_elbo(model, cell, data.validation, device)))
@@ -270,7 +158,18 @@ def train(
     save_state(state, folder)
     if finished and cell.training.ema:
         adopt_average(state, cell, data, device)
-    return _result(state, cell, finished)
+    return _result(state, cell, finished, compilation)
+
+
+def compile_step(state: TrainingState, cell: CellConfig, images: Tensor) -> str:
+    """Let the state's steps run compiled where the cell says so; returns what to record about it."""
+    if cell.training.compile == "off":
+        return ""
+    x = training_batch(cell, images, torch.arange(cell.training.batch_size), 0)
+    draw = Draw(seed_tensor(cell.seed, "compilation", x.device))
+    bfloat16 = cell.training.precision == "bfloat16"
+    state.forward, note = compiled_forward(state.model.train(), x, draw, bfloat16)
+    return note
 
 
 def note_trouble(state: TrainingState, cell: CellConfig, images: Tensor, latents: Tensor) -> None:
@@ -390,7 +289,7 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _result(state: TrainingState, cell: CellConfig, finished: bool) -> TrainingResult:
+def _result(state: TrainingState, cell: CellConfig, finished: bool, compilation: str) -> TrainingResult:
     batch = cell.training.batch_size
     losses = state.losses[: state.step].double().cpu()
     chunks = [c for c in losses.tensor_split(min(CURVE_POINTS, max(1, len(losses)))) if len(c)]
@@ -399,4 +298,13 @@ def _result(state: TrainingState, cell: CellConfig, finished: bool) -> TrainingR
     steps, values = [s for s, _ in state.validation], [v for _, v in state.validation]
     validation = Curve("validation elbo", "nats/image", [float(s * batch) for s in steps], values)
     curves = [loss, validation]
-    return TrainingResult(state.step, state.step * batch, state.seconds, state.skipped, curves, finished, state.trouble)
+    return TrainingResult(
+        state.step,
+        state.step * batch,
+        state.seconds,
+        state.skipped,
+        curves,
+        finished,
+        state.trouble,
+        compilation,
+    )

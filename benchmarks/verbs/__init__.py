@@ -10,7 +10,7 @@ MODULES = {
     "cell": "cell",
     "report": "reports",
     "compare": "reports",
-    "throughput": "checkpoints",
+    "throughput": "throughput",
     "evaluate": "checkpoints",
     "sample": "checkpoints",
     "convert": "checkpoints",

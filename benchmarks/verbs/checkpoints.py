@@ -1,4 +1,4 @@
-"""The verbs that take a trained model: `throughput`, `evaluate`, `sample`, `convert`."""
+"""The verbs that take a trained model: `evaluate`, `sample`, `convert`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import torch
 from PIL import Image
 
 from benchmarks import per_image
-from benchmarks import throughput as timing
 from benchmarks.checkpoint import WEIGHTS
 from benchmarks.config import CellConfig, EvaluationConfig, parse, set_path
 from benchmarks.cost import parameter_count
@@ -38,27 +37,6 @@ def inception_fields(weights: str) -> dict[str, str]:
 
     open_extractor("inception", weights)
     return {"extractor": "inception", "extractor_weights": weights}
-
-
-def throughput(options: argparse.Namespace) -> int:
-    """Time a trained model."""
-    path = Path(options.checkpoint)
-    threads = options.threads or (read_config(path).threads if path.is_dir() else 1)
-    torch.set_num_threads(threads)
-    loaded = _load(options.checkpoint, options.device)
-    images = _timed_images(loaded, options.batch or loaded.cell.training.batch_size)
-    rows = timing.measure(loaded.model, loaded.cell, images, options.seconds)
-    _print_measurements(rows, options.json)
-    return 0
-
-
-def _timed_images(loaded: LoadedModel, n: int) -> torch.Tensor:
-    """Training images of the model's data set; noise for a model that names none."""
-    if loaded.cell.data:
-        return load(loaded.cell.data).train[:n]
-    shape = loaded.model.image
-    gen = keyed_generator(loaded.cell.seed, "timed images")
-    return torch.randint(256, (n, shape.channels, shape.height, shape.width), dtype=torch.uint8, generator=gen)
 
 
 def _load(checkpoint: str, device: str | None) -> LoadedModel:

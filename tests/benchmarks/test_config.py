@@ -56,6 +56,8 @@ def test_rows_of_one_table_share_likelihood_data_and_images():
         ("likelihood.name='bernouli'", "did you mean 'bernoulli'"),
         ("models.nvae.name='nvea'", "did you mean 'nvae'"),
         ("training.optimizer='adamz'", "adam"),
+        ("training.compile='onn'", "did you mean 'on'"),
+        ("models.vae.hiden=[512]", "did you mean 'hidden'"),
     ],
 )
 def test_wrong_names_are_answered_with_the_nearest(assignment, hint):
@@ -76,6 +78,8 @@ def test_wrong_names_are_answered_with_the_nearest(assignment, hint):
         ("likelihood={}", "expected a .likelihood. table"),
         ("models={}", "at least one"),
         ("models.vae=3", "expected a table"),
+        ("models.vae.hidden=[512, 0]", "hidden: expected sizes of at least 1"),
+        ("models.vae.hidden=512", "expected tuple"),
         ("models.nvae.groups_fine_to_coarse=[2,'a']", "expected int"),
     ],
 )
@@ -117,6 +121,15 @@ def test_row_tables_override_the_suite():
     assert cells["vae"].training.learning_rate == 0.123
     assert cells["ae"].training.learning_rate != 0.123
     assert cells["vae"].training.images == cells["ae"].training.images
+
+
+def test_precision_compilation_and_hidden_layers_are_part_of_the_identity():
+    cell = suite(rows=["vae"]).cells[0]
+    assert (cell.training.precision, cell.training.compile, cell.model_config.hidden) == ("float32", "off", ())
+    changes = ["training.precision='bfloat16'", "training.compile='on'", "models.vae.hidden=[512]"]
+    cells = [cell, *(suite(change, rows=["vae"]).cells[0] for change in changes)]
+    assert len({one.identity("data", "torch 1") for one in cells}) == len(cells)
+    assert all(cell_from_dict(to_dict(one)) == one for one in cells)
 
 
 def test_identity_depends_on_everything_that_changes_a_number():

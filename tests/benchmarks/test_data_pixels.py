@@ -3,7 +3,7 @@ from itertools import islice
 import pytest
 import torch
 
-from benchmarks.data import batches, binarise, keyed_generator, to_uint8, to_unit
+from benchmarks.data import batches, binarise, keyed_generator, keyed_seed, to_uint8, to_unit
 from benchmarks.errors import UserError
 
 LEVELS = torch.arange(256, dtype=torch.uint8)
@@ -48,6 +48,14 @@ def test_binarise_follows_its_stream_and_the_grey_value():
     assert set(draws[0].unique().tolist()) == {0.0, 1.0}
     standard_error = (0.3 * 0.7 / grey.numel()) ** 0.5
     assert abs(draws[0].mean().item() - 0.3) < 4 * standard_error
+
+
+def test_binarise_draws_as_torch_does():
+    """The faster form gives the values of `torch.bernoulli`, so that seeds keep their meaning."""
+    grey = to_unit(LEVELS).repeat(100)
+    expected = torch.bernoulli(grey, generator=keyed_generator(3, "binarise"))
+    assert torch.equal(binarise(grey, keyed_generator(3, "binarise")), expected)
+    assert torch.equal(binarise(grey, keyed_seed(3, "binarise")), expected)
 
 
 def test_an_epoch_is_a_permutation_without_its_remainder():

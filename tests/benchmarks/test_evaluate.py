@@ -12,7 +12,6 @@ from benchmarks.data import DataSet
 from benchmarks.evaluate import evaluate
 from benchmarks.metrics.sample_quality import FEATURE_METRICS
 from benchmarks.saved import build_model, load_model, save_weights
-from benchmarks.throughput import measure
 from models.output import Draw, ImageShape
 
 CPU = torch.device("cpu")
@@ -122,17 +121,3 @@ def test_macs_are_those_of_convolutions_and_linear_layers():
     expected = macs_per_image(build_model(cells("quick")["ae"], SHAPES["quick"], CPU), SHAPES["quick"])
     model(torch.zeros(1, 1, 28, 28), Draw(torch.tensor(0)))
     assert sum(counted) == expected
-
-
-def test_throughput_measures_every_verb_and_leaves_the_model_alone(colour):
-    cell = cells("patches")["vae"]
-    model = build_model(cell, colour.image, CPU)
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    rows = {m.metric: m for m in measure(model, cell, colour.train[:4], seconds=0.01)}
-    for verb in ("train", "encode", "reconstruct", "sample"):
-        row = rows[f"{verb}_throughput"]
-        assert row.low <= row.value <= row.high
-        assert row.details["batch"] == 4
-        assert row.n >= 7
-    assert rows["peak_memory"].value > 10
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

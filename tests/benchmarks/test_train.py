@@ -8,20 +8,9 @@ import torch
 from benchmarks.config import build_suite, read_suite, set_path
 from benchmarks.data import DataSet
 from benchmarks.saved import build_model
+from benchmarks.step import StepGuard, TrainingState, build_optimizer, learning_rate, train_step, update_average
 from benchmarks.streams import seed_tensor
-from benchmarks.train import (
-    StepGuard,
-    TrainingState,
-    build_optimizer,
-    learning_rate,
-    planned_steps,
-    seconds_per_step,
-    train,
-    train_step,
-    training_batch,
-    update_average,
-    validation_steps,
-)
+from benchmarks.train import planned_steps, seconds_per_step, train, training_batch, validation_steps
 from models.output import Draw, ImageShape
 
 CPU = torch.device("cpu")

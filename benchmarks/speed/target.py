@@ -1,0 +1,134 @@
+"""What can be timed, by name: a trained model, a row of a suite, or a preset; with overrides of its configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.config import CellConfig, build_suite, cell_from_dict, read_suite, set_path, suite_names, to_dict
+from benchmarks.data import keyed_generator, load
+from benchmarks.errors import UserError, unknown
+from benchmarks.presets import RECIPE, preset_row
+from benchmarks.saved import LoadedModel, build_model, load_model
+from models.nvae.presets import PRESETS
+from models.output import ImageShape, Model
+
+TABLES = {
+    "model": "model_config",
+    "likelihood": "likelihood_spec",
+    "training": "training",
+    "objective": "objective",
+    "evaluation": "evaluation",
+}
+"""First word of an override -> part of a cell."""
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model to time: its cell, its images' shape, and its weights if it has any yet.
+
+    `source`, `row` and `overrides` say how to come by it again in another process.
+    """
+
+    source: str
+    cell: CellConfig
+    image: ImageShape
+    row: str | None = None
+    overrides: tuple[str, ...] = ()
+    weights: dict[str, Tensor] | None = None
+
+    @property
+    def name(self) -> str:
+        """The source; of a suite, its name and the row."""
+        return f"{Path(self.source).stem}/{self.row}" if self.row else self.source
+
+    def overridden(self, assignments: Sequence[str]) -> Target:
+        """The target with parts of its cell replaced; raises UserError as `override_cell`."""
+        cell = override_cell(self.cell, assignments)
+        return dataclasses.replace(self, cell=cell, overrides=(*self.overrides, *assignments))
+
+    def build(self, device: torch.device) -> Model:
+        """The model on `device`, with its weights or freshly initialised from the cell's seed.
+
+        Raises:
+            UserError: an override under which the weights do not fit.
+        """
+        model = build_model(self.cell, self.image, device)
+        if self.weights is not None:
+            try:
+                model.load_state_dict(self.weights)
+            except RuntimeError as error:
+                raise UserError(f"{self.name}: the weights do not fit the overrides: {str(error)[:200]}") from error
+        return model
+
+    def images(self, n: int) -> Tensor:
+        """At least `n` uint8 images: the training split, repeated if it is smaller; keyed noise without a data set."""
+        if self.cell.data:
+            train = load(self.cell.data).train
+            return train[torch.arange(max(n, len(train))) % len(train)]
+        gen = keyed_generator(self.cell.seed, "timed images")
+        size = (n, self.image.channels, self.image.height, self.image.width)
+        return torch.randint(256, size, dtype=torch.uint8, generator=gen)
+
+
+def resolve(name: str, rows: Sequence[str] | None = None) -> list[Target]:
+    """The targets that `name` stands for: the rows of a suite (only `rows` if given), or the one model it names.
+
+    Raises:
+        UserError: no such thing, with the nearest name; rows of what has none.
+    """
+    if name in suite_names() or name.endswith(".toml"):
+        return _suite_targets(name, rows)
+    if rows:
+        raise UserError(f"--models: expected a suite to pick rows from, got '{name}'")
+    if name in PRESETS:
+        return [preset_target(name)]
+    path = Path(name)
+    if path.exists() or path.suffix or len(path.parts) > 1:
+        return [_loaded_target(name, load_model(path, CPU))]
+    raise unknown("target", name, [*suite_names(), *PRESETS])
+
+
+def _suite_targets(name: str, rows: Sequence[str] | None) -> list[Target]:
+    """The first seed of each row."""
+    stem, table = read_suite(name)
+    suite = build_suite(stem, {**table, "seeds": 1}, list(rows) if rows else None)
+    image = load(suite.data).image
+    return [Target(name, cell, image, cell.row) for cell in suite.cells]
+
+
+def preset_target(name: str) -> Target:
+    """A preset under the recipe that the published models share, on data that it does not name."""
+    row = {**RECIPE, **preset_row(name)}
+    cell = build_suite(name, {"data": "", "models": {name: row}}).cells[0]
+    return Target(name, cell, PRESETS[name].image)
+
+
+def _loaded_target(name: str, loaded: LoadedModel) -> Target:
+    return Target(name, loaded.cell, loaded.model.image, weights=loaded.model.state_dict())
+
+
+def override_cell(cell: CellConfig, assignments: Sequence[str]) -> CellConfig:
+    """The cell under `a.b=c` assignments, where a is one of `TABLES`; checked as strictly as a suite.
+
+    Raises:
+        UserError: unknown key, wrong type or impossible value.
+    """
+    if not assignments:
+        return cell
+    raw: dict[str, Any] = to_dict(cell)
+    for assignment in assignments:
+        table, dot, rest = assignment.partition(".")
+        if not dot or "=" in table:
+            raise UserError(f"--set expects TABLE.KEY=VALUE with TABLE one of {', '.join(TABLES)}, got '{assignment}'")
+        if table not in TABLES:
+            raise unknown("table of --set", table, TABLES)
+        set_path(raw, f"{TABLES[table]}.{rest}")
+    return cell_from_dict(raw)

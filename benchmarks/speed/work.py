@@ -1,0 +1,181 @@
+"""What is timed: calls over one batch, of this suite's models and of the plain implementations beside them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from benchmarks.config import CellConfig
+from benchmarks.data import batches, keyed_generator
+from benchmarks.errors import UserError
+from benchmarks.speed.clock import MAX_ROUNDS, WARMUP_CALLS, Call
+from benchmarks.speed.plain_nvae import plain_nvae
+from benchmarks.speed.plain_training import PlainTraining
+from benchmarks.speed.plain_vae import PlainLoop
+from benchmarks.speed.target import Target
+from benchmarks.step import StepGuard, TrainingState, build_optimizer, train_step
+from benchmarks.streams import seed_tensor
+from benchmarks.train import compile_step, model_input, training_batch
+from models.elbo import importance_weighted
+from models.nvae import NVAE
+from models.output import Draw, Model
+from models.vae import VAE
+
+Copy = Callable[[Model], Model]
+STEPS = MAX_ROUNDS + WARMUP_CALLS
+"""Training steps that a measurement takes at most."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A model and the batch that it works on; `images` (N, C, H, W) uint8 hold at least `batch` images.
+
+    `notes` gathers what a record should say, such as what came of `compile = on`.
+    """
+
+    model: Model
+    cell: CellConfig
+    images: Tensor
+    batch: int
+    draws: int = 1
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def x(self) -> Tensor:
+        """The model's input (B, C, H, W): the first images."""
+        gen = keyed_generator(self.cell.seed, "throughput")
+        return model_input(self.images[: self.batch], self.cell, gen).to(self.device)
+
+    def draw(self) -> Draw:
+        """Keyed noise, the same in every call."""
+        return Draw(seed_tensor(self.cell.seed, "throughput", self.device))
+
+
+def job_of(target: Target, device: torch.device, draws: int = 1) -> Job:
+    """The work of a target at its configured batch."""
+    batch = target.cell.training.batch_size
+    return Job(target.build(device), target.cell, target.images(batch), batch, draws)
+
+
+def training_state(job: Job, copied: Copy = copy.deepcopy) -> tuple[TrainingState, StepGuard]:
+    """A copy of the model at the start of a training, compiled where the cell says so."""
+    model = copied(job.model).train()
+    optimizer = build_optimizer(job.cell.training, model, job.device)
+    state = TrainingState(model, optimizer, torch.zeros(STEPS, device=job.device), STEPS)
+    note = compile_step(state, job.cell, job.images.to(job.device))
+    job.notes.extend([note] if note else [])
+    return state, StepGuard(model, optimizer)
+
+
+def train(job: Job, copied: Copy = copy.deepcopy) -> Call:
+    """A full training step (loss, gradients, clipping, optimizer) of a copy, on the same batch again and again."""
+    (state, guard), x, draw = training_state(job, copied), job.x(), job.draw()
+    return lambda: train_step(state, guard, job.cell, x, draw)
+
+
+def loop(job: Job) -> Call:
+    """A training step with what the loop does around it: the next batch, drawn from images in memory."""
+    (state, guard), draw = training_state(job), job.draw()
+    images = job.images.to(job.device)
+    order = batches(len(images), job.batch, job.cell.seed, 0)
+
+    def step() -> None:
+        x = training_batch(job.cell, images, next(order), state.step)
+        train_step(state, guard, job.cell, x, draw)
+
+    return step
+
+
+def encode(job: Job) -> Call:
+    """Posterior and draw of every latent group."""
+    model, x, draw = copy.deepcopy(job.model).eval(), job.x(), job.draw()
+    return torch.inference_mode()(lambda: model.encode(model.padded(x), draw))
+
+
+def reconstruct(job: Job) -> Call:
+    """Mean image at the posterior mean."""
+    model, x, draw = copy.deepcopy(job.model).eval(), job.x(), Draw(job.draw().seed, at_mean=True)
+    return torch.inference_mode()(lambda: model(x, draw).likelihood.mean())
+
+
+def sample(job: Job) -> Call | None:
+    """Mean images of latents from the prior; None for a model without one."""
+    if not job.model.has_prior:
+        return None
+    model, draw = copy.deepcopy(job.model).eval(), job.draw()
+    return torch.inference_mode()(lambda: model.sample(job.batch, draw).mean())
+
+
+def iwae(job: Job) -> Call | None:
+    """Importance-weighted bound from `draws` draws; None for a model without a prior."""
+    if not job.model.has_prior:
+        return None
+    model, x, draw = copy.deepcopy(job.model).eval(), job.x(), job.draw()
+    return torch.inference_mode()(lambda: importance_weighted(model, x, draw, job.draws))
+
+
+Verb = Callable[[Job], Call | None]
+OURS: dict[str, Verb] = {
+    "train": train,
+    "loop": loop,
+    "encode": encode,
+    "reconstruct": reconstruct,
+    "sample": sample,
+    "iwae": iwae,
+}
+"""What can be timed of every model."""
+
+
+def plain_nvae_train(job: Job) -> Call:
+    """A training step of the plain NVAE."""
+    assert isinstance(job.model, NVAE)
+    training, x = PlainTraining(plain_nvae(job.model), job.cell.training.learning_rate), job.x()
+    return lambda: training.step(x)
+
+
+def plain_nvae_sample(job: Job) -> Call:
+    """Mean images of the plain NVAE."""
+    assert isinstance(job.model, NVAE)
+    plain = plain_nvae(job.model).eval()
+    return torch.no_grad()(lambda: plain.sample(job.batch))
+
+
+def plain_nvae_iwae(job: Job) -> Call:
+    """Importance-weighted bound of the plain NVAE."""
+    assert isinstance(job.model, NVAE)
+    plain, x = plain_nvae(job.model).eval(), job.x()
+    return torch.no_grad()(lambda: plain.iwae(x, job.draws))
+
+
+def plain_vae_loop(job: Job) -> Call:
+    """A training step of the plain loop, its next batch included."""
+    assert isinstance(job.model, VAE)
+    return PlainLoop(job.model, job.images, job.batch, job.cell.training.learning_rate).step
+
+
+PLAIN: dict[str, dict[str, Verb]] = {
+    "nvae": {"train": plain_nvae_train, "sample": plain_nvae_sample, "iwae": plain_nvae_iwae},
+    "vae": {"loop": plain_vae_loop},
+}
+"""What the plain implementations can do, by the model's name."""
+
+
+def verbs_of(cell: CellConfig, plain: bool) -> dict[str, Verb]:
+    """What can be timed of the cell's model, or of its plain implementation.
+
+    Raises:
+        UserError: the model has no plain implementation.
+    """
+    if not plain:
+        return OURS
+    if cell.model not in PLAIN:
+        raise UserError(f"--vs baseline: there is a plain implementation of {', '.join(PLAIN)}, not of {cell.model}")
+    return PLAIN[cell.model]

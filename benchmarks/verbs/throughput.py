@@ -1,0 +1,150 @@
+"""The verb `throughput`: how fast a model is, alone, beside another, or in the whole speed suite."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from benchmarks import throughput as timing
+from benchmarks.environment import choose_device, note_missing_kernels
+from benchmarks.errors import UserError
+from benchmarks.process import keep_freed_memory
+from benchmarks.record import Measurement, write_text_atomically
+from benchmarks.report.speed import measurements_csv, measurements_text
+from benchmarks.speed import plan, suite
+from benchmarks.speed.target import Target, resolve
+from benchmarks.speed.work import verbs_of
+from benchmarks.throughput import OURS_NAME, PLAIN_NAME, USUAL, Settings, Variant
+
+SUITE_ONLY = ("out", "pythae", "no_compiler")
+MODELS_ONLY = ("set", "vs", "vs_set", "trace", "iwae", "what", "precision", "compile")
+SECONDS = 0.8
+
+
+def throughput(options: argparse.Namespace) -> int:
+    """Time models, or run the speed suite."""
+    refused = MODELS_ONLY if options.suite else SUITE_ONLY
+    for name in refused:
+        if getattr(options, name):
+            where = "does not go with --suite: say it in a suite file" if options.suite else "goes with --suite"
+            raise UserError(f"--{name.replace('_', '-')} {where}")
+    if options.suite:
+        return _suite(options)
+    planned = _plan(options)
+    note_missing_kernels(_device(options, planned[0][0]))
+    keep_freed_memory()
+    rows = [row for one in planned for row in _measured(options, *one)]
+    if options.csv is not None:
+        write_text_atomically(Path(options.csv), measurements_csv(rows))
+    if options.json:
+        print(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
+    return 0
+
+
+def _suite(options: argparse.Namespace) -> int:
+    """Run the speed suite; its table is the last thing on stdout."""
+    if options.target:
+        raise UserError(f"--suite takes its models from its file, got '{options.target[0]}' as well")
+    choice = plan.Choice(
+        models=_split(options.models),
+        batches=options.batch,
+        threads=options.threads,
+        seconds=options.seconds,
+        device=choose_device(options.device or "auto").type,
+        pythae=options.pythae,
+        compiler=not options.no_compiler,
+        plugins=tuple(options.plugin),
+    )
+    done = suite.run(plan.read_speed_suite(options.suite), choice, plan.folder_of(options.suite, choice, options.out))
+    if options.csv is not None:
+        write_text_atomically(Path(options.csv), done.csv)
+    print(done.json if options.json else done.markdown)
+    for line in done.failed:
+        print(f"error: {line}", file=sys.stderr)
+    return 1 if done.failed else 0
+
+
+def _split(names: str | None) -> tuple[str, ...] | None:
+    """The names between commas."""
+    return tuple(names.split(",")) if names else None
+
+
+def _plan(options: argparse.Namespace) -> list[tuple[Target, int | None, int | None]]:
+    """What is measured one after another: target, batch, threads."""
+    if not options.target:
+        raise UserError("throughput: expected a run folder, weights, a suite or a preset, or --suite speed; got none")
+    targets = [target for name in options.target for target in resolve(name, _split(options.models))]
+    batches: tuple[int | None, ...] = options.batch or (None,)
+    threads: tuple[int | None, ...] = options.threads or (None,)
+    planned = list(itertools.product(targets, batches, threads))
+    if options.trace and len(planned) > 1:
+        raise UserError(f"--trace writes one file: expected one model, batch and threads, got {len(planned)}")
+    return planned
+
+
+def _device(options: argparse.Namespace, target: Target) -> torch.device:
+    """Where the target runs: as told, else as a run folder was trained, else on a GPU if there is one."""
+    return choose_device(options.device or (target.cell.device if Path(target.source).is_dir() else "auto"))
+
+
+def _measured(options: argparse.Namespace, target: Target, batch: int | None, threads: int | None) -> list[Measurement]:
+    """The measurements of one target with what it is compared with; printed unless JSON is asked for."""
+    torch.set_num_threads(threads or target.cell.threads)
+    settings = Settings(
+        device=_device(options, target),
+        what=_split(options.what) or _usual(options, target),
+        seconds=options.seconds or SECONDS,
+        draws=options.iwae or target.cell.evaluation.iwae_samples,
+        trace=Path(options.trace) if options.trace else None,
+        plugins=tuple(options.plugin),
+    )
+    rows = timing.measure(_variants(options, target, batch), settings)
+    if not options.json:
+        print(measurements_text(rows), flush=True)
+    return rows
+
+
+def _usual(options: argparse.Namespace, target: Target) -> tuple[str, ...]:
+    """What is measured unless `--what` says it: the usual, the bound if K is given, and what the baseline can do."""
+    names = [*USUAL, *(["iwae"] if options.iwae else [])]
+    if options.vs == PLAIN_NAME:
+        names += [name for name in verbs_of(target.cell, plain=True) if name != "iwae"]
+    return tuple(dict.fromkeys(names))
+
+
+def _variants(options: argparse.Namespace, target: Target, batch: int | None) -> list[Variant]:
+    """The target under the command's overrides, and what it is compared with."""
+    shared = [
+        *options.set,
+        *([f"training.batch_size={batch}"] if batch else []),
+        *([f"training.precision={options.precision}"] if options.precision else []),
+        *([f"training.compile={options.compile}"] if options.compile else []),
+    ]
+    ours = target.overridden(shared)
+    if options.vs == PLAIN_NAME:
+        return [Variant(OURS_NAME, ours), Variant(PLAIN_NAME, ours.overridden(options.vs_set), plain=True)]
+    if not (options.vs or options.vs_set):
+        return [Variant(OURS_NAME, ours)]
+    other = _counterpart(options.vs, target).overridden(shared) if options.vs else ours
+    name = " ".join([*([other.name] if options.vs else []), *options.vs_set])
+    again = f"{name} again" if name == ours.name else name  # the same model twice: how large noise is
+    return [Variant(ours.name, ours), Variant(again, other.overridden(options.vs_set))]
+
+
+def _counterpart(name: str, target: Target) -> Target:
+    """The model that `--vs name` means: the only one, or the row named as the target's.
+
+    Raises:
+        UserError: several rows, none of them of that name.
+    """
+    found = resolve(name)
+    same = [one for one in found if one.row == target.row]
+    if len(found) > 1 and len(same) != 1:
+        raise UserError(f"--vs {name}: expected one model, got the rows {', '.join(str(one.row) for one in found)}")
+    return found[0] if len(found) == 1 else same[0]
