@@ -21,9 +21,15 @@ def seed_tensor(seed: int, purpose: str, device: torch.device, step: int = 0) ->
     return torch.tensor(stream(seed, purpose) + step, dtype=torch.int64, device=device)
 
 
+def generator_seed(seed: int, purpose: str, step: int = 0) -> int:
+    """A 32-bit seed of torch's generators for (seed, purpose, step): all that the CPU's looks at."""
+    digest = hashlib.sha256(f"{seed}/{purpose}/{step}".encode()).digest()
+    return int.from_bytes(digest[:4], "little")
+
+
 @contextmanager
 def seeded(seed: int, purpose: str) -> Iterator[None]:
     """Torch's CPU random state set to the stream inside the block (model initialisation), given back after."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream(seed, purpose))
+        torch.manual_seed(generator_seed(seed, purpose))
         yield

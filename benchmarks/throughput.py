@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,14 +12,15 @@ from typing import Any
 import torch
 
 from benchmarks.cost import macs_per_image
-from benchmarks.errors import UserError, unknown
+from benchmarks.errors import unknown
 from benchmarks.record import Measurement
 from benchmarks.speed import memory
 from benchmarks.speed.breakdown import step_breakdown
-from benchmarks.speed.clock import Watch, interleave, synchronise
+from benchmarks.speed.clock import Call, Watch, interleave, synchronise
 from benchmarks.speed.spread import Spread, paired_ratio, spread, winner
 from benchmarks.speed.target import Target
 from benchmarks.speed.work import OURS, Job, job_of, verbs_of
+from benchmarks.speed.worker import Work, Worker
 from kernels.fused import describe
 
 OURS_NAME, PLAIN_NAME = "ours", "baseline"
@@ -110,22 +112,23 @@ def rates(
     settings: Settings,
 ) -> list[Measurement]:
     """Images a second of one verb of all variants that have it, in turns, and the speed-up of the first."""
-    makers = {v.name: verbs_of(v.target.cell, v.plain).get(verb) for v in variants}
-    try:
-        made = {name: maker(jobs[name]) for name, maker in makers.items() if maker is not None}
-    except ValueError as error:
-        raise UserError(f"--vs baseline: {error}") from error
-    metric, calls = f"{verb}_throughput", {name: call for name, call in made.items() if call is not None}
+    chosen = [v for v in variants if verb in verbs_of(v.target.cell, v.plain)]
+    metric, calls = f"{verb}_throughput", {v.name: OURS[verb](jobs[v.name]) for v in chosen if not v.plain}
     rows = [
         Measurement(metric, None, "images/s", True, note="no prior", details=details[name])
-        for name in made
-        if name not in calls
+        for name, call in calls.items()
+        if call is None
     ]
-    if not calls:
+    timed: dict[str, Call | Worker] = {name: call for name, call in calls.items() if call is not None}
+    if not timed:
         return rows
-    watch = Watch()
-    times = interleave(calls, settings.seconds, synchronise(settings.device))
-    around = dataclasses.asdict(watch.stop())
+    with contextlib.ExitStack() as workers:
+        for variant in (v for v in chosen if v.plain):
+            work = Work(request_of(variant, settings), verb, settings.draws)
+            timed[variant.name] = workers.enter_context(Worker(work))
+        watch = Watch([one.process.pid for one in timed.values() if isinstance(one, Worker)])
+        times = interleave(timed, settings.seconds, synchronise(settings.device))
+        around = dataclasses.asdict(watch.stop())
     values = {name: [jobs[name].batch / t for t in found.wall] for name, found in times.items()}
     for name, found in values.items():
         extra = {"draws": settings.draws} if verb == "iwae" else {}
@@ -167,10 +170,10 @@ def speedup_row(verb: str, values: dict[str, list[float]], details: dict[str, An
     )
 
 
-def memory_rows(variant: Variant, details: dict[str, Any], settings: Settings) -> list[Measurement]:
-    """Peak memory of the training step in MiB, in a fresh process: of all of it, and above model and data."""
+def request_of(variant: Variant, settings: Settings) -> memory.Request:
+    """What another process needs to build the variant."""
     target = variant.target
-    request = memory.Request(
+    return memory.Request(
         target.source,
         target.row,
         list(target.overrides),
@@ -179,7 +182,11 @@ def memory_rows(variant: Variant, details: dict[str, Any], settings: Settings) -
         torch.get_num_threads(),
         list(settings.plugins),
     )
-    peak = memory.measure_peak(request)
+
+
+def memory_rows(variant: Variant, details: dict[str, Any], settings: Settings) -> list[Measurement]:
+    """Peak memory of the training step in MiB, in a fresh process: of all of it, and above model and data."""
+    peak = memory.measure_peak(request_of(variant, settings))
     whole = {**details, "meaning": memory.MEANING["cuda" if settings.device.type == "cuda" else "cpu"]}
     above = {**details, "meaning": memory.ABOVE}
     return [

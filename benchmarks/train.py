@@ -15,10 +15,10 @@ from torch.optim import Optimizer
 from benchmarks import checkpoint
 from benchmarks.compiled import compiled_forward
 from benchmarks.config import CellConfig, TrainingConfig
-from benchmarks.data import DataSet, batches, binarise, keyed_generator, keyed_seed, to_unit
+from benchmarks.data import DataSet, batches, binarise, keyed_generator, to_unit
 from benchmarks.record import Curve
 from benchmarks.step import StepGuard, TrainingState, build_optimizer, loss_of, train_step
-from benchmarks.streams import seed_tensor
+from benchmarks.streams import generator_seed, seed_tensor
 from models.diagnostics import first_non_finite, non_finite_gradients
 from models.elbo import terms
 from models.output import Draw, Model
@@ -85,7 +85,7 @@ def training_batch(cell: CellConfig, images: Tensor, indices: Tensor, step: int)
     """Model input of one step, keyed on (seed, step): flips where configured, then levels, then binarisation."""
     chosen = images.index_select(0, indices.to(images.device))
     if not cell.training.flip:
-        return model_input(chosen, cell, keyed_seed(cell.seed, "batch", step))
+        return model_input(chosen, cell, generator_seed(cell.seed, "batch", step))
     gen = keyed_generator(cell.seed, "batch", step, images.device)
     flip = torch.rand(len(chosen), 1, 1, 1, generator=gen, device=images.device) < 0.5
     return model_input(torch.where(flip, chosen.flip(-1), chosen), cell, gen)

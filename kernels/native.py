@@ -22,7 +22,9 @@ from torch import Tensor
 from kernels.ops import GaussianForm
 
 FOLDER = Path(__file__).parent
-SOURCES = tuple(FOLDER / name for name in ("native.c", "cells.c", "maps.c", "products.c", "depthwise.c", "weights.c"))
+SOURCES = tuple(
+    FOLDER / name for name in ("native.c", "cells.c", "maps.c", "products.c", "depthwise.c", "weights.c", "pixels.c")
+)
 HEADERS = tuple(FOLDER / name for name in ("native.h", "cells.h"))
 FLAGS = (
     *("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"),

@@ -22,7 +22,7 @@ from kernels.device import LOG2_E, exp2, reciprocal
 
 @triton.jit
 def position(lines, units, steps, SWEEP: tl.constexpr):
-    """This program's place: (first line, its elements of a line, channels, (lines, length)).
+    """This program's place: (first line, its elements of a line, channels, lines, length).
 
     Channels are as many as elements in the channels-last layout, else one.
     """
@@ -36,13 +36,13 @@ def position(lines, units, steps, SWEEP: tl.constexpr):
         along = part % blocks * SWEEP.columns + tl.arange(0, SWEEP.columns)
         channel = tl.program_id(0).to(tl.int64)
         part = part // blocks
-    return part.to(tl.int64) * steps * SWEEP.rows, along, channel, (lines, length)
+    return part.to(tl.int64) * steps * SWEEP.rows, along, channel, lines, length
 
 
 @triton.jit
 def inside(place, step, SWEEP: tl.constexpr):
     """Mask of a step's elements inside the activations."""
-    first, along, _, (lines, length) = place
+    first, along, _, lines, length = place
     line = first + step * SWEEP.rows + tl.arange(0, SWEEP.rows)
     return (line < lines)[:, None] & (along < length)[None, :]
 
@@ -51,7 +51,7 @@ def inside(place, step, SWEEP: tl.constexpr):
 def address(field, place, step, SWEEP: tl.constexpr):
     """Pointers to a step's elements, (rows, columns)."""
     pointer, stride, channel_stride = field
-    first, along, channel, _ = place
+    first, along, channel, _, _ = place
     if SWEEP.layout == "channels_first":
         pointer += channel * channel_stride * SWEEP.unit
     pointer += (first + step * SWEEP.rows) * stride * SWEEP.unit
@@ -89,7 +89,7 @@ def load_channels(pointer, place, SWEEP: tl.constexpr):
     elif SWEEP.full:
         value = tl.load(pointer + channel)[None, :]
     else:
-        value = tl.load(pointer + channel, mask=channel < place[3][1], other=0.0)[None, :]
+        value = tl.load(pointer + channel, mask=channel < place[4], other=0.0)[None, :]
     return value.to(tl.float32)
 
 
@@ -106,7 +106,7 @@ def store_part(parts, plane, place, value, SWEEP: tl.constexpr):
     if SWEEP.layout == "channels_first":
         tl.store(parts + row * tl.num_programs(0) + place[2], value)
     else:
-        channel, channels = place[2], place[3][1]
+        channel, channels = place[2], place[4]
         at = parts + row * channels + channel
         tl.store(at, tl.reshape(value, [SWEEP.columns]), mask=None if SWEEP.full else channel < channels)
 
@@ -128,7 +128,7 @@ def held(part, lines, length, steps, SWEEP: tl.constexpr):
 def count_by_lane(place, step, SWEEP: tl.constexpr):
     """How many of a step's elements inside the activations each lane holds, (lanes, columns)."""
     LANES: tl.constexpr = SWEEP.rows // SWEEP.turns
-    first, along, _, (lines, length) = place
+    first, along, _, lines, length = place
     left = tl.maximum(lines - (first + step * SWEEP.rows + tl.arange(0, LANES)), 0)
     held_lines = tl.minimum((left + (LANES - 1)) // LANES, SWEEP.turns).to(tl.float32)
     return tl.where((along < length)[None, :], held_lines[:, None], 0.0)
@@ -158,7 +158,7 @@ def statistics(x, parts, lines, units, steps, SWEEP: tl.constexpr):
     add g^2 a b / (a + b) to the squared deviations.
     """
     place = position(lines, units, steps, SWEEP)
-    mean = tl.zeros([SWEEP.rows // SWEEP.turns, SWEEP.columns], tl.float32)
+    mean = tl.full([SWEEP.rows // SWEEP.turns, SWEEP.columns], 0.0, tl.float32)
     deviations = mean
     count = 0.0 if SWEEP.full else mean
     for step in range(steps):
@@ -263,7 +263,7 @@ def backward_sums(grad_y, x, affine, parts, lines, units, steps, eps, SWEEP: tl.
     """Write this program's parts of the gradients of bias, sum of d, and of weight, sum of d (x - mean) / std."""
     place = position(lines, units, steps, SWEEP)
     mean, inverse, scale, bias = load_affine(affine, place, eps, SWEEP, NORM)
-    total = tl.zeros([SWEEP.rows // SWEEP.turns, SWEEP.columns], tl.float32)
+    total = tl.full([SWEEP.rows // SWEEP.turns, SWEEP.columns], 0.0, tl.float32)
     product = total
     for step in range(steps):
         centred, d = load_gradient(grad_y, x, place, step, mean, scale, bias, SWEEP, NORM)

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from kernels import native, reference
 
@@ -26,7 +25,7 @@ LOOKED_AT = 8
 def library() -> ctypes.CDLL | None:
     """The C kernels with the types of what they take, or None where they cannot be built."""
     lib, pointer, integer, threads = native.library(), ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
-    if lib is None or not hasattr(lib, "vaebench_bernoulli"):
+    if lib is None:
         return None
     lib.vaebench_bernoulli.argtypes = (*(pointer,) * 4, integer, integer, threads)
     lib.vaebench_bernoulli.restype = ctypes.c_int32
@@ -45,7 +44,7 @@ def _threads(values: int) -> int:
 
 
 def runs_in_c(*tensors: Tensor) -> bool:
-    """Whether the C kernels are there and take these tensors: float32 on the CPU, outside autocast and torch.compile."""
+    """Whether the C kernels are there and take these tensors: float32 on the CPU, not under autocast or compilation."""
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return False
     taken = all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
@@ -59,7 +58,7 @@ def _library() -> ctypes.CDLL:
 
 
 def uniform_below(p: Tensor, seed: int) -> Tensor:
-    """1 where a uniform draw lies below p, else 0, in the type of p; the values are those of `torch.rand` with `seed`."""
+    """1 where a uniform draw lies below p, else 0, in the type of p; `seed` draws as in `torch.rand`."""
     if runs_in_c(p):
         p, out = p.contiguous(), torch.empty(p.shape)
         _library().vaebench_below(seed & 0xFFFFFFFF, p.data_ptr(), out.data_ptr(), p.numel())

@@ -6,7 +6,7 @@ for index in islice(batches(len(data.train), 32, seed=0, start_step=0), steps):
 """
 
 from benchmarks.data.dataset import DataSet, Source, cache_folder, content_hash
-from benchmarks.data.order import batches, keyed_generator, keyed_seed
+from benchmarks.data.order import batches, keyed_generator
 from benchmarks.data.pixels import binarise, to_uint8, to_unit
 from benchmarks.data.registry import DATA_SETS, Labels, load, load_labels
 
@@ -20,7 +20,6 @@ __all__ = [
     "cache_folder",
     "content_hash",
     "keyed_generator",
-    "keyed_seed",
     "load",
     "load_labels",
     "to_uint8",

@@ -10,17 +10,12 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from benchmarks.errors import UserError
-from benchmarks.streams import stream
-
-
-def keyed_seed(seed: int, purpose: str, step: int = 0) -> int:
-    """The seed of a random stream of its own for (seed, purpose, step), independent of every other stream."""
-    return stream(seed, purpose) + step
+from benchmarks.streams import generator_seed
 
 
 def keyed_generator(seed: int, purpose: str, step: int = 0, device: torch.device | str = "cpu") -> torch.Generator:
-    """The random stream of `keyed_seed`."""
-    return torch.Generator(device).manual_seed(keyed_seed(seed, purpose, step))
+    """A random stream of its own for (seed, purpose, step), independent of every other stream."""
+    return torch.Generator(device).manual_seed(generator_seed(seed, purpose, step))
 
 
 def batches(n: int, batch_size: int, seed: int, start_step: int = 0) -> Iterator[Int64[Tensor, " batch_size"]]:

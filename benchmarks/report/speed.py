@@ -44,13 +44,13 @@ HEADINGS = (
 )
 TEXT_COLUMNS = ("what", "against", "verdict")
 METHOD = (
-    "Rates are images a second, medians with the interquartile range in brackets. Ours and the other run in one "
-    "process, call by call in turns (A B, B A, ...); the ratio is the median of the ratios of paired rounds, with "
-    "their interquartile range. Where the ranges of the two rates overlap, no winner is named. A goal is met if the "
-    "whole range of the ratio meets it. By CPU time: the ratio of images per CPU second with one thread, which other "
-    "processes hardly change.",
-    "The process keeps the memory that a step frees, and its garbage collector is frozen, as in our trainings; the "
-    "other side gains by it as well.",
+    "Rates are images a second, medians with the interquartile range in brackets. Ours and the other take turns (A B, "
+    "B A, ...), each in a process of its own; a turn repeats a call for 0.2 s, after one call that is not timed. The "
+    "ratio is the median of the ratios of paired turns, with their interquartile range. Where the ranges of the two "
+    "rates overlap, no winner is named. A goal is met if the whole range of the ratio meets it. By CPU time: the ratio "
+    "of images per CPU second with one thread, which other processes hardly change.",
+    "Our process keeps the memory that a step frees, as in our trainings; the other side's runs with the system's own "
+    "settings, as the code that it stands for does.",
     "Against pythae, which has an environment of its own, short processes run in turns; a round is a pair of them.",
     "Peak memory is MiB above what the built model and its data hold before the first step, in a fresh process for "
     "each side (3 training steps); the whole processes are given in the notes. One value each, no spread.",

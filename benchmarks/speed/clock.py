@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -18,6 +20,11 @@ Call = Callable[[], object]
 WARMUP_CALLS, WARMUP_SECONDS, LEAST_WARMUP = 3, 1.0, 2
 MIN_ROUNDS, MAX_ROUNDS = 8, 200
 """Rounds of a measurement; the least is even, so that every call comes first as often as the others."""
+LONG_SECONDS, LONG_ROUNDS = 40.0, 4
+"""Where so much time has passed, so few rounds are enough, and one warm-up call that took a good part of it."""
+TURN_SECONDS, MOST_REPEATS = 0.2, 100
+"""A turn repeats a short call until about so much time has passed, after one more that is not timed: the other side's
+turn left the caches cold and the threads asleep."""
 PROCESSOR_TIMES = Path("/proc/stat")
 BUSY_FIELDS = (0, 1, 2, 5, 6, 7)
 """Of the first line of /proc/stat: user, nice, system, irq, softirq, steal (guests are in user)."""
@@ -29,11 +36,12 @@ def synchronise(device: torch.device) -> Call:
 
 
 def warm_up(call: Call, clock: Callable[[], float] = time.perf_counter) -> int:
-    """How often it called until caches are warm: 2 times, and once more unless a second has passed."""
+    """How often it called until caches are warm: 2 times, once more unless a second has passed, once if it is long."""
     started = clock()
     for done in range(1, WARMUP_CALLS + 1):
         call()
-        if done >= LEAST_WARMUP and clock() - started > WARMUP_SECONDS:
+        passed = clock() - started
+        if (done >= LEAST_WARMUP and passed > WARMUP_SECONDS) or passed > LONG_SECONDS / 10:
             return done
     return WARMUP_CALLS
 
@@ -46,8 +54,46 @@ class Times:
     cpu: list[float] = field(default_factory=list)
 
 
+class Elsewhere(Protocol):
+    """A call that another process times, and has warmed up."""
+
+    def seconds(self) -> tuple[float, float]:
+        """Seconds of one call, averaged over a turn: on the wall's clock, and of all that process's threads."""
+        ...
+
+
+@dataclass
+class Turns:
+    """A call that takes turns with others, with the device drained inside the timed part."""
+
+    call: Call
+    drain: Call = lambda: None
+    clock: Callable[[], float] = time.perf_counter
+    cpu_clock: Callable[[], float] = time.process_time
+    repeats: int = 1
+
+    def __post_init__(self) -> None:
+        """Warm the call up, and find out how often a turn repeats it."""
+        started, calls = self.clock(), warm_up(self.call, self.clock)
+        self.drain()
+        wall = (self.clock() - started) / calls
+        if wall < TURN_SECONDS / 2:
+            self.repeats = min(MOST_REPEATS, math.ceil(TURN_SECONDS / max(wall, 1e-9)))
+
+    def seconds(self) -> tuple[float, float]:
+        """Seconds of one call, averaged over a turn: on the wall's clock, and of all the process's threads."""
+        if self.repeats > 1:
+            self.call()
+            self.drain()
+        start, cpu_start = self.clock(), self.cpu_clock()
+        for _ in range(self.repeats):
+            self.call()
+        self.drain()
+        return (self.clock() - start) / self.repeats, (self.cpu_clock() - cpu_start) / self.repeats
+
+
 def interleave(
-    calls: Mapping[str, Call],
+    calls: Mapping[str, Call | Elsewhere],
     seconds: float,
     drain: Call = lambda: None,
     clock: Callable[[], float] = time.perf_counter,
@@ -55,25 +101,27 @@ def interleave(
 ) -> dict[str, Times]:
     """Times of each call by name, round by round, every other round in reverse order: A B, B A, A B ...
 
-    Rounds go on until the calls took `seconds` each on average. `drain` waits for the device inside the timed part.
+    Rounds go on until all turns together took `seconds` for each call. `drain` waits for the device.
     """
-    for call in calls.values():
-        warm_up(call, clock)
-    drain()
+    turns = {name: Turns(call, drain, clock, cpu_clock) if callable(call) else call for name, call in calls.items()}
     times = {name: Times() for name in calls}
-    order, rounds, spent = list(calls), 0, 0.0
+    order, rounds, started = list(calls), 0, clock()
     with frozen_garbage():
-        while rounds < MIN_ROUNDS or (spent < seconds * len(calls) and rounds < MAX_ROUNDS):
+        while not _enough(rounds, clock() - started, seconds * len(calls)):
             for name in order:
-                start, cpu_start = clock(), cpu_clock()
-                calls[name]()
-                drain()
-                times[name].wall.append(clock() - start)
-                times[name].cpu.append(cpu_clock() - cpu_start)
-                spent += times[name].wall[-1]
+                wall, cpu = turns[name].seconds()
+                times[name].wall.append(wall)
+                times[name].cpu.append(cpu)
             order.reverse()
             rounds += 1
     return times
+
+
+def _enough(rounds: int, passed: float, wanted: float) -> bool:
+    """Whether so many rounds in so many seconds will do, where `wanted` seconds were asked for."""
+    if rounds < MIN_ROUNDS:
+        return rounds >= LONG_ROUNDS and passed > max(LONG_SECONDS, wanted)
+    return passed >= wanted or rounds >= MAX_ROUNDS
 
 
 @dataclass(frozen=True)
@@ -92,9 +140,10 @@ class Disturbance:
 class Watch:
     """Measures a `Disturbance` from its making to `stop`."""
 
-    def __init__(self) -> None:
-        self.load = load_average()
-        self.started = (time.perf_counter(), busy_seconds(), own_seconds())
+    def __init__(self, workers: Sequence[int] = ()) -> None:
+        """`workers`: ids of running processes that belong to the measurement."""
+        self.load, self.workers = load_average(), workers
+        self.started = (time.perf_counter(), busy_seconds(), own_seconds(workers))
 
     def stop(self) -> Disturbance:
         """What happened since."""
@@ -103,13 +152,22 @@ class Watch:
         other = None
         if busy is not None and now is not None:
             elapsed = (time.perf_counter() - wall) * (os.cpu_count() or 1)
-            other = min(1.0, max(0.0, (now - busy) - (own_seconds() - own)) / elapsed)
+            other = min(1.0, max(0.0, (now - busy) - (own_seconds(self.workers) - own)) / elapsed)
         return Disturbance(self.load, load_average(), other)
 
 
-def own_seconds() -> float:
-    """CPU seconds of this process and of its children that have ended."""
-    return sum(os.times()[:4])
+def own_seconds(workers: Sequence[int] = ()) -> float:
+    """CPU seconds of this process, of its children that have ended, and of running `workers`."""
+    return sum(os.times()[:4]) + sum(seconds_of(worker) for worker in workers)
+
+
+def seconds_of(process: int) -> float:
+    """CPU seconds of a running process; 0 where /proc does not say."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def busy_seconds() -> float | None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.config import CellConfig
 from benchmarks.data import batches, keyed_generator
 from benchmarks.errors import UserError
-from benchmarks.speed.clock import MAX_ROUNDS, WARMUP_CALLS, Call
+from benchmarks.speed.clock import MAX_ROUNDS, MOST_REPEATS, WARMUP_CALLS, Call
 from benchmarks.speed.plain_nvae import plain_nvae
 from benchmarks.speed.plain_training import PlainTraining
 from benchmarks.speed.plain_vae import PlainLoop
@@ -26,7 +26,7 @@ from models.output import Draw, Model
 from models.vae import VAE
 
 Copy = Callable[[Model], Model]
-STEPS = MAX_ROUNDS + WARMUP_CALLS
+STEPS = MAX_ROUNDS * (MOST_REPEATS + 1) + WARMUP_CALLS + 1
 """Training steps that a measurement takes at most."""
 
 

@@ -3,8 +3,9 @@ from itertools import islice
 import pytest
 import torch
 
-from benchmarks.data import batches, binarise, keyed_generator, keyed_seed, to_uint8, to_unit
+from benchmarks.data import batches, binarise, keyed_generator, to_uint8, to_unit
 from benchmarks.errors import UserError
+from benchmarks.streams import generator_seed, seeded
 
 LEVELS = torch.arange(256, dtype=torch.uint8)
 
@@ -55,7 +56,7 @@ def test_binarise_draws_as_torch_does():
     grey = to_unit(LEVELS).repeat(100)
     expected = torch.bernoulli(grey, generator=keyed_generator(3, "binarise"))
     assert torch.equal(binarise(grey, keyed_generator(3, "binarise")), expected)
-    assert torch.equal(binarise(grey, keyed_seed(3, "binarise")), expected)
+    assert torch.equal(binarise(grey, generator_seed(3, "binarise")), expected)
 
 
 def test_an_epoch_is_a_permutation_without_its_remainder():
@@ -87,3 +88,17 @@ def test_streams_are_keyed_by_seed_purpose_and_step():
 def test_an_impossible_batch_size_is_an_error_at_once(batch_size):
     with pytest.raises(UserError, match="batch size"):
         batches(10, batch_size, seed=0)
+
+
+def test_every_seed_purpose_and_step_has_a_stream_of_its_own():
+    keys = [(seed, purpose, step) for seed in range(8) for purpose in ("batch", "order") for step in range(4)]
+    draws = {tuple(torch.rand(4, generator=keyed_generator(*key)).tolist()) for key in keys}
+    assert len(draws) == len(keys)
+
+
+def test_every_seed_starts_from_weights_of_its_own():
+    starts = set()
+    for seed in range(8):
+        with seeded(seed, "initialisation"):
+            starts.add(tuple(torch.randn(4).tolist()))
+    assert len(starts) == 8

@@ -90,11 +90,27 @@ def test_a_goal_is_met_only_by_the_whole_range(low, high, lower_is_better, said)
 def test_calls_are_interleaved_in_alternating_order():
     fake = FakeClock()
     times = clock.interleave({"a": fake.call("a", 0.25), "b": fake.call("b", 0.5)}, 0.1, clock=fake)
-    timed = fake.calls[2 * clock.WARMUP_CALLS :]
-    assert fake.calls[: 2 * clock.WARMUP_CALLS] == ["a"] * clock.WARMUP_CALLS + ["b"] * clock.WARMUP_CALLS
+    before = clock.WARMUP_CALLS
+    timed = fake.calls[2 * before :]
+    assert fake.calls[: 2 * before] == ["a"] * before + ["b"] * before
     assert timed == ["a", "b", "b", "a"] * (ROUNDS // 2)
     assert {name: found.wall for name, found in times.items()} == {"a": [0.25] * ROUNDS, "b": [0.5] * ROUNDS}
     assert all(len(found.cpu) == ROUNDS for found in times.values())
+
+
+def test_few_rounds_of_long_calls_are_enough():
+    fake = FakeClock()
+    found = clock.interleave({"a": fake.call("a", clock.LONG_SECONDS / 3)}, 1.0, clock=fake)
+    assert len(found["a"].wall) == clock.LONG_ROUNDS
+
+
+def test_a_turn_repeats_short_calls_after_one_that_is_not_timed():
+    fake = FakeClock()
+    turns = clock.Turns(fake.call("a", clock.TURN_SECONDS / 10), clock=fake)
+    assert turns.repeats == 10
+    before = len(fake.calls)
+    assert turns.seconds()[0] == pytest.approx(clock.TURN_SECONDS / 10)
+    assert len(fake.calls) - before == 11
 
 
 @pytest.mark.parametrize(("seconds", "rounds"), [(0.0, ROUNDS), (30.0, 30), (1e9, clock.MAX_ROUNDS)])
@@ -103,7 +119,7 @@ def test_rounds_go_on_until_the_time_is_spent(seconds, rounds):
     assert len(clock.interleave({"a": fake.call("a", 1.0)}, seconds, clock=fake)["a"].wall) == rounds
 
 
-@pytest.mark.parametrize(("seconds", "calls"), [(0.1, clock.WARMUP_CALLS), (5.0, clock.LEAST_WARMUP)])
+@pytest.mark.parametrize(("seconds", "calls"), [(0.1, clock.WARMUP_CALLS), (2.0, clock.LEAST_WARMUP), (5.0, 1)])
 def test_slow_calls_are_warmed_up_less(seconds, calls):
     fake = FakeClock()
     assert clock.warm_up(fake.call("a", seconds), fake) == calls == len(fake.calls)
@@ -123,7 +139,7 @@ def test_other_processes_are_told_from_our_own(tmp_path, monkeypatch):
     monkeypatch.setattr(clock.os, "cpu_count", lambda: 4)
     fake, own = FakeClock(), [1.0]
     monkeypatch.setattr(clock.time, "perf_counter", fake)
-    monkeypatch.setattr(clock, "own_seconds", lambda: own[0])
+    monkeypatch.setattr(clock, "own_seconds", lambda workers: own[0])
     file.write_text(f"cpu  {3 * ticks} {ticks} 0 77 88 0 0 0 0 0\n")
     watch = clock.Watch()
     file.write_text(f"cpu  {13 * ticks} {2 * ticks} {4 * ticks} 99 99 {ticks} {2 * ticks} {2 * ticks} 5 5\ncpu0 1\n")
