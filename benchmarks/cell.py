@@ -20,8 +20,9 @@ from benchmarks.data import DataSet, load
 from benchmarks.environment import choose_device
 from benchmarks.evaluate import Evaluation, evaluate
 from benchmarks.process import frozen_garbage, keep_freed_memory
-from benchmarks.record import LatentGroupInfo, RunRecord, save_record, write_bytes_atomically
+from benchmarks.record import LatentGroupInfo, Measurement, RunRecord, save_record, write_bytes_atomically
 from benchmarks.saved import build_model, read_config, record_head, save_weights
+from benchmarks.speed.memory import highest
 from benchmarks.train import TrainingResult, train
 from models.output import Model
 
@@ -69,7 +70,7 @@ def run_cell(folder: Path) -> RunRecord:
     model = build_model(cell, data.image, device)
     with frozen_garbage():
         result = train(model, cell, data, folder, report, stop)
-    record = _trained_record(cell, folder, model, data, result)
+    record = _trained_record(cell, folder, model, data, result).with_measurements([_peak_memory(device)])
     save_record(record, folder)
     if not result.finished:
         return record
@@ -105,6 +106,12 @@ def _trained_record(cell: CellConfig, folder: Path, model: Model, data: DataSet,
         curves=result.curves,
         notes=[*([undone] if result.skipped else []), *([result.compilation] if result.compilation else [])],
     )
+
+
+def _peak_memory(device: torch.device) -> Measurement:
+    """The most memory that this process has held, data and imports included; on a GPU, that torch has allocated."""
+    meaning = "allocated on the GPU in training" if device.type == "cuda" else "resident size of the training process"
+    return Measurement("peak_memory", highest(device) / 2**20, "MiB", False, 1, details={"meaning": meaning})
 
 
 def _with_evaluation(record: RunRecord, evaluation: Evaluation, folder: Path) -> RunRecord:

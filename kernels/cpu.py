@@ -8,8 +8,8 @@ compiler, noise and mixture run in C (`native.c`); elsewhere in plain PyTorch, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar, cast
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,8 +21,6 @@ from kernels.ops import PLAIN, GaussianDraw, GaussianForm, NetworkOps, Ops
 from kernels.prepared import prepare_cell, run_prepared
 from kernels.reference import MIN_LOG_SCALE, check_gaussian, keyed_or_external, mixture_components, wide
 from kernels.weights import spectral_norms, weight_norm
-
-Operation = TypeVar("Operation", bound=Callable[..., Any])
 
 CHUNK = 1 << 16
 """Components of pixels worked on at a time; a dozen tensors of this size stay in the cache."""
@@ -364,24 +362,12 @@ def gaussian_sample(
     )
 
 
-def uncompiled(operation: Operation) -> Operation:
-    """The operation, which torch.compile calls as it is: it cannot look into C."""
-    return cast("Operation", torch.compiler.disable(operation))
-
-
-NETWORK = NetworkOps(
-    residual_cell=uncompiled(residual_cell),
-    prepare_cell=uncompiled(prepare_cell),
-    run_prepared=uncompiled(run_prepared),
-    convolution=uncompiled(convolution),
-    weight_norm=uncompiled(weight_norm),
-    spectral_norms=uncompiled(spectral_norms),
-)
+NETWORK = NetworkOps(residual_cell, prepare_cell, run_prepared, convolution, weight_norm, spectral_norms)
 CPU = Ops(
     "cpu",
-    uncompiled(gaussian_sample_kl),
-    uncompiled(gaussian_sample),
-    uncompiled(logistic_mixture_log_prob),
+    gaussian_sample_kl,
+    gaussian_sample,
+    logistic_mixture_log_prob,
     reference.norm_swish,
     NETWORK,
     pixels.bernoulli_log_prob,

@@ -68,8 +68,15 @@ class Code:
     barriers: int
 
 
+END = "s_endpgm"
+"""Last instruction of an AMD program."""
+
+
 def unrolled(lines: Iterable[str], line: re.Pattern[str], label: re.Pattern[str], target: re.Pattern[str], turns: int):
-    """The instructions with how often they run, where every loop turns `turns` times."""
+    """The instructions with how often they run, where every loop turns `turns` times.
+
+    A jump back from behind the program's end is no loop: a branch that the compiler moved out of the way returns.
+    """
     texts: list[str] = []
     labels: dict[str, int] = {}
     for text in lines:
@@ -81,7 +88,7 @@ def unrolled(lines: Iterable[str], line: re.Pattern[str], label: re.Pattern[str]
     for last, text in enumerate(texts):
         match = target.search(text)
         first = labels.get(match["label"], len(texts)) if match else len(texts)
-        if first < last:
+        if first < last and END not in texts[first:last]:
             times[first : last + 1] = [turns] * (last + 1 - first)
     return [Instruction(text, count) for text, count in zip(texts, times, strict=True)]
 

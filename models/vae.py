@@ -32,7 +32,15 @@ class VAE(Model):
 
     def encode(self, x: Tensor, draw: Draw) -> Encoding:
         """Posterior of images x and one draw from it."""
-        mean, log_scale = self.encoder(x)[:, :, None, None].chunk(2, dim=1)  # (B, Z, 1, 1) each
+        return self.infer(self.features(x), draw)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Mean and log scale (B, 2 Z) of the posterior of images x."""
+        return self.encoder(x)
+
+    def infer(self, features: Tensor, draw: Draw) -> Encoding:
+        """The posterior and one draw from it."""
+        mean, log_scale = features[:, :, None, None].chunk(2, dim=1)  # (B, Z, 1, 1) each
         group = draw_group(self.ops, draw, 0, (mean, log_scale), None)
         return Encoding(group.z, (group,))
 

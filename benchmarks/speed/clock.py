@@ -70,15 +70,16 @@ class Turns:
     drain: Call = lambda: None
     clock: Callable[[], float] = time.perf_counter
     cpu_clock: Callable[[], float] = time.process_time
+    turn: float = TURN_SECONDS
     repeats: int = 1
 
     def __post_init__(self) -> None:
-        """Warm the call up, and find out how often a turn repeats it."""
+        """Warm the call up, and find out how often a turn of `turn` seconds repeats it."""
         started, calls = self.clock(), warm_up(self.call, self.clock)
         self.drain()
         wall = (self.clock() - started) / calls
-        if wall < TURN_SECONDS / 2:
-            self.repeats = min(MOST_REPEATS, math.ceil(TURN_SECONDS / max(wall, 1e-9)))
+        if wall < self.turn / 2:
+            self.repeats = min(MOST_REPEATS, math.ceil(self.turn / max(wall, 1e-9)))
 
     def seconds(self) -> tuple[float, float]:
         """Seconds of one call, averaged over a turn: on the wall's clock, and of all the process's threads."""
@@ -103,7 +104,10 @@ def interleave(
 
     Rounds go on until all turns together took `seconds` for each call. `drain` waits for the device.
     """
-    turns = {name: Turns(call, drain, clock, cpu_clock) if callable(call) else call for name, call in calls.items()}
+    turn = TURN_SECONDS if len(calls) > 1 else 0.0
+    turns = {
+        name: Turns(call, drain, clock, cpu_clock, turn) if callable(call) else call for name, call in calls.items()
+    }
     times = {name: Times() for name in calls}
     order, rounds, started = list(calls), 0, clock()
     with frozen_garbage():
