@@ -142,6 +142,11 @@ channels_decoder = 4
 """
 
 
+def quality(record):
+    """The measurements that do not depend on the machine's state."""
+    return [m for m in record["measurements"] if m["metric"] != "peak_memory"]
+
+
 def test_two_processes_give_the_same_quality_and_weights_bit_for_bit(tmp_path):
     """As two clones on one machine would: nothing is shared but the configuration, no cache either."""
     suite = write_suite(tmp_path, images=32, evaluation='extractor = "mnist-cnn-v1"')
@@ -157,7 +162,7 @@ def test_two_processes_give_the_same_quality_and_weights_bit_for_bit(tmp_path):
     (first, weights), (second, same_weights) = found
     valued = {m["metric"] for m in first["measurements"] if m["value"] is not None}
     assert {"elbo", "iwae_bound", "mse", "sample_fid", "kid", "recall", "reconstruction_kid"} <= valued
-    assert first["measurements"] == second["measurements"]
+    assert quality(first) == quality(second)
     assert [curve["values"] for curve in first["curves"]] == [curve["values"] for curve in second["curves"]]
     assert weights == same_weights
 
