@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from kernels.ops import Ops
 from kernels.reference import REFERENCE
 from models.likelihoods import LogisticMixtureSpec
 from models.nvae import NVAE
@@ -51,13 +52,13 @@ def filled(key: str, shape: torch.Size) -> np.ndarray:
     return random.randn(*shape) / math.sqrt(math.prod(shape[1:]))
 
 
-def build(case: dict, dtype: torch.dtype) -> NVAE:
+def build(case: dict, dtype: torch.dtype, ops: Ops = REFERENCE) -> NVAE:
     arguments = case["config"] | {"weight_decay_norm": PENALTY}
     setup = setup_from_arguments(arguments)
     likelihood = setup.likelihood
     if isinstance(likelihood, LogisticMixtureSpec):
         likelihood = dataclasses.replace(likelihood, original_edges=True)
-    model = NVAE(setup.config, setup.image, likelihood, REFERENCE)
+    model = NVAE(setup.config, setup.image, likelihood, ops)
     state = {k: torch.as_tensor(filled(k, v.shape)).to(v.dtype) for k, v in model.state_dict().items()}
     model.load_state_dict(state)
     return model.to(dtype)

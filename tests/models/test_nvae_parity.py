@@ -8,6 +8,9 @@ import torch
 from original_nvae import DATA, PENALTY, TOLERANCE, build, close, images, load, stream
 from torch.nn import functional as F
 
+from kernels.cpu import CPU
+from kernels.ops import Ops
+from kernels.reference import REFERENCE
 from models.elbo import Objective, terms
 from models.nvae import NVAE, NVAEConfig
 from models.nvae.flows import autoregressive_mask
@@ -55,12 +58,13 @@ RUNS = [(name, index) for name in CASES for index in range(8)]
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("ops", [REFERENCE, CPU], ids=["reference", "cpu"])
 @pytest.mark.parametrize(("name", "index"), RUNS)
-def test_run_agrees_with_the_original(name: str, index: int) -> None:
+def test_run_agrees_with_the_original(name: str, index: int, ops: Ops) -> None:
     case = load(name)
     run = case["runs"][index]
     dtype, tolerance = getattr(torch, run["dtype"]), TOLERANCE[run["dtype"]]
-    model = build(case, dtype).train(run["bn"] == "train")
+    model = build(case, dtype, ops).train(run["bn"] == "train")
     x = images(name, case).to(dtype)
     logits, output = forward(model, x, run["eps"])
     check_logits(logits, run, tolerance)
