@@ -37,7 +37,8 @@ def training_memory(model: Model, training: TrainingConfig) -> int:
     """Bytes of a training step of the configured batch in float32; `model` may be on the meta device.
 
     Besides weights, gradients and activations: two optimiser values a parameter, the averaged weights, and with Adamax
-    the copies that undo a step which is not finite.
+    the copies that undo a step which is not finite (on a GPU; a CPU does without). Activations are those of single
+    layers; cells in C keep less.
     """
     copies = 3 if training.optimizer == "adamax" else 0
     return estimate_memory(model, 2 + bool(training.ema) + copies).training(training.batch_size)

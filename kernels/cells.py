@@ -117,6 +117,8 @@ def normalise(norm: CellNorm | None, statistics: ImageStatistics | None, channel
         return _identity(channels)
     out = torch.empty(4, channels)
     mean, squares, pixels = statistics or (None, None, 0)
+    if mean is not None and len(mean) * pixels == 1:
+        raise ValueError("batch norm: expected more than one value per channel in training, got 1; use a larger batch")
     running = (norm.running_mean, norm.running_var) if update or mean is None else (None, None)
     _library().vaebench_norm(
         pointer(mean),

@@ -248,7 +248,7 @@ class ResidualCell(nn.Module):
         )
         self.se = SqueezeExcitation(c_out) if config.squeeze_excitation else None
         self.gain, self.network = config.residual_gain, backend.network
-        self._prepared: tuple[tuple[object, ...], PreparedCell | None] | None = None
+        self._prepared: tuple[list[tuple[int, int]], list[Tensor], PreparedCell | None] | None = None
         self.recompute = config.recompute
         self.form = CellForm(tuple(layer.form for layer in self._layers()), config.residual_gain, config.recompute)
 
@@ -290,14 +290,21 @@ class ResidualCell(nn.Module):
         return out
 
     def _ready(self, tensors: CellTensors) -> PreparedCell | None:
-        """The cell prepared for evaluation: the kept one while all it was made of stays as it was."""
+        """The cell prepared for evaluation: the kept one while all it was made of stays as it was.
+
+        What it was made of is kept alive beside it, so that no other tensor can come to lie at the same address.
+        """
         assert self.network is not None
         running = [one for norm in tensors.norms if norm for one in (norm.running_mean, norm.running_var)]
         used = [one for one in (*tensors.flat(), *running) if one is not None]
-        state = tuple((one.data_ptr(), 0 if one.is_inference() else one._version) for one in used)
+        state = [(one.data_ptr(), 0 if one.is_inference() else one._version) for one in used]
         if self._prepared is None or self._prepared[0] != state:
-            self._prepared = (state, self.network.prepare_cell(self.form, tensors))
-        return self._prepared[1]
+            self._prepared = state, used, self.network.prepare_cell(self.form, tensors)
+        return self._prepared[2]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but what was prepared."""
+        return self.__dict__ | {"_prepared": None}
 
     def train(self, mode: bool = True) -> ResidualCell:
         """Switch between training and evaluation; what was prepared is forgotten."""

@@ -188,6 +188,29 @@ def test_prepared_cells_follow_the_model(change: str) -> None:
         assert torch.equal(copy.deepcopy(model).sample(2, draw).mean(), after)
 
 
+def test_prepared_cells_notice_weights_that_a_pass_with_gradients_came_between() -> None:
+    model, draw = model_of(CONFIG, CPU, torch.float32).eval(), Draw(torch.tensor(5))
+    convs = [p for name, p in model.named_parameters() if name.endswith(".weight") and p.ndim == 4]
+    for _ in range(3):
+        with torch.no_grad():
+            model.sample(2, draw)
+        model(images(GREY, torch.float32), draw)
+        with torch.no_grad():
+            for weight in convs:
+                weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)), alpha=0.3)
+            twin = model_of(CONFIG, CPU, torch.float32).eval()
+            twin.load_state_dict(model.state_dict())
+            assert torch.equal(model.sample(2, draw).mean(), twin.sample(2, draw).mean())
+
+
+@needs_compiler
+def test_one_value_a_channel_is_refused_in_training() -> None:
+    config = dataclasses.replace(CONFIG, groups_fine_to_coarse=(1, 1), preprocess_blocks=1)
+    model = build("nvae", config, ImageShape(1, 4, 4), BernoulliSpec(), CPU).train()
+    with pytest.raises(ValueError, match=r"more than (1|one) value"):
+        model(torch.zeros(1, 1, 4, 4), Draw(torch.tensor(0)))
+
+
 @torch.no_grad()
 def test_features_are_worked_out_once_for_many_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     model, calls = model_of(CONFIG, CPU, torch.float32).eval(), []
