@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.record import load_records
-
 ROOT = Path(__file__).resolve().parent.parent
 SUITE = """
 data = "mnist-5k"
@@ -62,10 +60,3 @@ def test_suites_and_verbs_of_the_readme_exist():
     assert suites <= set(re.findall(r"^\| `([\w-]+)`", text, re.M))
     for path in re.findall(r"\]\(([^)]+)\)", text):
         assert (ROOT / path).exists(), path
-
-
-def test_the_table_is_that_of_the_records():
-    """README shows what `report` makes of the records in results/quick."""
-    text = (ROOT / "README.md").read_text()
-    assert (ROOT / "results" / "quick" / "table.md").read_text().strip() in text
-    assert {record.row for record in load_records(ROOT / "results" / "quick")} == {"ae", "vae", "residual-vae", "nvae"}

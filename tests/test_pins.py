@@ -1,0 +1,63 @@
+"""What must not move when code moves: names of runs, and the table that is made of their records."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+
+from benchmarks.config import build_suite, cell_from_dict, read_suite
+from benchmarks.record import load_record, run_folders
+from benchmarks.report.page import build_report
+
+ROOT = Path(__file__).resolve().parent.parent
+QUICK = ROOT / "results" / "quick"
+
+
+def shipped():
+    return [(folder, load_record(folder)) for folder in run_folders(QUICK)]
+
+
+def versions_of(record):
+    return f"torch {record.environment.torch}, operations {record.environment.operations}"
+
+
+def test_the_quick_suite_still_names_its_runs_alike():
+    """The suite file of today, in the environment of the records, stands for the folders in results/quick."""
+    name, table = read_suite("quick")
+    cells = {(cell.row, cell.seed): cell for cell in build_suite(name, table | {"seeds": 3}).cells}
+    records = shipped()
+    assert len(records) == 12
+    for folder, record in records:
+        identity = cells[record.row, record.seed].identity(record.data_hash, versions_of(record))
+        assert folder.name == f"{record.row}-seed{record.seed}-{identity}"
+
+
+def test_a_stored_config_still_has_its_hash():
+    for _, record in shipped():
+        cell = cell_from_dict(record.config)
+        assert cell.identity(record.data_hash, versions_of(record)) == record.config_hash
+
+
+def test_a_hash_covers_every_setting():
+    _, record = shipped()[0]
+    cell = cell_from_dict(record.config)
+    longer = dataclasses.replace(cell, training=dataclasses.replace(cell.training, images=cell.training.images + 1))
+    assert longer.identity(record.data_hash, versions_of(record)) != record.config_hash
+
+
+@pytest.fixture(scope="module")
+def rebuilt(tmp_path_factory):
+    out = tmp_path_factory.mktemp("quick") / "quick"
+    shutil.copytree(QUICK, out, ignore=shutil.ignore_patterns("table.*", "index.*", "figures"))
+    build_report(out, ROOT / "results" / "published.csv")
+    return out
+
+
+@pytest.mark.parametrize("name", ["table.md", "table.csv"])
+def test_report_makes_the_committed_table_of_the_committed_records(rebuilt, name):
+    assert (rebuilt / name).read_text() == (QUICK / name).read_text()
+
+
+def test_the_readme_shows_the_table_that_report_makes(rebuilt):
+    assert (rebuilt / "table.md").read_text().strip() in (ROOT / "README.md").read_text()
