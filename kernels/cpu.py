@@ -120,7 +120,7 @@ class Gaussian(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_z: Tensor, grad_kl: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Gradients of the raw values; the formulas are those of `kernels.gaussian.gradients`."""
+        """Gradients of the raw values; the formulas are those of `kernels.gpu.gaussian.gradients`."""
         native.refuse_second_order()
         step, shift, ratio, inverse, q_mean_slope, q_slope, p_mean_slope, p_slope = ctx.saved_tensors
         k, g = per_sample(grad_kl, shift), grad_z.to(shift.dtype)

@@ -46,7 +46,7 @@ def fused(device: torch.device | str) -> Ops:
     reason = why_unavailable(torch.device(device))
     if reason is not None:
         raise FusedUnavailable(f"fused operations are not available: {reason}")
-    return importlib.import_module("kernels.operators").FUSED
+    return importlib.import_module("kernels.gpu.operators").FUSED
 
 
 def best_for(device: torch.device | str) -> Ops:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kernels import normalisation
-from kernels.launch import Fast
-from kernels.sweep import THREADS, TURNS, Norm, Sweep
+from kernels.gpu import norm as norm_kernels
+from kernels.gpu.latent_plan import Fast
+from kernels.gpu.norm_plan import THREADS, TURNS, Norm, Sweep
 
 COLUMNS = 64
 """Channels of one program."""
@@ -33,8 +33,8 @@ class NormKernel:
     def function(self, direction: Literal["forward", "backward"]) -> Any:
         """The kernel."""
         if direction == "forward":
-            return normalisation.statistics if self.reduces else normalisation.forward
-        return normalisation.backward_sums if self.reduces else normalisation.backward
+            return norm_kernels.statistics if self.reduces else norm_kernels.forward
+        return norm_kernels.backward_sums if self.reduces else norm_kernels.backward
 
     def signature(self, direction: Literal["forward", "backward"], dtype: str) -> dict[str, Any]:
         """Types of the kernel's arguments."""

@@ -21,11 +21,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from kernels.disassembly import Code, ToolsMissing, read_amdgcn, read_cubin
-from kernels.launch import MIXTURE_BLOCK, Fast, Tile, Walk, choose_block, pixels_per_thread
+from kernels.gpu.latent_plan import MIXTURE_BLOCK, Fast, Tile, Walk, choose_block, pixels_per_thread
+from kernels.gpu.norm_plan import Sweep
 from kernels.norm_profile import NORM_KERNELS, STEPS, NormKernel
 from kernels.ops import PLAIN, RESIDUAL, GaussianForm
 from kernels.reference import REFERENCE
-from kernels.sweep import Sweep
 
 Direction = Literal["forward", "backward"]
 
@@ -310,7 +310,7 @@ class Build(NamedTuple):
 
 def build_of(kernel: Kernel | NormKernel, direction: Direction, dtype: str, fast: Fast) -> Build:
     """The build of one kernel."""
-    from kernels import gaussian, likelihood
+    from kernels.gpu import gaussian, mixture
 
     if isinstance(kernel, NormKernel):
         constants = kernel.constants(direction, DTYPES[dtype].itemsize, fast)
@@ -320,7 +320,7 @@ def build_of(kernel: Kernel | NormKernel, direction: Direction, dtype: str, fast
         return Build(kernel.function(direction), signature, constants, sweep, STEPS, elements)
     if kernel.form is None:
         tile = tile_of(direction, dtype, fast)
-        function, signature = getattr(likelihood, direction), mixture_signature(direction, dtype)
+        function, signature = getattr(mixture, direction), mixture_signature(direction, dtype)
         return Build(function, signature, {"TILE": tile}, tile, COMPONENTS, tile.block)
     walk = walk_of(kernel, dtype, fast)
     constants, signature = {"FORM": kernel.form, "WALK": walk}, gaussian_signature(kernel, direction, dtype)

@@ -10,12 +10,12 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = ("kernels", "models", "benchmarks")
 TRITON_FILES = {
-    "kernels/gaussian.py",
-    "kernels/likelihood.py",
-    "kernels/normalisation.py",
-    "kernels/launch.py",
+    "kernels/gpu/gaussian.py",
+    "kernels/gpu/mixture.py",
+    "kernels/gpu/norm.py",
+    "kernels/gpu/latent_plan.py",
     "kernels/static_profile.py",
-    "kernels/device.py",
+    "kernels/gpu/device.py",
     "benchmarks/proton.py",
 }
 NO_TORCH = {"benchmarks/record.py", "benchmarks/errors.py", "benchmarks/metrics/uncertainty.py"}

@@ -29,8 +29,8 @@ from kernels.disassembly import (
     tool,
     unrolled,
 )
-from kernels.gaussian import address, keyed_noise, position
-from kernels.launch import pixels_per_thread
+from kernels.gpu.gaussian import address, keyed_noise, position
+from kernels.gpu.latent_plan import pixels_per_thread
 from kernels.static_profile import DIRECTIONS, KERNELS, TARGETS, StaticProfile, gpus, profile
 
 FIGURES = Path(__file__).parents[1] / "data" / "kernel_figures.json"

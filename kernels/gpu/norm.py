@@ -5,7 +5,7 @@
 
 Activations are read as lines of contiguous elements: channels-last, a line is a pixel and its elements are channels;
 channels-first, it is one channel of one image and its elements are pixels. A program sweeps over some of the lines in
-steps of `SWEEP.rows` lines, all of which it loads before it works on them; `kernels.sweep.Sweep` says how.
+steps of `SWEEP.rows` lines, all of which it loads before it works on them; `kernels.gpu.norm_plan.Sweep` says how.
 
 A field is (pointer, line stride, channel stride), strides and lengths in units of `SWEEP.unit` elements, so that the
 compiler sees what they are divisible by. With u = weight (x - mean) / std + bias and s = sigma(u), swish is y = u s
@@ -17,7 +17,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.device import LOG2_E, exp2, reciprocal
+from kernels.gpu.device import LOG2_E, exp2, reciprocal
 
 
 @triton.jit

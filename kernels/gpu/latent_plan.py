@@ -16,13 +16,13 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from kernels import gaussian, likelihood
 from kernels.fused import interpreting
+from kernels.gpu import gaussian, mixture
 from kernels.ops import GaussianForm
 
 Layout = Literal["flat", "channels_last", "strided"]
 Fast = Literal[0, 1, 2]
-"""Whose approximate instructions are used: nobody's, NVIDIA's (`kernels.device.CUDA`) or AMD's (HIP)."""
+"""Whose approximate instructions are used: nobody's, NVIDIA's (`kernels.gpu.device.CUDA`) or AMD's (HIP)."""
 Strides = tuple[int, int, int]
 Pair = tuple[Tensor, Tensor]
 
@@ -260,7 +260,7 @@ def total(parts: Tensor) -> Tensor:
 
 
 def launch(kernel: Any, extent: Extent, walk: Walk, request: Request, *arguments: object) -> None:
-    """Run a kernel of `kernels.gaussian` with one program for each block of each sample."""
+    """Run a kernel of `kernels.gpu.gaussian` with one program for each block of each sample."""
     grid = (extent.samples, -(-extent.size // walk.block))
     kernel[grid](
         *arguments,
@@ -392,7 +392,7 @@ def choose_tile(parameters: Tensor, x: Tensor, bits: int, gradient: Tensor | Non
 
 
 def launch_mixture(kernel: Any, x: Tensor, tile: Tile, *arguments: object) -> None:
-    """Run a kernel of `kernels.likelihood` with one program for each block of pixels of each image."""
+    """Run a kernel of `kernels.gpu.mixture` with one program for each block of pixels of each image."""
     batch, _, rows, columns = x.shape
     grid = (batch, -(-rows * columns // tile.block))
     kernel[grid](
@@ -410,7 +410,7 @@ def mixture_forward(parameters: Tensor, x: Tensor, bits: int) -> tuple[Tensor, T
     parts = x.new_empty((batch, -(-size // tile.block)), dtype=torch.float32)
     fields = (parameters, parameters.stride()), (x, x.stride())
     with on_device(x):
-        launch_mixture(likelihood.forward, x, tile, *fields, parts, sums[0], sums[1])
+        launch_mixture(mixture.forward, x, tile, *fields, parts, sums[0], sums[1])
         return total(parts), sums
 
 
@@ -421,5 +421,5 @@ def mixture_backward(upstream: Tensor, parameters: Tensor, x: Tensor, sums: Tens
         tile = choose_tile(parameters, x, bits, gradient)
         fields = (parameters, parameters.stride()), (x, x.stride()), (gradient, gradient.stride())
         with on_device(x):
-            launch_mixture(likelihood.backward, x, tile, *fields, upstream, sums[0], sums[1])
+            launch_mixture(mixture.backward, x, tile, *fields, upstream, sums[0], sums[1])
     return gradient

@@ -8,8 +8,8 @@ backward pass: it is never stored. A program writes its own part of its sample's
 
 A field of latents is (pointer, strides), a pair is (mean pointer, log-scale pointer, strides); strides are (sample,
 channel, pixel) in units of `WALK.unit` elements, so that the compiler sees what they are divisible by. None leaves a
-part out: no prior, no external noise, no KL, no log ratio, no gradient of the prior. `kernels.launch.Walk` describes
-the layouts in which a sample is walked.
+part out: no prior, no external noise, no KL, no log ratio, no gradient of the prior. `kernels.gpu.latent_plan.Walk`
+describes the layouts in which a sample is walked.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.device import LN_2, LOG2_E, clamped, exp2, four_normals, in_order, in_order_by_two, log2, reciprocal
+from kernels.gpu.device import LN_2, LOG2_E, clamped, exp2, four_normals, in_order, in_order_by_two, log2, reciprocal
 
 
 @triton.jit

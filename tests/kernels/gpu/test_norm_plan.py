@@ -11,20 +11,20 @@ import torch
 
 pytest.importorskip("triton")
 
-from kernels import sweep
 from kernels.disassembly import read_amdgcn, read_cubin
+from kernels.gpu import norm_plan
 from kernels.norm_profile import NORM_KERNELS
 from kernels.static_profile import DIRECTIONS, DTYPES, TARGETS, build_of, compile_kernel
 
 
 def plan_of(
-    *shape: int, dtype: torch.dtype = torch.float32, last: bool = True, parts: int = sweep.PROGRAMS, fields: int = 1
+    *shape: int, dtype: torch.dtype = torch.float32, last: bool = True, parts: int = norm_plan.PROGRAMS, fields: int = 1
 ):
     x = torch.empty(shape, dtype=dtype, device="meta")
     layout = "channels_last" if last else "channels_first"
     x = x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
-    assert sweep.layout_of(x) == layout
-    return sweep.choose_plan((x,) * fields, layout, parts)
+    assert norm_plan.layout_of(x) == layout
+    return norm_plan.choose_plan((x,) * fields, layout, parts)
 
 
 NVAE_SHAPES = [(64, 32, 32, 32), (64, 192, 16, 16), (64, 768, 8, 8), (16, 60, 64, 64), (64, 384, 4, 4), (1, 20, 4, 4)]
@@ -34,7 +34,7 @@ NVAE_SHAPES = [(64, 32, 32, 32), (64, 192, 16, 16), (64, 768, 8, 8), (16, 60, 64
 @pytest.mark.parametrize("last", [True, False], ids=["nhwc", "nchw"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_programs_cover_every_line_once(shape, last, dtype):
-    plan = plan_of(*shape, dtype=dtype, last=last, parts=sweep.MAX_PARTS)
+    plan = plan_of(*shape, dtype=dtype, last=last, parts=norm_plan.MAX_PARTS)
     one, (batch, channels, height, width) = plan.sweep, shape
     lines, length = (batch * height * width, channels) if last else (batch, height * width)
     columns = -(-length // one.columns)
@@ -43,7 +43,7 @@ def test_programs_cover_every_line_once(shape, last, dtype):
     assert covered - one.rows * plan.steps < lines <= covered
     assert plan.grid[0] == (columns if last else channels)
     assert one.full == (covered == lines and columns * one.columns == length)
-    assert plan.grid[1] <= sweep.MAX_PARTS
+    assert plan.grid[1] <= norm_plan.MAX_PARTS
 
 
 def test_nvae_maps_are_swept_in_full_and_by_128_bits():
@@ -51,7 +51,7 @@ def test_nvae_maps_are_swept_in_full_and_by_128_bits():
         plan = plan_of(*shape)
         assert plan.sweep.full
         assert plan.sweep.unit == 16
-        assert plan.sweep.rows * plan.sweep.columns == sweep.THREADS * sweep.TURNS * 4
+        assert plan.sweep.rows * plan.sweep.columns == norm_plan.THREADS * norm_plan.TURNS * 4
 
 
 def test_columns_follow_the_channels():
@@ -67,16 +67,16 @@ def test_columns_follow_the_channels():
 
 def test_huge_activations_take_more_steps():
     plan = plan_of(2048, 64, 128, 128)
-    assert plan.grid == (1, sweep.PROGRAMS)
-    assert plan.steps * plan.sweep.rows * sweep.PROGRAMS == 2048 * 128 * 128
+    assert plan.grid == (1, norm_plan.PROGRAMS)
+    assert plan.steps * plan.sweep.rows * norm_plan.PROGRAMS == 2048 * 128 * 128
 
 
 def test_the_output_has_the_memory_format_of_the_input():
     last, first = torch.empty(2, 8, 4, 4, memory_format=torch.channels_last), torch.empty(2, 8, 4, 4)
     for x in (last, last[:, 3:], last[:1]):
-        assert sweep.output_like(x).is_contiguous(memory_format=torch.channels_last)
+        assert norm_plan.output_like(x).is_contiguous(memory_format=torch.channels_last)
     for x in (first, first[:, 3:], first[..., 1:]):
-        assert sweep.output_like(x).is_contiguous()
+        assert norm_plan.output_like(x).is_contiguous()
 
 
 MASKED = [
@@ -133,7 +133,7 @@ class CompileOnly:
 NAMES = ("statistics", "merge", "forward", "backward_sums", "backward")
 for name in NAMES:
     setattr(normalisation, name, CompileOnly(getattr(normalisation, name)))
-sweep.fast_math = lambda tensor: 1
+norm_plan.fast_math = lambda tensor: 1
 CASES = (
     (torch.float32, torch.channels_last, 24),
     (torch.bfloat16, torch.contiguous_format, 64),

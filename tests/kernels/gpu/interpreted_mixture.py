@@ -8,8 +8,8 @@ import itertools
 import pytest
 import torch
 
-from kernels import launch, operators
 from kernels.fused import fused
+from kernels.gpu import latent_plan, operators
 from kernels.reference import REFERENCE
 
 FUSED = fused("cpu")
@@ -164,5 +164,5 @@ def test_registration():
 
 def test_pixels_of_a_cropped_image_are_not_called_contiguous():
     parameters, x = problem(1, 2, 8, 8, 8)
-    assert launch.choose_tile(parameters, x, 8, None).contiguous
-    assert not launch.choose_tile(parameters[..., 1:-1, 1:-1], x[..., 1:-1, 1:-1], 8, None).contiguous
+    assert latent_plan.choose_tile(parameters, x, 8, None).contiguous
+    assert not latent_plan.choose_tile(parameters[..., 1:-1, 1:-1], x[..., 1:-1, 1:-1], 8, None).contiguous

@@ -16,7 +16,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.device import LN_2, LOG2_E, clamped, exp2, log2, reciprocal
+from kernels.gpu.device import LN_2, LOG2_E, clamped, exp2, log2, reciprocal
 
 MIN_LOG_SCALE = tl.constexpr(-7.0)
 LOG2_LOG2_E = tl.constexpr(0.5287663729448977)

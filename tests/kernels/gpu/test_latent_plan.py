@@ -9,17 +9,17 @@ import torch
 
 pytest.importorskip("triton")
 
-from kernels import launch
+from kernels.gpu import latent_plan
 
 
-def walk_of(*tensors: torch.Tensor) -> launch.Walk:
-    return launch.choose_walk([launch.field(tensor) for tensor in tensors], tensors[0])
+def walk_of(*tensors: torch.Tensor) -> latent_plan.Walk:
+    return latent_plan.choose_walk([latent_plan.field(tensor) for tensor in tensors], tensors[0])
 
 
 def test_halves_of_a_convolution_output_are_read_in_place():
     output = torch.empty(3, 40, 8, 8)
     mean, log_scale = output.chunk(2, 1)
-    pair = launch.field(mean, log_scale)
+    pair = latent_plan.field(mean, log_scale)
     assert [tensor.data_ptr() for tensor in pair.tensors] == [mean.data_ptr(), log_scale.data_ptr()]
     assert pair.strides == (40 * 64, 64, 1)
     walk = walk_of(mean)
@@ -29,7 +29,7 @@ def test_halves_of_a_convolution_output_are_read_in_place():
 def test_channels_last_halves_are_read_in_place():
     output = torch.empty(3, 40, 8, 8, memory_format=torch.channels_last)
     mean, _ = output.chunk(2, 1)
-    walk = walk_of(mean, launch.output_like(mean))
+    walk = walk_of(mean, latent_plan.output_like(mean))
     assert (walk.layout, walk.channels) == ("channels_last", 20)
 
 
@@ -39,24 +39,24 @@ def test_mixed_formats_are_walked_by_strides():
 
 
 def test_a_vector_is_a_row_of_pixels():
-    assert launch.extent_of(torch.empty(5, 7)) == launch.Extent(5, 1, 7)
-    assert launch.extent_of(torch.empty(5, 7, 1, 1)) == launch.Extent(5, 1, 7)
-    assert launch.extent_of(torch.empty(5)) == launch.Extent(5, 1, 1)
+    assert latent_plan.extent_of(torch.empty(5, 7)) == latent_plan.Extent(5, 1, 7)
+    assert latent_plan.extent_of(torch.empty(5, 7, 1, 1)) == latent_plan.Extent(5, 1, 7)
+    assert latent_plan.extent_of(torch.empty(5)) == latent_plan.Extent(5, 1, 1)
     assert walk_of(torch.empty(5, 7)).layout == "flat"
 
 
 def test_pixels_without_a_single_stride_are_copied():
     tensor = torch.empty(2, 3, 4, 5).transpose(2, 3)
-    assert launch.strides_of(tensor) is None
-    assert launch.field(tensor).strides == (60, 20, 1)
+    assert latent_plan.strides_of(tensor) is None
+    assert latent_plan.field(tensor).strides == (60, 20, 1)
 
 
 @pytest.mark.parametrize("size", [1, 64, 320, 1280, 5120, 20480, 333])
 def test_blocks_are_well_used(size):
-    block = launch.choose_block(size, smallest=128)
+    block = latent_plan.choose_block(size, smallest=128)
     used = size / (-(-size // block) * block)
-    best = max(size / (-(-size // b) * b) for b in launch.BLOCKS)
-    assert used >= min(launch.USEFUL_SHARE, best)
+    best = max(size / (-(-size // b) * b) for b in latent_plan.BLOCKS)
+    assert used >= min(latent_plan.USEFUL_SHARE, best)
 
 
 def test_sixteen_bit_types_hold_eight_neighbours():
@@ -68,7 +68,7 @@ def test_sixteen_bit_types_hold_eight_neighbours():
 def test_samples_beyond_the_index_range_are_refused():
     huge = torch.empty(1, device="meta").expand(1, 2**31)
     with pytest.raises(ValueError, match="latents a sample"):
-        launch.choose_walk([launch.Field((torch.empty(0),), (0, 0, 1))], huge)
+        latent_plan.choose_walk([latent_plan.Field((torch.empty(0),), (0, 0, 1))], huge)
 
 
 LAUNCHES = """
@@ -95,7 +95,7 @@ class CompileOnly:
 
 for module in (gaussian, likelihood):
     module.forward, module.backward = CompileOnly(module.forward), CompileOnly(module.backward)
-launch.fast_math = lambda tensor: 1
+latent_plan.fast_math = lambda tensor: 1
 for dtype in (torch.float32, torch.bfloat16):
     for memory_format in (torch.contiguous_format, torch.channels_last):
         posterior, prior = (

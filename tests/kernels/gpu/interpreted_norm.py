@@ -9,8 +9,8 @@ import torch
 import triton
 from packaging.version import Version
 
-from kernels import operators, sweep
 from kernels.fused import fused
+from kernels.gpu import norm_plan, operators
 from kernels.reference import REFERENCE
 
 FUSED = fused("cpu")
@@ -158,7 +158,7 @@ VIEWS = {
 def test_views(case, layout):
     x = views(case, random(3, 8, 4, 6, seed=0))
     assert torch.equal(x, random(3, 8, 4, 6, seed=0))
-    assert sweep.layout_of(x) == layout
+    assert norm_plan.layout_of(x) == layout
     values, gradients = compare(x, training=True)
     assert values < VALUE[torch.float32]
     assert gradients < GRADIENT[torch.float32]
@@ -175,11 +175,11 @@ def test_gradients_in_another_layout(memory_format):
 @every_format
 @pytest.mark.parametrize("shape", [(32, 4, 16, 8), (19, 5, 9, 15)], ids=["full", "masked"])
 def test_many_programs_of_many_steps(monkeypatch, memory_format, shape):
-    monkeypatch.setattr(sweep, "THREADS", 32)
-    monkeypatch.setattr(sweep, "PROGRAMS", 32)
-    monkeypatch.setattr(sweep, "MAX_PARTS", 2)
+    monkeypatch.setattr(norm_plan, "THREADS", 32)
+    monkeypatch.setattr(norm_plan, "PROGRAMS", 32)
+    monkeypatch.setattr(norm_plan, "MAX_PARTS", 2)
     x = random(*shape, seed=0).contiguous(memory_format=memory_format)
-    plan = sweep.choose_plan((x,), sweep.layout_of(x), sweep.MAX_PARTS)
+    plan = norm_plan.choose_plan((x,), norm_plan.layout_of(x), norm_plan.MAX_PARTS)
     assert plan.steps > 1
     assert plan.grid[1] > 1
     assert plan.sweep.full == (shape[1] == 4)
@@ -234,9 +234,9 @@ def test_nothing_is_written_past_the_end(monkeypatch, memory_format):
     x, guard = random(3, 5, 3, 3, seed=0).contiguous(memory_format=memory_format), 64
     memory = torch.full((x.numel() + 2 * guard,), 7.0)
     inner = memory[guard:-guard].as_strided(x.shape, x.stride())
-    monkeypatch.setattr(sweep, "output_like", lambda _: inner)
+    monkeypatch.setattr(norm_plan, "output_like", lambda _: inner)
     mean, var, weight, bias = affine(5)
-    sweep.norm_forward(x, (mean, var, weight, bias), 1e-5, sweep.Norm(training=False, swish=True))
+    norm_plan.norm_forward(x, (mean, var, weight, bias), 1e-5, norm_plan.Norm(training=False, swish=True))
     assert torch.equal(memory[:guard], torch.full((guard,), 7.0))
     assert torch.equal(memory[-guard:], torch.full((guard,), 7.0))
     expected = REFERENCE.norm_swish(x, mean, var, weight, bias, training=False)
@@ -249,7 +249,7 @@ def test_offsets_past_two_to_the_31():
     x = torch.empty(0, dtype=torch.bfloat16).set_(far, 0, (2, 16, 1, 1), (2**31, 1, 1, 1))
     near = random(2, 16, 1, 1, seed=0).bfloat16()
     x.copy_(near)
-    assert sweep.layout_of(x) == "channels_last"
+    assert norm_plan.layout_of(x) == "channels_last"
     upstream = torch.ones(2, 16, 1, 1)
     ours, theirs = (step(FUSED, given, upstream, training=True) for given in (x, near))
     assert torch.equal(ours[0][0], theirs[0][0])

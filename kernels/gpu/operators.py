@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels import launch, reference, sweep
-from kernels.launch import Gradients, Request
+from kernels import reference
+from kernels.gpu import latent_plan, norm_plan
+from kernels.gpu.latent_plan import Gradients, Request
 from kernels.ops import PLAIN, Activation, GaussianDraw, GaussianForm, Ops
 
 
@@ -55,7 +56,7 @@ def gaussian(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """z, KL and log ratio; the sums are empty where they are not asked for."""
     request = request_of(seed, group, first_sample, soft_clamp, scale_floor, residual, temperature, log_ratio)
-    return launch.gaussian_forward(mean, log_scale, pair_of(prior_mean, prior_log_scale), noise, request)
+    return latent_plan.gaussian_forward(mean, log_scale, pair_of(prior_mean, prior_log_scale), noise, request)
 
 
 @gaussian.register_fake
@@ -76,7 +77,7 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor]:
     samples = mean.shape[0]
     kl = mean.new_empty(samples if temperature is None else 0, dtype=torch.float32)
-    return launch.output_like(mean), kl, mean.new_empty(samples if log_ratio else 0, dtype=torch.float32)
+    return latent_plan.output_like(mean), kl, mean.new_empty(samples if log_ratio else 0, dtype=torch.float32)
 
 
 @torch.library.custom_op("vaebench::gaussian_backward", mutates_args=())
@@ -103,7 +104,7 @@ def gaussian_backward(
     request = request_of(seed, group, first_sample, soft_clamp, scale_floor, residual, temperature, log_ratio)
     prior = pair_of(prior_mean, prior_log_scale)
     gradients = Gradients(grad_z, grad_kl, grad_log_ratio)
-    return launch.gaussian_backward(mean, log_scale, prior, noise, request, gradients, prior_needed)
+    return latent_plan.gaussian_backward(mean, log_scale, prior, noise, request, gradients, prior_needed)
 
 
 @gaussian_backward.register_fake
@@ -125,11 +126,11 @@ def _(
     temperature: float | None,
     prior_needed: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    d_mean = launch.output_like(mean)
-    d_log_scale = launch.alike(d_mean, log_scale)
+    d_mean = latent_plan.output_like(mean)
+    d_log_scale = latent_plan.alike(d_mean, log_scale)
     if prior_mean is None or prior_log_scale is None or not prior_needed:
         return d_mean, d_log_scale, mean.new_empty(0), mean.new_empty(0)
-    return d_mean, d_log_scale, launch.alike(d_mean, prior_mean), launch.alike(d_mean, prior_log_scale)
+    return d_mean, d_log_scale, latent_plan.alike(d_mean, prior_mean), latent_plan.alike(d_mean, prior_log_scale)
 
 
 def save_inputs(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:
@@ -176,7 +177,7 @@ gaussian_backward.register_autograd(refuse)
 @torch.library.custom_op("vaebench::mixture", mutates_args=())
 def mixture(parameters: Tensor, x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Log probability (B,), and two log-sum-exps of each pixel for the backward pass."""
-    return launch.mixture_forward(parameters, x, bits)
+    return latent_plan.mixture_forward(parameters, x, bits)
 
 
 @mixture.register_fake
@@ -188,7 +189,7 @@ def _(parameters: Tensor, x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
 @torch.library.custom_op("vaebench::mixture_backward", mutates_args=())
 def mixture_backward(upstream: Tensor, parameters: Tensor, x: Tensor, sums: Tensor, bits: int) -> Tensor:
     """Gradient of the likelihood's parameters."""
-    return launch.mixture_backward(upstream, parameters, x, sums, bits)
+    return latent_plan.mixture_backward(upstream, parameters, x, sums, bits)
 
 
 @mixture_backward.register_fake
@@ -216,7 +217,7 @@ def norm_statistics(
     x: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float, eps: float, repeats: int
 ) -> tuple[Tensor, Tensor]:
     """Mean and 1 / std of each channel of the batch; moves the running statistics. Not differentiable by itself."""
-    return sweep.norm_statistics(x, running_mean, running_var, momentum, eps, repeats)
+    return norm_plan.norm_statistics(x, running_mean, running_var, momentum, eps, repeats)
 
 
 @norm_statistics.register_fake
@@ -231,14 +232,14 @@ def norm(
     x: Tensor, mean: Tensor, spread: Tensor, weight: Tensor, bias: Tensor, eps: float, training: bool, swish: bool
 ) -> Tensor:
     """X normalised and activated; the gradient in training takes mean and spread for the statistics of x."""
-    return sweep.norm_forward(x, (mean, spread, weight, bias), eps, sweep.Norm(training, swish))
+    return norm_plan.norm_forward(x, (mean, spread, weight, bias), eps, norm_plan.Norm(training, swish))
 
 
 @norm.register_fake
 def _(
     x: Tensor, mean: Tensor, spread: Tensor, weight: Tensor, bias: Tensor, eps: float, training: bool, swish: bool
 ) -> Tensor:
-    return sweep.output_like(x)
+    return norm_plan.output_like(x)
 
 
 @torch.library.custom_op("vaebench::norm_backward", mutates_args=())
@@ -254,7 +255,7 @@ def norm_backward(
     swish: bool,
 ) -> tuple[Tensor, Tensor]:
     """Gradient of x, and those of bias and weight as rows (2, C)."""
-    return sweep.norm_backward(grad_y, x, (mean, spread, weight, bias), eps, sweep.Norm(training, swish))
+    return norm_plan.norm_backward(grad_y, x, (mean, spread, weight, bias), eps, norm_plan.Norm(training, swish))
 
 
 @norm_backward.register_fake
@@ -269,7 +270,7 @@ def _(
     training: bool,
     swish: bool,
 ) -> tuple[Tensor, Tensor]:
-    return sweep.output_like(x), x.new_empty((2, x.shape[1]), dtype=torch.float32)
+    return norm_plan.output_like(x), x.new_empty((2, x.shape[1]), dtype=torch.float32)
 
 
 def save_norm(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -15,8 +15,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from kernels import normalisation
-from kernels.launch import MAX_BLOCKS, Fast, fast_math, on_device, warp_lanes
+from kernels.gpu import norm as norm_kernels
+from kernels.gpu.latent_plan import MAX_BLOCKS, Fast, fast_math, on_device, warp_lanes
 
 Layout = Literal["channels_last", "channels_first"]
 Affine = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -171,7 +171,7 @@ def launch(
     scalars: tuple[float, ...] = (),
     **form: Norm,
 ) -> None:
-    """Run a kernel of `kernels.normalisation` over `fields`, with `scalars` after their extent."""
+    """Run a kernel of `kernels.gpu.norm` over `fields`, with `scalars` after their extent."""
     sweep = plan.sweep
     extent = extent_of(fields[0], sweep.layout)
     strides = ([stride // sweep.unit for stride in strides_of(one, sweep.layout)] for one in fields)
@@ -197,7 +197,7 @@ def merge(
     rows = 1 << (number - 1).bit_length()
     columns = max(1, min(MERGED // rows, MAX_COLUMNS))
     shape = extent.lines, extent.length // plan.sweep.unit, plan.steps
-    kernel: Any = normalisation.merge
+    kernel: Any = norm_kernels.merge
     kernel[-(-channels // columns),](
         parts, *moments, number, channels, *shape, *scalars, SWEEP=plan.sweep, PARTS=rows, COLUMNS=columns
     )
@@ -224,7 +224,7 @@ def norm_statistics(
     parts = x.new_empty((2, plan.grid[1], channels), dtype=torch.float32)
     factor = unbiased_factor(x.numel() // channels, repeats)
     with on_device(x):
-        launch(normalisation.statistics, plan, (x,), parts)
+        launch(norm_kernels.statistics, plan, (x,), parts)
         moments = mean, inverse, running_mean, running_var
         merge(plan, extent_of(x, layout), parts, moments, (momentum, factor, eps))
     return mean, inverse
@@ -244,7 +244,7 @@ def norm_forward(x: Tensor, affine: Affine, eps: float, norm: Norm) -> Tensor:
         fields = laid_out(x, layout), y
         plan = choose_plan(fields, layout)
         with on_device(x):
-            launch(normalisation.forward, plan, fields, contiguous(affine), scalars=(eps,), NORM=norm)
+            launch(norm_kernels.forward, plan, fields, contiguous(affine), scalars=(eps,), NORM=norm)
     return y
 
 
@@ -258,10 +258,10 @@ def norm_backward(grad_y: Tensor, x: Tensor, affine: Affine, eps: float, norm: N
     plan = choose_plan(fields, layout, MAX_PARTS)
     parts = x.new_empty((2, plan.grid[1], channels), dtype=torch.float32)
     with on_device(x):
-        launch(normalisation.backward_sums, plan, fields, affine, parts, scalars=(eps,), NORM=norm)
+        launch(norm_kernels.backward_sums, plan, fields, affine, parts, scalars=(eps,), NORM=norm)
         sums = parts.sum(1)
         fields = *fields, grad_x
         plan = choose_plan(fields, layout)
         scalars = eps, channels / x.numel()
-        launch(normalisation.backward, plan, fields, affine, tuple(sums), scalars=scalars, NORM=norm)
+        launch(norm_kernels.backward, plan, fields, affine, tuple(sums), scalars=scalars, NORM=norm)
     return grad_x, sums

@@ -10,8 +10,8 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels import device, gaussian, launch, operators
 from kernels.fused import fused
+from kernels.gpu import device, gaussian, latent_plan, operators
 from kernels.ops import PLAIN, RESIDUAL, SOFT_CLAMPED
 from kernels.philox import normals, round_keys, words
 from kernels.reference import REFERENCE
@@ -234,12 +234,12 @@ def test_nothing_is_written_past_the_end():
     memory = torch.full((2 * size + 2 * guard,), 7.0)
     z = memory[guard:-guard].view(2, size)
     mean = random(2, size, seed=0)
-    fields = launch.field(mean, mean), launch.field(z)
-    walk = launch.choose_walk(fields, mean)
-    request = launch.Request(SEED, 0, 0, PLAIN, 1.0, False)
-    posterior_at, z_at = (launch.argument(one, walk) for one in fields)
-    extent = launch.extent_of(mean)
-    launch.launch(gaussian.forward, extent, walk, request, posterior_at, None, None, SEED, z_at, None, None)
+    fields = latent_plan.field(mean, mean), latent_plan.field(z)
+    walk = latent_plan.choose_walk(fields, mean)
+    request = latent_plan.Request(SEED, 0, 0, PLAIN, 1.0, False)
+    posterior_at, z_at = (latent_plan.argument(one, walk) for one in fields)
+    extent = latent_plan.extent_of(mean)
+    latent_plan.launch(gaussian.forward, extent, walk, request, posterior_at, None, None, SEED, z_at, None, None)
     assert torch.equal(memory[:guard], torch.full((guard,), 7.0))
     assert torch.equal(memory[-guard:], torch.full((guard,), 7.0))
     assert torch.equal(z, FUSED.gaussian_sample(mean, mean, seed=SEED, group=0))
@@ -276,7 +276,7 @@ def test_block_size_does_not_change_the_draw(monkeypatch):
     mean, log_scale = halves(random(1, 2 * 700, seed=0))
     draws = []
     for block in (2048, 512, 128):
-        monkeypatch.setattr(launch, "BLOCKS", (block,))
+        monkeypatch.setattr(latent_plan, "BLOCKS", (block,))
         draws.append(FUSED.gaussian_sample_kl(mean, log_scale, None, None, seed=SEED, group=0).z)
     assert all(torch.equal(draw, draws[0]) for draw in draws)
 
