@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.errors import UserError
 from benchmarks.record import Environment
-from kernels import native
+from kernels.cpu import library
 from kernels.fused import describe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -126,6 +126,6 @@ def collect(device: torch.device, threads: int, precision: str) -> Environment:
 
 def note_missing_kernels(device: torch.device) -> None:
     """Say once, on stderr, that a run on the CPU does without the C kernels, and why."""
-    reason = native.why_missing() if device.type == "cpu" else None
+    reason = library.why_missing() if device.type == "cpu" else None
     if reason is not None:
         print(f"note: running without the C kernels: {reason}; plain PyTorch is slower", file=sys.stderr)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from benchmarks.config import CellConfig, TrainingConfig
-from kernels.adamax import Adamax
+from kernels.cpu.adamax import Adamax
 from models.elbo import ELBOTerms, terms
 from models.output import Draw, Model
 

@@ -11,8 +11,8 @@ import os
 
 import torch
 
-from kernels import native
-from kernels.cpu import CPU
+from kernels.cpu import library
+from kernels.cpu.backend import CPU
 from kernels.ops import Ops
 from kernels.reference import REFERENCE
 
@@ -62,4 +62,4 @@ def describe(device: torch.device | str) -> str:
     ops = best_for(device)
     if ops is not CPU:
         return ops.name
-    return f"{ops.name}, {'C' if native.library() is not None else 'plain PyTorch'} kernels"
+    return f"{ops.name}, {'C' if library.library() is not None else 'plain PyTorch'} kernels"

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
-from kernels.pixels import uniform_below
+from kernels.cpu.pixels import uniform_below
 
 FULL_BITS = 8
 

@@ -12,7 +12,7 @@ from benchmarks import kernel_timing, proton
 from benchmarks import profile as verb
 from benchmarks.errors import UserError
 from benchmarks.kernel_timing import EAGER, gaussian_problem, mixture_problem, time_problem
-from kernels.cpu import CPU
+from kernels.cpu.backend import CPU
 from kernels.disassembly import ToolsMissing
 from kernels.ops import PLAIN
 from kernels.static_profile import KERNELS

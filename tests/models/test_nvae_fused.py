@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import native
-from kernels.cpu import CPU
+from kernels.cpu import library
+from kernels.cpu.backend import CPU
 from kernels.reference import REFERENCE
 from models.elbo import Objective, importance_weighted, terms
 from models.likelihoods import BernoulliSpec, LogisticMixtureSpec
@@ -35,7 +35,7 @@ CONFIG = NVAEConfig(
 GREY = ImageShape(1, 12, 12)
 LIKELIHOODS = {1: BernoulliSpec(), 3: LogisticMixtureSpec(2)}
 LAYERS = dataclasses.replace(CPU, network=None)
-needs_compiler = pytest.mark.skipif(native.library() is None, reason="needs a C compiler")
+needs_compiler = pytest.mark.skipif(library.library() is None, reason="needs a C compiler")
 
 
 def images(shape: ImageShape, dtype: torch.dtype) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from original_nvae import DATA, PENALTY, TOLERANCE, build, close, images, load, stream
 from torch.nn import functional as F
 
-from kernels.cpu import CPU
+from kernels.cpu.backend import CPU
 from kernels.ops import Ops
 from kernels.reference import REFERENCE
 from models.elbo import Objective, terms

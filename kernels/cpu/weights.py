@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels import native
-from kernels.native import pointer
+from kernels.cpu import library
+from kernels.cpu.library import pointer
 
 
 class _Weight(ctypes.Structure):
@@ -24,7 +24,7 @@ class _Weight(ctypes.Structure):
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    lib, address, integer = native.loaded(), ctypes.c_void_p, ctypes.c_int64
+    lib, address, integer = library.loaded(), ctypes.c_void_p, ctypes.c_int64
     lib.vaebench_weight_norm.argtypes = (address, integer, ctypes.c_float, ctypes.c_int32)
     lib.vaebench_weight_norm_backward.argtypes = lib.vaebench_weight_norm.argtypes
     lib.vaebench_spectral_norms.argtypes = (address, integer, integer, ctypes.c_float, ctypes.c_int32)
@@ -60,7 +60,7 @@ class _WeightNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        native.refuse_second_order()
+        library.refuse_second_order()
         count = len(gradients)
         weights, log_norms, norms = (ctx.saved_tensors[at : at + count] for at in range(0, 3 * count, count))
         upstream = [gradient.contiguous() for gradient in gradients]
@@ -87,7 +87,7 @@ class _SpectralNorms(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        native.refuse_second_order()
+        library.refuse_second_order()
         count = len(ctx.shapes)
         left, right = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
         pairs = zip(left, right, ctx.shapes, strict=True)
@@ -97,7 +97,7 @@ class _SpectralNorms(torch.autograd.Function):
 def runs_weights(tensors: Sequence[Tensor]) -> bool:
     """Whether the C kernels take these tensors: float32 on the CPU."""
     taken = all(one.device.type == "cpu" and one.dtype == torch.float32 for one in tensors)
-    return taken and bool(tensors) and native.library() is not None
+    return taken and bool(tensors) and library.library() is not None
 
 
 def weight_norm(weights: Sequence[Tensor], log_norms: Sequence[Tensor], floor: float) -> tuple[Tensor, ...] | None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kernels import native
+from kernels.cpu import library
 
 _PARAMETER = np.dtype(
     [*((name, np.uint64) for name in ("value", "gradient", "average", "largest")), ("count", np.int64), ("rate", float)]
@@ -45,7 +45,7 @@ class Adamax(torch.optim.Adamax):
         table["count"] = [p.numel() for p in parameters]
         table["rate"] = group["lr"] / (1 - beta_1 ** torch.stack(steps).double().numpy())
         number = ctypes.c_float
-        native.loaded().vaebench_adamax(
+        library.loaded().vaebench_adamax(
             ctypes.c_void_p(table.ctypes.data),
             ctypes.c_int64(len(parameters)),
             *(number(value) for value in (beta_1, beta_2, group["eps"], group["weight_decay"])),
@@ -66,7 +66,7 @@ class Adamax(torch.optim.Adamax):
 def _fits(parameter: Tensor) -> bool:
     """Whether the C kernel takes this parameter: float32 on the CPU, it and its gradient contiguous."""
     gradient = parameter.grad
-    if gradient is None or parameter.device.type != "cpu" or native.library() is None:
+    if gradient is None or parameter.device.type != "cpu" or library.library() is None:
         return False
     dense = parameter.is_contiguous() and gradient.is_contiguous()
     return dense and parameter.dtype == gradient.dtype == torch.float32

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from kernels.ops import GaussianForm
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent / "source"
 SOURCES = tuple(
     FOLDER / name for name in ("native.c", "cells.c", "maps.c", "products.c", "depthwise.c", "weights.c", "pixels.c")
 )

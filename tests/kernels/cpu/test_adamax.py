@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import native
-from kernels.adamax import Adamax
+from kernels.cpu import library
+from kernels.cpu.adamax import Adamax
 
 ROUNDING = 1e-6  # a handful of float32 operations a step
 OPTIONS = {"lr": 1e-2, "weight_decay": 3e-4, "eps": 1e-3}
@@ -53,7 +53,7 @@ def test_state_goes_to_torch_and_back() -> None:
 
 
 def test_without_a_compiler_torch_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "load", lambda: "no compiler")
+    monkeypatch.setattr(library, "load", lambda: "no compiler")
     ours, theirs = parameters(), parameters()
     steps(Adamax(ours, **OPTIONS), ours, 2)
     steps(torch.optim.Adamax(theirs, **OPTIONS), theirs, 2)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kernels import native
 from kernels.cell_form import CellForm, CellNorm, CellTensors, Convolution, LayerForm
-from kernels.cpu import CPU
+from kernels.cpu import library
+from kernels.cpu.backend import CPU
 
 ROUNDING = 1e-4
 """Float32 sums of up to a few thousand terms, through two or three norms, against the largest value of the tensor."""
@@ -20,7 +20,7 @@ VANISHING = 1e-3
 """A bias before a norm has no gradient; what is left is rounding of sums of values of the order of one."""
 BATCH = 5
 
-pytestmark = pytest.mark.skipif(native.library() is None, reason="needs a C compiler")
+pytestmark = pytest.mark.skipif(library.library() is None, reason="needs a C compiler")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 Autograd over the reference keeps a dozen tensors of the latents' size and, for the logistic mixture, dozens of its
 components'. Here the Gaussian keeps what both passes need, its noise among it (drawing it again costs more than reading
 it); the mixture works on a few pixels at a time and writes its gradient along with its value. Where there is a C
-compiler, noise and mixture run in C (`native.c`); elsewhere in plain PyTorch, a few images at a time.
+compiler, noise and mixture run in C (`library.c`); elsewhere in plain PyTorch, a few images at a time.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kernels import native, pixels, reference
-from kernels.cells import convolution, residual_cell
+from kernels import reference
+from kernels.cpu import library, pixels
+from kernels.cpu.cell import convolution, residual_cell
+from kernels.cpu.packed_cell import prepare_cell, run_prepared
+from kernels.cpu.weights import spectral_norms, weight_norm
 from kernels.ops import PLAIN, GaussianDraw, GaussianForm, NetworkOps, Ops
-from kernels.prepared import prepare_cell, run_prepared
 from kernels.reference import MIN_LOG_SCALE, check_gaussian, keyed_or_external, mixture_components, wide
-from kernels.weights import spectral_norms, weight_norm
 
 CHUNK = 1 << 16
 """Components of pixels worked on at a time; a dozen tensors of this size stay in the cache."""
@@ -121,7 +122,7 @@ class Gaussian(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_z: Tensor, grad_kl: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Gradients of the raw values; the formulas are those of `kernels.gpu.gaussian.gradients`."""
-        native.refuse_second_order()
+        library.refuse_second_order()
         step, shift, ratio, inverse, q_mean_slope, q_slope, p_mean_slope, p_slope = ctx.saved_tensors
         k, g = per_sample(grad_kl, shift), grad_z.to(shift.dtype)
         weighted = shift * k
@@ -153,12 +154,12 @@ class NativeGaussian(torch.autograd.Function):
         form: GaussianForm,
     ) -> tuple[Tensor, Tensor]:
         """Draw; `key` is (seed, group, first sample)."""
-        posterior, lib = native.parameters(mean, log_scale), native.library()
+        posterior, lib = library.parameters(mean, log_scale), library.library()
         prior = None
         if prior_mean is not None and prior_log_scale is not None:
-            prior = native.parameters(prior_mean, prior_log_scale)
+            prior = library.parameters(prior_mean, prior_log_scale)
         assert lib is not None
-        z, kl, eps, _ = native.gaussian(lib, posterior, prior, form, noise, key)
+        z, kl, eps, _ = library.gaussian(lib, posterior, prior, form, noise, key)
         ctx.save_for_backward(eps, *posterior, *(prior or ()))
         ctx.form, ctx.dtypes = form, dtypes_of(mean, log_scale, prior_mean, prior_log_scale)
         return z.to(mean.dtype), kl
@@ -166,27 +167,27 @@ class NativeGaussian(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_z: Tensor, grad_kl: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Gradients of the raw values."""
-        native.refuse_second_order()
+        library.refuse_second_order()
         eps, mean, log_scale, *prior_pair = ctx.saved_tensors
-        posterior = native.Parameters(mean, log_scale)
-        prior, lib = native.Parameters(*prior_pair) if prior_pair else None, native.library()
+        posterior = library.Parameters(mean, log_scale)
+        prior, lib = library.Parameters(*prior_pair) if prior_pair else None, library.library()
         assert lib is not None
-        gradients = native.gaussian_backward(lib, posterior, prior, ctx.form, eps, grad_z, grad_kl)
+        gradients = library.gaussian_backward(lib, posterior, prior, ctx.form, eps, grad_z, grad_kl)
         return *typed((*gradients, None, None)[:4], ctx.dtypes), None, None, None
 
 
 def runs_in_c(values: Tensor) -> bool:
     """Whether the C kernels are there and take these values: on the CPU, computed in float32."""
-    return values.device.type == "cpu" and values.dtype != torch.float64 and native.library() is not None
+    return values.device.type == "cpu" and values.dtype != torch.float64 and library.library() is not None
 
 
 def draw_noise(
     noise: Tensor | None, seed: Tensor, group: int, shape: torch.Size, first_sample: int, dtype: torch.dtype
 ) -> Tensor:
     """The external noise if there is one, else the keyed noise, from the C kernel where there is one."""
-    lib = native.library()
+    lib = library.library()
     if noise is None and lib is not None and dtype == torch.float32 and seed.device.type == "cpu":
-        return native.normals(lib, seed, group, shape, first_sample)
+        return library.normals(lib, seed, group, shape, first_sample)
     return keyed_or_external(noise, seed, group, shape, first_sample, dtype)
 
 
@@ -197,11 +198,13 @@ def in_c_with_log_ratio(
     form: GaussianForm,
 ) -> GaussianDraw:
     """A draw with its KL and log q(z) - log p(z) through the C kernels, without gradients."""
-    lib, (mean, log_scale, prior_mean, prior_log_scale) = native.loaded(), parameters
+    lib, (mean, log_scale, prior_mean, prior_log_scale) = library.loaded(), parameters
     prior = None
     if prior_mean is not None and prior_log_scale is not None:
-        prior = native.parameters(prior_mean, prior_log_scale)
-    z, kl, _, ratio = native.gaussian(lib, native.parameters(mean, log_scale), prior, form, noise, key, log_ratio=True)
+        prior = library.parameters(prior_mean, prior_log_scale)
+    z, kl, _, ratio = library.gaussian(
+        lib, library.parameters(mean, log_scale), prior, form, noise, key, log_ratio=True
+    )
     return GaussianDraw(z.to(mean.dtype), kl, ratio)
 
 
@@ -316,11 +319,11 @@ class Mixture(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, parameters: Tensor, x: Tensor, bits: int, differentiate: bool) -> Tensor:
         """Value (B,); the gradient for unit upstream is all that is kept."""
-        dtype, lib = wide(parameters.dtype), native.library()
+        dtype, lib = wide(parameters.dtype), library.library()
         values = parameters.to(dtype)
         gradient = values.new_empty(values.shape) if differentiate else None
         if lib is not None and runs_in_c(parameters):
-            log_prob = native.mixture(lib, values.contiguous(), x.float().contiguous(), bits, gradient).to(dtype)
+            log_prob = library.mixture(lib, values.contiguous(), x.float().contiguous(), bits, gradient).to(dtype)
         else:
             log_prob = mixture_by_chunks(values, x, bits, gradient)
         ctx.dtype = parameters.dtype
@@ -330,7 +333,7 @@ class Mixture(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Gradient of the parameters."""
-        native.refuse_second_order()
+        library.refuse_second_order()
         (gradient,) = ctx.saved_tensors
         return (gradient * per_sample(upstream, gradient)).to(ctx.dtype), None, None, None
 

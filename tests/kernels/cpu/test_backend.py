@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from kernels import cpu, native
-from kernels.cpu import CPU
+from kernels.cpu import backend as cpu
+from kernels.cpu import library
+from kernels.cpu.backend import CPU
 from kernels.fused import best_for
 from kernels.ops import PLAIN, RESIDUAL, SOFT_CLAMPED, GaussianForm
 from kernels.philox import normals
@@ -28,10 +29,10 @@ every_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
 def backend(request, monkeypatch):
     """Run with the C kernels, then as on a machine without a compiler."""
     if request.param == "C":
-        if native.library() is None:
+        if library.library() is None:
             pytest.skip("no C compiler")
     else:
-        monkeypatch.setattr(native, "library", lambda: None)
+        monkeypatch.setattr(library, "library", lambda: None)
     return request.param
 
 
@@ -75,9 +76,9 @@ def test_noise_is_that_of_the_reference(shape, backend):
 
 
 def test_threads_do_not_change_the_noise(monkeypatch):
-    if native.library() is None:
+    if library.library() is None:
         pytest.skip("no C compiler")
-    monkeypatch.setattr(native, "SMALLEST_SHARE", 1)
+    monkeypatch.setattr(library, "SMALLEST_SHARE", 1)
     draws = []
     for threads in (1, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
@@ -251,10 +252,10 @@ def test_best_for_the_cpu_is_the_cpu_path():
 
 def test_a_compiler_that_fails_means_no_library(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(native, "compiler", lambda: "/bin/false")
-    assert isinstance(native.load.__wrapped__(), str)
+    monkeypatch.setattr(library, "compiler", lambda: "/bin/false")
+    assert isinstance(library.load.__wrapped__(), str)
 
 
 def test_no_compiler_means_no_library(monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: None)
-    assert isinstance(native.load.__wrapped__(), str)
+    assert isinstance(library.load.__wrapped__(), str)

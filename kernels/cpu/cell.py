@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kernels import native
 from kernels.cell_form import CellForm, CellNorm, CellTensors, Convolution, LayerForm
-from kernels.native import pointer
+from kernels.cpu import library
+from kernels.cpu.library import pointer
 
 ACTIVATIONS: dict[str, int] = {"none": 0, "swish": 1, "elu": 2}
 LARGEST_KERNEL = 13
@@ -48,7 +48,7 @@ def _library() -> ctypes.CDLL:
     Raises:
         RuntimeError: they cannot be built here.
     """
-    lib, address, integer, number = native.loaded(), ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
+    lib, address, integer, number = library.loaded(), ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
     threads = ctypes.c_int32
     lib.vaebench_layer.argtypes = (CLayer, *(address,) * 8, threads)
     lib.vaebench_layer_backward.argtypes = (CLayer, *(address,) * 5, _Upstream, *(address,) * 4, threads)
@@ -366,7 +366,7 @@ class FusedCell(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Gradients of x, skip and all parameters."""
-        native.refuse_second_order()
+        library.refuse_second_order()
         maps, norms, gates = ctx.counts
         saved = list(ctx.saved_tensors)
         rest = saved[maps + norms :]
@@ -391,7 +391,7 @@ class FusedConvolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Gradients of x, weight and bias."""
-        native.refuse_second_order()
+        library.refuse_second_order()
         x, weight, bias = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         up = _unit(gradient.shape[1]).of(gradient, None)
@@ -408,7 +408,7 @@ def runs_layers(x: Tensor, *layers: LayerForm) -> bool:
         layer.kernel % 2 == 1 and layer.kernel <= LARGEST_KERNEL and not (layer.depthwise and layer.dilation > 1)
         for layer in layers
     )
-    return taken and fits and native.library() is not None
+    return taken and fits and library.library() is not None
 
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, form: LayerForm) -> Tensor | None:

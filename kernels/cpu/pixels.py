@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels import native, reference
+from kernels import reference
+from kernels.cpu import library
 
 MOST_LIT = 0.25
 """Share of pixels that are not zero up to which adding single rows beats a matrix product."""
@@ -22,9 +23,9 @@ LOOKED_AT = 8
 
 
 @functools.cache
-def library() -> ctypes.CDLL | None:
+def declared() -> ctypes.CDLL | None:
     """The C kernels with the types of what they take, or None where they cannot be built."""
-    lib, pointer, integer, threads = native.library(), ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
+    lib, pointer, integer, threads = library.library(), ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
     if lib is None:
         return None
     lib.vaebench_bernoulli.argtypes = (*(pointer,) * 4, integer, integer, threads)
@@ -40,7 +41,7 @@ def library() -> ctypes.CDLL | None:
 
 def _threads(values: int) -> int:
     """Threads that work on so many values."""
-    return max(1, min(torch.get_num_threads(), values // native.SMALLEST_SHARE))
+    return max(1, min(torch.get_num_threads(), values // library.SMALLEST_SHARE))
 
 
 def runs_in_c(*tensors: Tensor) -> bool:
@@ -48,11 +49,11 @@ def runs_in_c(*tensors: Tensor) -> bool:
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return False
     taken = all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
-    return taken and library() is not None
+    return taken and declared() is not None
 
 
 def _library() -> ctypes.CDLL:
-    lib = library()
+    lib = declared()
     assert lib is not None
     return lib
 
@@ -85,7 +86,7 @@ class Bernoulli(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Gradient of the logits."""
-        native.refuse_second_order()
+        library.refuse_second_order()
         (gradient,) = ctx.saved_tensors
         return gradient * upstream.view(-1, *(1,) * (gradient.ndim - 1)), None
 
@@ -112,7 +113,7 @@ class LitLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[None, Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Gradients of rows and bias; images have none."""
-        native.refuse_second_order()
+        library.refuse_second_order()
         (x,), upstream = ctx.saved_tensors, upstream.contiguous()
         gradient = torch.empty(x.shape[1], upstream.shape[1])
         pointers = (tensor.data_ptr() for tensor in (x, upstream, gradient))

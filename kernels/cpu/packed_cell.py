@@ -8,10 +8,10 @@ import functools
 import torch
 from torch import Tensor
 
-from kernels import native
 from kernels.cell_form import CellForm, CellTensors, PreparedCell
-from kernels.cells import CLayer, layer_of, new_map, normalise, runs_layers
-from kernels.native import pointer
+from kernels.cpu import library
+from kernels.cpu.cell import CLayer, layer_of, new_map, normalise, runs_layers
+from kernels.cpu.library import pointer
 
 MOST_LAYERS = 8
 PANEL = 64
@@ -33,7 +33,7 @@ class _Cell(ctypes.Structure):
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    lib, address = native.loaded(), ctypes.c_void_p
+    lib, address = library.loaded(), ctypes.c_void_p
     lib.vaebench_pack.argtypes = (CLayer, *(address,) * 4)
     lib.vaebench_packed_size.argtypes, lib.vaebench_packed_size.restype = (CLayer,), ctypes.c_int64
     lib.vaebench_cell.argtypes = (ctypes.POINTER(_Cell), *(address,) * 3, ctypes.c_int32)
