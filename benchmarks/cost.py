@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.config import TrainingConfig
-from kernels.reference import REFERENCE
+from kernels.reference.backend import REFERENCE
 from models.memory import estimate_memory
 from models.output import Draw, ImageShape, Model
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmarks.environment import cpu_name, load_average
 from kernels.ops import PLAIN, RESIDUAL, GaussianDraw, GaussianForm, Ops
-from kernels.reference import REFERENCE
+from kernels.reference.backend import REFERENCE
 
 SHAPES = ((128, 64, 1, 1), (128, 20, 8, 8), (128, 20, 16, 16))
 """Latents (B, Z, h, w): a vector, and NVAE's groups of 1,280 and 5,120."""

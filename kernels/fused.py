@@ -14,7 +14,7 @@ import torch
 from kernels.cpu import library
 from kernels.cpu.backend import CPU
 from kernels.ops import Ops
-from kernels.reference import REFERENCE
+from kernels.reference.backend import REFERENCE
 
 
 class FusedUnavailable(RuntimeError):  # noqa: N818

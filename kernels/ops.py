@@ -1,7 +1,7 @@
 """The fused operations a VAE needs, as a typed interface.
 
 `Ops` is a value that is passed to a model when it is built; it is never switched on globally. `REFERENCE`
-(plain PyTorch, `kernels/reference.py`) is the specification; `best_for(device)` picks the fastest backend
+(plain PyTorch, `kernels/reference/backend.py`) is the specification; `best_for(device)` picks the fastest backend
 that runs there.
 """
 

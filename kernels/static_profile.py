@@ -25,7 +25,7 @@ from kernels.gpu.latent_plan import MIXTURE_BLOCK, Fast, Tile, Walk, choose_bloc
 from kernels.gpu.norm_plan import Sweep
 from kernels.norm_profile import NORM_KERNELS, STEPS, NormKernel
 from kernels.ops import PLAIN, RESIDUAL, GaussianForm
-from kernels.reference import REFERENCE
+from kernels.reference.backend import REFERENCE
 
 Direction = Literal["forward", "backward"]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kernels.ops import SOFT_CLAMPED, Ops
-from kernels.reference import REFERENCE, bernoulli_log_prob
+from kernels.reference.backend import REFERENCE, bernoulli_log_prob
 from models.distributions import DiagonalGaussian
 from models.output import LikelihoodSpec
 

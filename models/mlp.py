@@ -7,7 +7,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from kernels.ops import Ops
-from kernels.reference import image_linear
+from kernels.reference.backend import image_linear
 from models.output import ImageShape
 
 

@@ -14,7 +14,7 @@ from benchmarks.cost import parameter_count
 from benchmarks.data import DATA_SETS
 from benchmarks.environment import choose_device, collect
 from benchmarks.metrics.catalogue import METRICS
-from kernels.reference import REFERENCE
+from kernels.reference.backend import REFERENCE
 from models.memory import estimate_memory
 from models.nvae.config import ModelSetup
 from models.nvae.presets import PRESETS

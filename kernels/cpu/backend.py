@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kernels import reference
 from kernels.cpu import library, pixels
 from kernels.cpu.cell import convolution, residual_cell
 from kernels.cpu.packed_cell import prepare_cell, run_prepared
 from kernels.cpu.weights import spectral_norms, weight_norm
 from kernels.ops import PLAIN, GaussianDraw, GaussianForm, NetworkOps, Ops
-from kernels.reference import MIN_LOG_SCALE, check_gaussian, keyed_or_external, mixture_components, wide
+from kernels.reference import backend as reference
+from kernels.reference.backend import MIN_LOG_SCALE, check_gaussian, keyed_or_external, mixture_components, wide
 
 CHUNK = 1 << 16
 """Components of pixels worked on at a time; a dozen tensors of this size stay in the cache."""
@@ -247,7 +247,7 @@ class Levels(NamedTuple):
 
 
 def level_terms(centred: Tensor, log_scale: Tensor, x: Tensor, half: float) -> Levels:
-    """`kernels.reference.level_log_prob` with its gradients in mean and log scale; overwrites `centred`.
+    """`kernels.reference.backend.level_log_prob` with its gradients in mean and log scale; overwrites `centred`.
 
     With a = e^-|p|, b = e^-|m|, W = 1 - e^-w: log probability = min(p, 0) - max(m, 0) + log(W / ((1 + a) (1 + b))).
     """

@@ -146,7 +146,7 @@ def threads_for(samples: int, size: int) -> int:
 
 
 def normals(lib: ctypes.CDLL, seed: Tensor, group: int, shape: torch.Size, first_sample: int) -> Tensor:
-    """`kernels.philox.normals` in float32 on the CPU: the same words, normals within 1e-6."""
+    """`kernels.reference.philox.normals` in float32 on the CPU: the same words, normals within 1e-6."""
     noise = torch.empty(shape)
     samples = shape[0]
     size = noise.numel() // max(1, samples)

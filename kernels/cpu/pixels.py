@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels import reference
 from kernels.cpu import library
+from kernels.reference import backend as reference
 
 MOST_LIT = 0.25
 """Share of pixels that are not zero up to which adding single rows beats a matrix product."""

@@ -5,7 +5,7 @@
 
 `FAST` picks approximate instructions: CUDA those of NVIDIA (PTX `*.approx.ftz`, at most 2^-20.5 off), HIP AMD's
 reciprocal (v_rcp_f32, 1 ulp), where division after IEEE 754 takes ten instructions. The portable branch serves the
-interpreter, and AMD for all else. The words of the noise are always those of `kernels/philox.py`.
+interpreter, and AMD for all else. The words of the noise are always those of `kernels/reference/philox.py`.
 """
 
 from __future__ import annotations

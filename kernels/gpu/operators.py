@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels import reference
 from kernels.gpu import latent_plan, norm_plan
 from kernels.gpu.latent_plan import Gradients, Request
 from kernels.ops import PLAIN, Activation, GaussianDraw, GaussianForm, Ops
+from kernels.reference import backend as reference
 
 
 def request_of(
@@ -166,7 +166,7 @@ def differentiate(ctx: Any, grad_z: Tensor, grad_kl: Tensor, grad_log_ratio: Ten
 def refuse(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
     """Second-order gradients do not exist here."""
     raise RuntimeError(
-        "fused operations have no second-order gradients; build the model with kernels.reference.REFERENCE"
+        "fused operations have no second-order gradients; build the model with kernels.reference.backend.REFERENCE"
     )
 
 

@@ -14,7 +14,7 @@ from benchmarks.speed.plain_distributions import PlainLogisticMixture
 from benchmarks.speed.plain_layers import effective_weight
 from benchmarks.speed.plain_nvae import PlainNVAE, plain_nvae
 from benchmarks.speed.plain_training import PlainTraining, StackedAdamax
-from kernels.reference import REFERENCE
+from kernels.reference.backend import REFERENCE
 from models.elbo import Objective, importance_weighted, terms
 from models.likelihoods import BernoulliSpec, DiscretizedLogisticMixture, GaussianSpec, LogisticMixtureSpec
 from models.nvae import NVAE, NVAEConfig, ResidualVAE, ResidualVAEConfig

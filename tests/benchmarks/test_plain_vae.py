@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks.speed.plain_vae import PlainLoop, PlainVAE
-from kernels.reference import REFERENCE
+from kernels.reference.backend import REFERENCE
 from models.elbo import Objective, terms
 from models.likelihoods import BernoulliSpec
 from models.output import Draw, ImageShape

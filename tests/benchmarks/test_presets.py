@@ -9,7 +9,7 @@ from original_nvae import DATA
 from benchmarks.config import build_suite, read_suite, set_path
 from benchmarks.errors import UserError
 from benchmarks.presets import LENGTHS
-from kernels.reference import REFERENCE
+from kernels.reference.backend import REFERENCE
 from models.nvae import NVAE
 from models.nvae.presets import PRESETS
 

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.compiled import compiled_forward
 from benchmarks.step import forward_terms
-from kernels.reference import REFERENCE
+from kernels.reference.backend import REFERENCE
 from models.likelihoods import BernoulliSpec, GaussianSpec
 from models.output import Draw, ImageShape
 from models.registry import MODELS, build

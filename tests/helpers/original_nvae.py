@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from kernels.ops import Ops
-from kernels.reference import REFERENCE
+from kernels.reference.backend import REFERENCE
 from models.likelihoods import LogisticMixtureSpec
 from models.nvae import NVAE
 from models.nvae.checkpoint import original_state_dict

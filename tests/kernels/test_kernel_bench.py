@@ -8,7 +8,7 @@ import torch
 
 from kernels.fused import best_for
 from kernels.ops import PLAIN, RESIDUAL
-from kernels.reference import REFERENCE
+from kernels.reference.backend import REFERENCE
 from models.elbo import Objective, terms
 from models.likelihoods import LogisticMixtureSpec
 from models.output import Draw, ImageShape

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from kernels.reference import REFERENCE
+from kernels.reference.backend import REFERENCE
 from models.elbo import ELBOTerms, Objective, balance, bits_per_dim, importance_weighted, terms
 from models.likelihoods import GaussianSpec
 from models.output import Draw, Encoding, ImageShape, LatentShape, Model, draw_group

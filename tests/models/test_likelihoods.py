@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from kernels.reference import REFERENCE
+from kernels.reference.backend import REFERENCE
 from models.likelihoods import LIKELIHOODS, BernoulliSpec, GaussianSpec, LogisticMixtureSpec, SoftClampedNormalSpec
 
 SUM_TO_ONE = 1e-9  # float64 over at most 256 levels

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kernels.ops import GaussianDraw
-from kernels.reference import REFERENCE
+from kernels.reference.backend import REFERENCE
 from models.elbo import Objective, terms
 from models.likelihoods import BernoulliSpec, GaussianSpec, LogisticMixtureSpec
 from models.nvae import NVAEConfig, ResidualVAEConfig

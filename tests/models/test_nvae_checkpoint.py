@@ -11,7 +11,7 @@ import pytest
 import torch
 from original_nvae import DATA, write_original
 
-from kernels.reference import REFERENCE
+from kernels.reference.backend import REFERENCE
 from models.nvae import NVAE
 from models.nvae.checkpoint import load_weights, original_state_dict, read_original
 from models.nvae.config import ModelSetup

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kernels.cpu import library
 from kernels.cpu.backend import CPU
-from kernels.reference import REFERENCE
+from kernels.reference.backend import REFERENCE
 from models.elbo import Objective, importance_weighted, terms
 from models.likelihoods import BernoulliSpec, LogisticMixtureSpec
 from models.nvae.config import ARCHITECTURES, NVAEConfig

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kernels.reference import REFERENCE
+from kernels.reference.backend import REFERENCE
 from models.layers import SqueezeExcitation, gated_residual
 from models.nvae.cells import FactorizedReduce, InvertedResidual, Upsample
 from models.nvae.config import InvertedResidualOp, NVAEConfig

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from kernels.reference import REFERENCE
+from kernels.reference.backend import REFERENCE
 from models.diagnostics import first_non_finite, non_finite_gradients
 from models.memory import estimate_memory, saved_bytes
 from models.nvae import NVAE

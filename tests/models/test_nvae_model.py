@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kernels.reference import REFERENCE
+from kernels.reference.backend import REFERENCE
 from models.elbo import Objective, terms
 from models.likelihoods import BernoulliSpec, GaussianSpec, LogisticMixtureSpec
 from models.nvae import NVAE, NVAEConfig, ResidualVAE, ResidualVAEConfig

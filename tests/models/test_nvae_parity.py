@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from kernels.cpu.backend import CPU
 from kernels.ops import Ops
-from kernels.reference import REFERENCE
+from kernels.reference.backend import REFERENCE
 from models.elbo import Objective, terms
 from models.nvae import NVAE, NVAEConfig
 from models.nvae.flows import autoregressive_mask

@@ -1,6 +1,6 @@
 /* CPU kernels in C: the keyed noise, the Gaussian draw with its KL, and the logistic mixture. Written so that a compiler
  * turns every inner loop into vector instructions: no branches, no calls. Built and loaded by native.py;
- * kernels/philox.py and kernels/reference.py say what is computed. */
+ * kernels/reference/philox.py and kernels/reference/backend.py say what is computed. */
 
 #include "native.h"
 

@@ -10,8 +10,8 @@ from kernels.cpu import library
 from kernels.cpu.backend import CPU
 from kernels.fused import best_for
 from kernels.ops import PLAIN, RESIDUAL, SOFT_CLAMPED, GaussianForm
-from kernels.philox import normals
-from kernels.reference import REFERENCE
+from kernels.reference.backend import REFERENCE
+from kernels.reference.philox import normals
 
 FORMS = {"plain": PLAIN, "soft clamped": SOFT_CLAMPED, "residual": RESIDUAL, "floor": GaussianForm(scale_floor=0.1)}
 SEED = torch.tensor(-(2**60) + 7)

@@ -13,8 +13,8 @@ import triton.language as tl
 from kernels.fused import fused
 from kernels.gpu import device, gaussian, latent_plan, operators
 from kernels.ops import PLAIN, RESIDUAL, SOFT_CLAMPED
-from kernels.philox import normals, round_keys, words
-from kernels.reference import REFERENCE
+from kernels.reference.backend import REFERENCE
+from kernels.reference.philox import normals, round_keys, words
 
 FUSED = fused("cpu")
 every_form = pytest.mark.parametrize(

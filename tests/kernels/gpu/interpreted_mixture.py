@@ -10,7 +10,7 @@ import torch
 
 from kernels.fused import fused
 from kernels.gpu import latent_plan, operators
-from kernels.reference import REFERENCE
+from kernels.reference.backend import REFERENCE
 
 FUSED = fused("cpu")
 UPSTREAM = torch.tensor([1.0, -0.7])

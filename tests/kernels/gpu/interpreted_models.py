@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from kernels.fused import fused
-from kernels.reference import REFERENCE
+from kernels.reference.backend import REFERENCE
 from models.elbo import Objective, terms
 from models.likelihoods import LogisticMixtureSpec
 from models.nvae import NVAEConfig

@@ -11,7 +11,7 @@ from packaging.version import Version
 
 from kernels.fused import fused
 from kernels.gpu import norm_plan, operators
-from kernels.reference import REFERENCE
+from kernels.reference.backend import REFERENCE
 
 FUSED = fused("cpu")
 CONTIGUOUS, CHANNELS_LAST = torch.contiguous_format, torch.channels_last

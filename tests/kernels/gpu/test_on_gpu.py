@@ -5,8 +5,8 @@ import torch
 
 from kernels.fused import best_for
 from kernels.ops import PLAIN, RESIDUAL, SOFT_CLAMPED
-from kernels.philox import normals
-from kernels.reference import REFERENCE
+from kernels.reference.backend import REFERENCE
+from kernels.reference.philox import normals
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 

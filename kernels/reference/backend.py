@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kernels.ops import PLAIN, Activation, GaussianDraw, GaussianForm, Ops
-from kernels.philox import normals
+from kernels.reference.philox import normals
 
 MIN_LOG_SCALE = -7.0
 NOT_BINARY = "Bernoulli likelihood: expected binary images (0 and 1), got other values; binarise them"

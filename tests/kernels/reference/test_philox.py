@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from kernels.philox import normals, philox, round_keys, words
+from kernels.reference.philox import normals, philox, round_keys, words
 
 KNOWN_ANSWERS = [
     # (counter, key, words): Random123's kat_vectors for philox4x32 with 10 rounds
@@ -71,7 +71,7 @@ def test_an_image_draws_the_same_noise_in_any_batch():
 def test_chunks_do_not_change_the_draw(monkeypatch):
     seed = torch.tensor(5)
     whole = normals(seed, 0, (7, 33))
-    monkeypatch.setattr("kernels.philox.CHUNK", 16)
+    monkeypatch.setattr("kernels.reference.philox.CHUNK", 16)
     assert torch.equal(normals(seed, 0, (7, 33)), whole)
 
 
