@@ -14,8 +14,8 @@ import torch
 
 from benchmarks.errors import UserError
 from benchmarks.record import Environment
+from kernels.backends import describe
 from kernels.cpu import library
-from kernels.fused import describe
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE = ("kernels", "models", "benchmarks", "pyproject.toml")  # what "dirty" is asked of

@@ -21,9 +21,9 @@ from benchmarks.errors import unknown
 from benchmarks.kernel_timing import Timing, problems, time_operations, write_trace
 from benchmarks.proton import KernelTime, ProtonMissing, kernel_times
 from benchmarks.record import write_text_atomically
-from kernels.disassembly import ToolsMissing
-from kernels.fused import best_for
-from kernels.static_profile import (
+from kernels.backends import best_for
+from kernels.readback.disassembly import ToolsMissing
+from kernels.readback.static_profile import (
     DTYPES,
     KERNELS,
     KNOWN_TARGETS,
@@ -242,8 +242,8 @@ def print_estimates(rows: Sequence[StaticProfile]) -> None:
         guessed = [gpu.gpu for gpu in gpus() if any("unsourced" in source for source in gpu.sources)]
         note = f" A peak has no source: {', '.join(guessed)}." if guessed else ""
         print(
-            "\nEstimates from datasheet peaks (kernels/gpus.csv), microseconds per million elements; not measured."
-            + note
+            "\nEstimates from datasheet peaks (kernels/readback/gpus.csv), microseconds per million elements; "
+            "not measured." + note
         )
         print("| kernel | direction | dtype | GPU | memory | issue | special functions | bound |")
         print("|---|---|---|---|---|---|---|---|")

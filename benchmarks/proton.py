@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks.kernel_timing import Problem, cache_filler, problems
-from kernels.fused import best_for
+from kernels.backends import best_for
 
 DTYPES = (torch.float32, torch.bfloat16)
 REPEATS = 50

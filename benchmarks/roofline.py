@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from benchmarks.report.charts import COLOURS, GRID_STYLE
 from benchmarks.report.figures import new_figure
-from kernels.static_profile import Gpu, StaticProfile
+from kernels.readback.static_profile import Gpu, StaticProfile
 
 MARKERS = {("fp32", "forward"): "o", ("fp32", "backward"): "s", ("bf16", "forward"): "^", ("bf16", "backward"): "v"}
 INTENSITIES = (0.5, 64)

@@ -33,7 +33,7 @@ from benchmarks.record import (
 )
 from benchmarks.saved import build_model, read_config, record_head, write_config
 from benchmarks.train import planned_steps, seconds_per_step
-from kernels.fused import describe
+from kernels.backends import describe
 
 TIMED = "train,encode,reconstruct,sample"
 """What the table shows of a cell's speed."""

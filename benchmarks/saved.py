@@ -17,7 +17,7 @@ from benchmarks.errors import UserError
 from benchmarks.presets import RECIPE, setup_row
 from benchmarks.record import write_text_atomically
 from benchmarks.streams import seeded
-from kernels.fused import best_for
+from kernels.backends import best_for
 from models.nvae.checkpoint import load_weights, read_original
 from models.nvae.config import ModelSetup
 from models.output import ImageShape, Model

@@ -21,7 +21,7 @@ from benchmarks.speed.spread import Spread, paired_ratio, spread, winner
 from benchmarks.speed.target import Target
 from benchmarks.speed.work import OURS, Job, job_of, verbs_of
 from benchmarks.speed.worker import Work, Worker
-from kernels.fused import describe
+from kernels.backends import describe
 
 OURS_NAME, PLAIN_NAME = "ours", "baseline"
 MEMORY, BREAKDOWN = "memory", "breakdown"

@@ -14,7 +14,7 @@ TRITON_FILES = {
     "kernels/gpu/mixture.py",
     "kernels/gpu/norm.py",
     "kernels/gpu/latent_plan.py",
-    "kernels/static_profile.py",
+    "kernels/readback/static_profile.py",
     "kernels/gpu/device.py",
     "benchmarks/proton.py",
 }

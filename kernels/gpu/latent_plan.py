@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from kernels.fused import interpreting
+from kernels.backends import interpreting
 from kernels.gpu import gaussian, mixture
 from kernels.ops import GaussianForm
 

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.cost import macs_per_image
 from benchmarks.data import keyed_generator
-from kernels.fused import best_for
+from kernels.backends import best_for
 from models.elbo import importance_weighted
 from models.nvae import NVAE
 from models.nvae.presets import PRESETS

@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 import torch
 
+from kernels.backends import best_for
 from kernels.cpu import backend as cpu
 from kernels.cpu import library
 from kernels.cpu.backend import CPU
-from kernels.fused import best_for
 from kernels.ops import PLAIN, RESIDUAL, SOFT_CLAMPED, GaussianForm
 from kernels.reference.backend import REFERENCE
 from kernels.reference.philox import normals

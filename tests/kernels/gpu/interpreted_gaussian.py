@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.fused import fused
+from kernels.backends import fused
 from kernels.gpu import device, gaussian, latent_plan, operators
 from kernels.ops import PLAIN, RESIDUAL, SOFT_CLAMPED
 from kernels.reference.backend import REFERENCE

@@ -8,7 +8,7 @@ import itertools
 import pytest
 import torch
 
-from kernels.fused import fused
+from kernels.backends import fused
 from kernels.gpu import latent_plan, operators
 from kernels.reference.backend import REFERENCE
 

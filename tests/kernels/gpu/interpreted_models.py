@@ -9,7 +9,7 @@ import dataclasses
 import pytest
 import torch
 
-from kernels.fused import fused
+from kernels.backends import fused
 from kernels.reference.backend import REFERENCE
 from models.elbo import Objective, terms
 from models.likelihoods import LogisticMixtureSpec

@@ -9,7 +9,7 @@ import torch
 import triton
 from packaging.version import Version
 
-from kernels.fused import fused
+from kernels.backends import fused
 from kernels.gpu import norm_plan, operators
 from kernels.reference.backend import REFERENCE
 

@@ -11,10 +11,10 @@ import torch
 
 pytest.importorskip("triton")
 
-from kernels.disassembly import read_amdgcn, read_cubin
 from kernels.gpu import norm_plan
-from kernels.norm_profile import NORM_KERNELS
-from kernels.static_profile import DIRECTIONS, DTYPES, TARGETS, build_of, compile_kernel
+from kernels.readback.disassembly import read_amdgcn, read_cubin
+from kernels.readback.norm_cases import NORM_KERNELS
+from kernels.readback.static_profile import DIRECTIONS, DTYPES, TARGETS, build_of, compile_kernel
 
 
 def plan_of(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kernels.fused import best_for
+from kernels.backends import best_for
 from kernels.ops import PLAIN, RESIDUAL, SOFT_CLAMPED
 from kernels.reference.backend import REFERENCE
 from kernels.reference.philox import normals

@@ -13,9 +13,9 @@ from benchmarks import profile as verb
 from benchmarks.errors import UserError
 from benchmarks.kernel_timing import EAGER, gaussian_problem, mixture_problem, time_problem
 from kernels.cpu.backend import CPU
-from kernels.disassembly import ToolsMissing
 from kernels.ops import PLAIN
-from kernels.static_profile import KERNELS
+from kernels.readback.disassembly import ToolsMissing
+from kernels.readback.static_profile import KERNELS
 
 CPU_DEVICE = torch.device("cpu")
 STATIC_KEYS = {

@@ -6,7 +6,7 @@ Backends of one operation share a group, and so do its saved runs when they are 
 import pytest
 import torch
 
-from kernels.fused import best_for
+from kernels.backends import best_for
 from kernels.ops import PLAIN, RESIDUAL
 from kernels.reference.backend import REFERENCE
 from models.elbo import Objective, terms

@@ -1,6 +1,6 @@
 """The compiled kernels hold their recorded figures: no spills, wide accesses, bytes at the floor, few instructions.
 
-`PYTHONPATH=. python tests/kernels/test_static_profile.py` records the figures anew.
+`PYTHONPATH=. python tests/kernels/readback/test_static_profile.py` records the figures anew.
 """
 
 import json
@@ -14,8 +14,10 @@ pytest.importorskip("triton")
 import triton
 import triton.language as tl
 
-from kernels import static_profile
-from kernels.disassembly import (
+from kernels.gpu.gaussian import address, keyed_noise, position
+from kernels.gpu.latent_plan import pixels_per_thread
+from kernels.readback import static_profile
+from kernels.readback.disassembly import (
     AMD_LABEL,
     AMD_LINE,
     AMD_TARGET,
@@ -29,11 +31,9 @@ from kernels.disassembly import (
     tool,
     unrolled,
 )
-from kernels.gpu.gaussian import address, keyed_noise, position
-from kernels.gpu.latent_plan import pixels_per_thread
-from kernels.static_profile import DIRECTIONS, KERNELS, TARGETS, StaticProfile, gpus, profile
+from kernels.readback.static_profile import DIRECTIONS, KERNELS, TARGETS, StaticProfile, gpus, profile
 
-FIGURES = Path(__file__).parents[1] / "data" / "kernel_figures.json"
+FIGURES = Path(__file__).parents[2] / "data" / "kernel_figures.json"
 RECORDED = ("instructions_per_element", "load_bits", "store_bits", "shared_memory_bytes", "barriers")
 SLACK = 1.05
 GOALS = {

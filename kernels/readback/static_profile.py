@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from kernels.disassembly import Code, ToolsMissing, read_amdgcn, read_cubin
 from kernels.gpu.latent_plan import MIXTURE_BLOCK, Fast, Tile, Walk, choose_block, pixels_per_thread
 from kernels.gpu.norm_plan import Sweep
-from kernels.norm_profile import NORM_KERNELS, STEPS, NormKernel
 from kernels.ops import PLAIN, RESIDUAL, GaussianForm
+from kernels.readback.disassembly import Code, ToolsMissing, read_amdgcn, read_cubin
+from kernels.readback.norm_cases import NORM_KERNELS, STEPS, NormKernel
 from kernels.reference.backend import REFERENCE
 
 Direction = Literal["forward", "backward"]

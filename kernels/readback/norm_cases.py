@@ -1,4 +1,4 @@
-"""The kernels of batch norm and swish as `kernels.static_profile` compiles them: full programs, channels-last."""
+"""Kernels of batch norm and swish as `kernels.readback.static_profile` compiles them: full programs, channels-last."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from kernels.fused import FusedUnavailable, best_for, fused, why_unavailable
+from kernels.backends import FusedUnavailable, best_for, fused, why_unavailable
 
 
 def test_fused_on_the_cpu_is_one_clear_error(monkeypatch):
@@ -29,7 +29,7 @@ def test_missing_triton_says_what_to_install(monkeypatch):
 
 
 def test_best_for_the_cpu_needs_no_triton():
-    code = "import sys; from kernels.fused import best_for; print(best_for('cpu').name, 'triton' in sys.modules)"
+    code = "import sys; from kernels.backends import best_for; print(best_for('cpu').name, 'triton' in sys.modules)"
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     name, imported = result.stdout.split()
