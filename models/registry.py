@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from kernels.ops import Ops
-from models.autoencoder import AE, AEConfig
 from models.nvae import NVAE, NVAEConfig, ResidualVAE, ResidualVAEConfig
 from models.output import ImageShape, LikelihoodSpec, Model
-from models.vae import VAE, VAEConfig
+from models.vanilla.autoencoder import AE, AEConfig
+from models.vanilla.vae import VAE, VAEConfig
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
     loop = PlainLoop(vae, images, batch_size=100, learning_rate=1e-3)
     loop.step()  # one training step on the next batch
 
-`vae` is a `models.vae.VAE`, convolutional or MLP, without padding; its weights are copied, and it is left as it is.
+`vae` is a `models.vanilla.vae.VAE`, convolutional or MLP, without padding; its weights are copied, and it is left as
+it is.
 `images` (N, C, H, W) uint8 are kept in memory as floats. The loop has what is fast and at hand: fused Adam, the
 likelihood from logits, the analytic KL, no look at the loss. It has no clipping, no schedule, no keyed randomness and
 no guard against a loss that is not finite. `fresh` binarises each batch anew, as this suite does; without it the images
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.output import ImageShape
-from models.vae import VAE, VAEConfig
+from models.vanilla.vae import VAE, VAEConfig
 
 
 def _mlp(config: VAEConfig, image: ImageShape) -> tuple[nn.Sequential, nn.Sequential]:

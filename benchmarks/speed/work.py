@@ -23,7 +23,7 @@ from benchmarks.train import compile_step, model_input, training_batch
 from models.elbo import importance_weighted
 from models.nvae import NVAE
 from models.output import Draw, Model
-from models.vae import VAE
+from models.vanilla.vae import VAE
 
 Copy = Callable[[Model], Model]
 STEPS = MAX_ROUNDS * (MOST_REPEATS + 1) + WARMUP_CALLS + 1

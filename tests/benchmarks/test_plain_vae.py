@@ -8,7 +8,7 @@ from kernels.reference.backend import REFERENCE
 from models.elbo import Objective, terms
 from models.likelihoods import BernoulliSpec
 from models.output import Draw, ImageShape
-from models.vae import VAE, VAEConfig
+from models.vanilla.vae import VAE, VAEConfig
 
 GREY = ImageShape(1, 28, 28)
 CONFIGS = {"mlp": VAEConfig(hidden=(32, 24), latent_size=6), "convolutional": VAEConfig(channels=4, latent_size=6)}

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from kernels.ops import Ops
-from models.coders import CoderConfig, coders
 from models.output import Draw, Encoding, ImageShape, LatentShape, LikelihoodSpec, Model
+from models.vanilla.coders import CoderConfig, coders
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from kernels.ops import Ops
-from models.coders import CoderConfig, coders
 from models.output import Draw, Encoding, ImageShape, LatentShape, LikelihoodSpec, Model, draw_group
+from models.vanilla.coders import CoderConfig, coders
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import NamedTuple
 from torch import nn
 
 from kernels.ops import Ops
-from models.convnet import ConvDecoder, ConvEncoder, ConvNetShape
-from models.mlp import MLPDecoder, MLPEncoder
 from models.output import ImageShape
+from models.vanilla.convnet import ConvDecoder, ConvEncoder, ConvNetShape
+from models.vanilla.mlp import MLPDecoder, MLPEncoder
 
 
 @dataclass(frozen=True)
