@@ -11,7 +11,7 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from benchmarks.errors import UserError
+from benchmarks.base.errors import UserError
 from benchmarks.record import write_bytes_atomically
 
 WEIGHTS = "weights.safetensors"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from benchmarks import verbs
-from benchmarks.errors import INTERRUPTED, UserError, unknown
+from benchmarks.base.errors import INTERRUPTED, UserError, unknown
 
 PLUGGABLE = ("run", "cell", "throughput", "evaluate", "sample", "convert", "list")
 CHECKPOINT = "run folder, weights file, or checkpoint.pt of the original NVAE code"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks.errors import UserError, unknown
+from benchmarks.base.errors import UserError, unknown
 from benchmarks.metrics.uncertainty import Interval, bootstrap_interval
 from benchmarks.record import Measurement, RunRecord
 from benchmarks.report import layout

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from benchmarks.errors import UserError, unknown
+from benchmarks.base.errors import UserError, unknown
 from benchmarks.presets import with_preset
 from models.elbo import Objective
 from models.likelihoods import LIKELIHOODS, AnyLikelihoodSpec, BernoulliSpec

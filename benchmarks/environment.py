@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.errors import UserError
+from benchmarks.base.errors import UserError
 from benchmarks.record import Environment
 from kernels.backends import describe
 from kernels.cpu import library

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.base.streams import seed_tensor
 from benchmarks.config import CellConfig
 from benchmarks.data import DataSet, cache_folder, keyed_generator, to_uint8, to_unit
 from benchmarks.metrics.catalogue import dash
@@ -25,7 +26,6 @@ from benchmarks.metrics.sample_quality import (
 )
 from benchmarks.metrics.uncertainty import per_image
 from benchmarks.record import LatentGroupInfo, Measurement
-from benchmarks.streams import seed_tensor
 from benchmarks.train import model_input
 from models.elbo import Bounds, ELBOTerms, bits_per_dim, importance_weighted
 from models.likelihoods import LogisticMixtureSpec

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, cast
 
-from benchmarks.errors import unknown
+from benchmarks.base.errors import unknown
 from models.likelihoods import likelihood_name
 from models.nvae.config import ModelSetup
 from models.nvae.presets import PRESETS

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.errors import unknown
+from benchmarks.base.errors import unknown
 from benchmarks.kernel_timing import Timing, problems, time_operations, write_trace
 from benchmarks.proton import KernelTime, ProtonMissing, kernel_times
 from benchmarks.record import write_text_atomically

@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from benchmarks.base.errors import INTERRUPTED, UserError
 from benchmarks.config import CellConfig, Suite
 from benchmarks.cost import macs_per_image, parameter_count, training_memory
 from benchmarks.data import DataSet, load
 from benchmarks.environment import choose_device
-from benchmarks.errors import INTERRUPTED, UserError
 from benchmarks.record import (
     RECORD,
     LatentGroupInfo,

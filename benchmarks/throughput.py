@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.base.errors import unknown
 from benchmarks.cost import macs_per_image
-from benchmarks.errors import unknown
 from benchmarks.record import Measurement
 from benchmarks.speed import memory
 from benchmarks.speed.breakdown import step_breakdown

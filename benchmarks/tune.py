@@ -16,11 +16,11 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.base.errors import UserError
 from benchmarks.cli import Parser
 from benchmarks.config import CellConfig, build_suite, read_suite, set_path
 from benchmarks.data import DataSet, load
 from benchmarks.environment import choose_device, collect
-from benchmarks.errors import UserError
 from benchmarks.saved import build_model
 from benchmarks.train import train
 

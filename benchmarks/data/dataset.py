@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from benchmarks.errors import UserError
+from benchmarks.base.errors import UserError
 from models.output import ImageShape
 
 Images = UInt8[Tensor, "_ C H W"]

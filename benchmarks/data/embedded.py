@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from benchmarks.base.errors import UserError
 from benchmarks.data.dataset import Part, Request, Splits
 from benchmarks.data.order import hash_order
-from benchmarks.errors import UserError
 
 MNIST_SIZE = 28
 MNIST_5K_PER_CLASS = {"train": 360, "validation": 40, "test": 100}

@@ -11,9 +11,9 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from benchmarks.base.errors import UserError, unknown
 from benchmarks.data.dataset import Part, Request, Splits
 from benchmarks.data.order import hash_order
-from benchmarks.errors import UserError, unknown
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
 GREY_MODES = {"1", "L"}

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from benchmarks.errors import UserError
-from benchmarks.streams import generator_seed
+from benchmarks.base.errors import UserError
+from benchmarks.base.streams import generator_seed
 
 
 def keyed_generator(seed: int, purpose: str, step: int = 0, device: torch.device | str = "cpu") -> torch.Generator:

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from benchmarks.base.errors import UserError
 from benchmarks.data.dataset import Part, Request, Splits
-from benchmarks.errors import UserError
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 IDX_FILES = {"train": "train-{kind}-ubyte.gz", "test": "t10k-{kind}-ubyte.gz"}

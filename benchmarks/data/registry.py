@@ -8,11 +8,11 @@ from pathlib import Path
 from jaxtyping import Int64
 from torch import Tensor
 
+from benchmarks.base.errors import UserError, unknown
 from benchmarks.data.dataset import DataSet, Request, Source, Splits, build, cache_folder
 from benchmarks.data.embedded import read_mnist_5k, read_patches
 from benchmarks.data.files import read_folder, read_npz
 from benchmarks.data.public import read_celeba64, read_cifar10, read_fashion_mnist, read_mnist, read_svhn
-from benchmarks.errors import UserError, unknown
 
 DATA_SETS: dict[str, Source] = {
     "mnist-5k": Source(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.errors import unknown
+from benchmarks.base.errors import unknown
 from benchmarks.record import Measurement
 
 COLLAPSED_RATE = 0.01  # nats per image: mean rate below which a whole latent group is called collapsed

@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
+from benchmarks.base.errors import UserError, unknown
 from benchmarks.data import cache_folder, to_unit
-from benchmarks.errors import UserError, unknown
 from benchmarks.metrics import classifier
 from benchmarks.metrics.features import Extractor, Network
 

@@ -15,8 +15,8 @@ from safetensors.torch import save
 from torch import Tensor
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
+from benchmarks.base.errors import UserError
 from benchmarks.data import content_hash
-from benchmarks.errors import UserError
 from benchmarks.record import write_bytes_atomically
 
 Images = UInt8[Tensor, "_ C H W"]

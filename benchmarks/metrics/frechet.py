@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from benchmarks.errors import UserError
+from benchmarks.base.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.functional import gaussian_blur
 
+from benchmarks.base.errors import UserError
 from benchmarks.data import DATA_SETS, DataSet, cache_folder, keyed_generator, load, load_labels, to_uint8, to_unit
-from benchmarks.errors import UserError
 from benchmarks.metrics.extractors import open_extractor
 from benchmarks.metrics.features import Extractor, Images
 from benchmarks.metrics.frechet import FeatureStatistics, frechet_distance

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.base.errors import UserError
 from benchmarks.data import keyed_generator
-from benchmarks.errors import UserError
 from benchmarks.metrics import fidelity
 from benchmarks.metrics.catalogue import dash, measurement
 from benchmarks.metrics.features import Extractor, Features, Images, cached_features

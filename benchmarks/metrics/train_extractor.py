@@ -22,8 +22,8 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.base.errors import UserError
 from benchmarks.data import DataSet, batches, keyed_generator, load, load_labels, to_unit
-from benchmarks.errors import UserError
 from benchmarks.metrics.classifier import SmallClassifier
 from benchmarks.record import write_bytes_atomically, write_text_atomically
 

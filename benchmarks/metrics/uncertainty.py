@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from benchmarks.errors import UserError
+from benchmarks.base.errors import UserError
 from benchmarks.metrics.catalogue import measurement
 from benchmarks.record import Measurement
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.errors import UserError
+from benchmarks.base.errors import UserError
 from benchmarks.report import layout
 
 COLUMNS = ["model", "data", "metric", "value", "source", "status", "note"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from benchmarks.errors import UserError
+from benchmarks.base.errors import UserError
 from benchmarks.record import write_text_atomically
 
 START = "<!-- table: written by python -m benchmarks.report.readme -->"

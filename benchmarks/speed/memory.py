@@ -53,7 +53,7 @@ def measure_peak(request: Request) -> Peak:
     Raises:
         UserError: the process failed; carries its last line.
     """
-    from benchmarks.errors import UserError
+    from benchmarks.base.errors import UserError
 
     command = [sys.executable, "-m", "benchmarks.speed.memory", json.dumps(dataclasses.asdict(request))]
     environment = {**os.environ, "OMP_NUM_THREADS": str(request.threads)}
@@ -136,7 +136,7 @@ def status_bytes(name: str) -> int:
 
 
 if __name__ == "__main__":
-    from benchmarks.errors import UserError
+    from benchmarks.base.errors import UserError
 
     try:
         print(json.dumps(dataclasses.asdict(peak_of(Request(**json.loads(sys.argv[1]))))))

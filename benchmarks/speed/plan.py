@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.base.errors import UserError, unknown
 from benchmarks.config import parse
-from benchmarks.errors import UserError, unknown
 from benchmarks.throughput import BREAKDOWN, KNOWN, PLAIN_NAME
 
 FOLDER = Path(__file__).parent

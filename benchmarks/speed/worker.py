@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass
 from types import TracebackType
 
-from benchmarks.errors import UserError
+from benchmarks.base.errors import UserError
 from benchmarks.speed.memory import Request
 
 READY = "ready"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from benchmarks.base.errors import INTERRUPTED
 from benchmarks.cell import run_cell
-from benchmarks.errors import INTERRUPTED
 
 
 def cell(options: argparse.Namespace) -> int:

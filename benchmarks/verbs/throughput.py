@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from benchmarks import throughput as timing
+from benchmarks.base.errors import UserError
 from benchmarks.environment import choose_device, note_missing_kernels
-from benchmarks.errors import UserError
 from benchmarks.process import keep_freed_memory
 from benchmarks.record import Measurement, write_text_atomically
 from benchmarks.report.speed import measurements_csv, measurements_text

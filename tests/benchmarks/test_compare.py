@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
+from benchmarks.base.errors import UserError
 from benchmarks.compare import PAIRED, SPREADS, compare, differences, find_row
-from benchmarks.errors import UserError
 from benchmarks.record import load_cells, save_record
 
 IMAGES = 400

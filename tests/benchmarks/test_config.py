@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from benchmarks.base.errors import UserError
 from benchmarks.config import (
     Suite,
     build_suite,
@@ -14,7 +15,6 @@ from benchmarks.config import (
     to_dict,
     with_overrides,
 )
-from benchmarks.errors import UserError
 from models.registry import MODELS
 
 

@@ -3,9 +3,9 @@ from itertools import islice
 import pytest
 import torch
 
+from benchmarks.base.errors import UserError
+from benchmarks.base.streams import generator_seed, seeded
 from benchmarks.data import batches, binarise, keyed_generator, to_uint8, to_unit
-from benchmarks.errors import UserError
-from benchmarks.streams import generator_seed, seeded
 
 LEVELS = torch.arange(256, dtype=torch.uint8)
 

@@ -10,8 +10,8 @@ import torch
 import torchvision.datasets as tv
 from PIL import Image
 
+from benchmarks.base.errors import UserError
 from benchmarks.data import load, load_labels
-from benchmarks.errors import UserError
 
 RNG = np.random.default_rng(0)
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.base.errors import UserError
 from benchmarks.data import DATA_SETS, content_hash, load, load_labels
 from benchmarks.data import public as public_sets
 from benchmarks.data.embedded import PATCH_BANDS, PATCH_SIZE
-from benchmarks.errors import UserError
 
 EMBEDDED = {"mnist-5k": (3600, 400, 1000), "patches": (14058, 600, 1400)}
 

@@ -10,8 +10,8 @@ import torch
 import torch_fidelity
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
+from benchmarks.base.errors import UserError
 from benchmarks.data import load, load_labels, to_uint8, to_unit
-from benchmarks.errors import UserError
 from benchmarks.metrics import extractors, fidelity
 from benchmarks.metrics.classifier import SmallClassifier
 from benchmarks.metrics.extractors import EXTRACTORS, ExtractorSource, open_extractor

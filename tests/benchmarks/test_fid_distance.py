@@ -3,7 +3,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from benchmarks.errors import UserError
+from benchmarks.base.errors import UserError
 from benchmarks.metrics import fidelity
 from benchmarks.metrics.frechet import FeatureStatistics, frechet_distance
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.errors import UserError
+from benchmarks.base.errors import UserError
 from benchmarks.metrics.catalogue import METRICS, dash, measurement
 from benchmarks.metrics.latents import LatentUsage, collapsed_groups, latent_metrics
 from benchmarks.metrics.reconstruction import mse_per_image, psnr_per_image, reconstruction_metrics

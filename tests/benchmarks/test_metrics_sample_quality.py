@@ -3,8 +3,8 @@ import itertools
 import pytest
 import torch
 
+from benchmarks.base.errors import UserError
 from benchmarks.data import load, load_labels
-from benchmarks.errors import UserError
 from benchmarks.metrics.catalogue import METRICS
 from benchmarks.metrics.extractors import open_extractor
 from benchmarks.metrics.ladder import LADDER, Rung, bias, bias_table, damaged, insert, ladder_table

@@ -6,8 +6,8 @@ import pytest
 import torch
 from original_nvae import DATA
 
+from benchmarks.base.errors import UserError
 from benchmarks.config import build_suite, read_suite, set_path
-from benchmarks.errors import UserError
 from benchmarks.presets import LENGTHS
 from kernels.reference.backend import REFERENCE
 from models.nvae import NVAE

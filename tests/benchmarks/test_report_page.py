@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.errors import UserError
+from benchmarks.base.errors import UserError
 from benchmarks.record import save_record
 from benchmarks.report import published, tables
 from benchmarks.report.page import build_report

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.errors import UserError
+from benchmarks.base.errors import UserError
 from benchmarks.record import Measurement
 from benchmarks.report.speed import SpeedRow, SpeedTable, speed_csv, speed_json, speed_markdown
 from benchmarks.speed import clock, plan, suite

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks.errors import UserError
+from benchmarks.base.errors import UserError
 from benchmarks.speed import clock, memory
 from benchmarks.speed.breakdown import FUSED, KINDS, OTHER, PREFIX, kind_of, step_breakdown
 from benchmarks.speed.spread import NO_WINNER, Goal, Spread, paired_ratio, quantile, spread, verdict, winner

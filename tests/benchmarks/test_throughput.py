@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 
+from benchmarks.base.errors import UserError
 from benchmarks.cli import run_command
-from benchmarks.errors import UserError
 from benchmarks.report.speed import measurements_text
 from benchmarks.saved import save_weights, write_config
 from benchmarks.speed import clock

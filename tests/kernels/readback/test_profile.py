@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import kernel_timing, proton
 from benchmarks import profile as verb
-from benchmarks.errors import UserError
+from benchmarks.base.errors import UserError
 from benchmarks.kernel_timing import EAGER, gaussian_problem, mixture_problem, time_problem
 from kernels.cpu.backend import CPU
 from kernels.ops import PLAIN
