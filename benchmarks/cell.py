@@ -20,7 +20,7 @@ from benchmarks.data import DataSet, load
 from benchmarks.environment import choose_device
 from benchmarks.evaluate import Evaluation, evaluate
 from benchmarks.process import frozen_garbage, keep_freed_memory
-from benchmarks.record import LatentGroupInfo, Measurement, RunRecord, save_record, write_bytes_atomically
+from benchmarks.records.record import LatentGroupInfo, Measurement, RunRecord, save_record, write_bytes_atomically
 from benchmarks.saved import build_model, read_config, record_head, save_weights
 from benchmarks.speed.memory import highest
 from benchmarks.train import TrainingResult, train

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.base.errors import UserError, unknown
-from benchmarks.metrics.uncertainty import Interval, bootstrap_interval
-from benchmarks.record import Measurement, RunRecord
+from benchmarks.records.record import Measurement, RunRecord
+from benchmarks.records.uncertainty import Interval, bootstrap_interval
 from benchmarks.report import layout
 from benchmarks.report.columns import SPECS, Column, columns_of
 from benchmarks.report.page import read_cells

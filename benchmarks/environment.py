@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.base.errors import UserError
-from benchmarks.record import Environment
+from benchmarks.records.record import Environment
 from kernels.backends import describe
 from kernels.cpu import library
 

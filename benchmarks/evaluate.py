@@ -12,7 +12,6 @@ from torch import Tensor
 from benchmarks.base.streams import seed_tensor
 from benchmarks.config import CellConfig
 from benchmarks.data import DataSet, cache_folder, keyed_generator, to_uint8, to_unit
-from benchmarks.metrics.catalogue import dash
 from benchmarks.metrics.extractors import open_extractor
 from benchmarks.metrics.latents import LatentUsage, latent_metrics
 from benchmarks.metrics.reconstruction import mse_per_image, psnr_per_image, reconstruction_metrics
@@ -24,8 +23,9 @@ from benchmarks.metrics.sample_quality import (
     reconstruction_quality,
     sample_metrics,
 )
-from benchmarks.metrics.uncertainty import per_image
-from benchmarks.record import LatentGroupInfo, Measurement
+from benchmarks.records.catalogue import dash
+from benchmarks.records.record import LatentGroupInfo, Measurement
+from benchmarks.records.uncertainty import per_image
 from benchmarks.train import model_input
 from models.elbo import Bounds, ELBOTerms, bits_per_dim, importance_weighted
 from models.likelihoods import LogisticMixtureSpec

@@ -16,9 +16,9 @@ from benchmarks.base.errors import UserError
 from benchmarks.base.streams import seed_tensor
 from benchmarks.config import CellConfig
 from benchmarks.data import keyed_generator
-from benchmarks.metrics.catalogue import measurement
-from benchmarks.metrics.uncertainty import per_image
-from benchmarks.record import Measurement, write_text_atomically
+from benchmarks.records.catalogue import measurement
+from benchmarks.records.record import Measurement, write_text_atomically
+from benchmarks.records.uncertainty import per_image
 from benchmarks.saved import LoadedModel
 from benchmarks.train import model_input
 from models.elbo import ELBOTerms, bits_per_dim, terms

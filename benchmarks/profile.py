@@ -20,7 +20,7 @@ import torch
 from benchmarks.base.errors import unknown
 from benchmarks.kernel_timing import Timing, problems, time_operations, write_trace
 from benchmarks.proton import KernelTime, ProtonMissing, kernel_times
-from benchmarks.record import write_text_atomically
+from benchmarks.records.record import write_text_atomically
 from kernels.backends import best_for
 from kernels.readback.disassembly import ToolsMissing
 from kernels.readback.static_profile import (

@@ -22,7 +22,7 @@ from benchmarks.config import CellConfig, Suite
 from benchmarks.cost import macs_per_image, parameter_count, training_memory
 from benchmarks.data import DataSet, load
 from benchmarks.environment import choose_device
-from benchmarks.record import (
+from benchmarks.records.record import (
     RECORD,
     LatentGroupInfo,
     Measurement,

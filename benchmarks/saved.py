@@ -16,7 +16,7 @@ from benchmarks.base.streams import seeded
 from benchmarks.config import CellConfig, build_suite, cell_from_dict, to_dict
 from benchmarks.environment import choose_device, collect
 from benchmarks.presets import RECIPE, setup_row
-from benchmarks.record import write_text_atomically
+from benchmarks.records.record import write_text_atomically
 from kernels.backends import best_for
 from models.nvae.checkpoint import load_weights, read_original
 from models.nvae.config import ModelSetup

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.base.errors import unknown
 from benchmarks.cost import macs_per_image
-from benchmarks.record import Measurement
+from benchmarks.records.record import Measurement
 from benchmarks.speed import memory
 from benchmarks.speed.breakdown import step_breakdown
 from benchmarks.speed.clock import Call, Watch, interleave, synchronise

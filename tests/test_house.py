@@ -18,7 +18,7 @@ TRITON_FILES = {
     "kernels/gpu/device.py",
     "benchmarks/proton.py",
 }
-NO_TORCH = {"benchmarks/record.py", "benchmarks/base/errors.py", "benchmarks/metrics/uncertainty.py"}
+NO_TORCH = {"benchmarks/records/record.py", "benchmarks/base/errors.py", "benchmarks/records/uncertainty.py"}
 
 
 def files(floor):

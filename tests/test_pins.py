@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.config import build_suite, cell_from_dict, read_suite
-from benchmarks.record import load_record, run_folders
+from benchmarks.records.record import load_record, run_folders
 from benchmarks.report.page import build_report
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -17,7 +17,7 @@ from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 from benchmarks.base.errors import UserError
 from benchmarks.data import content_hash
-from benchmarks.record import write_bytes_atomically
+from benchmarks.records.record import write_bytes_atomically
 
 Images = UInt8[Tensor, "_ C H W"]
 CACHE_FORMAT = "1"

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from benchmarks.metrics.catalogue import COLLAPSED_RATE, measurement
-from benchmarks.record import LatentGroupInfo, Measurement
+from benchmarks.records.catalogue import COLLAPSED_RATE, measurement
+from benchmarks.records.record import LatentGroupInfo, Measurement
 from models.output import LatentGroup
 
 ACTIVE_VARIANCE = 0.01  # Var_x(E[z given x]) of an active unit: Burda et al. 2015, section 5

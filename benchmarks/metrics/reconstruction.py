@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from benchmarks.metrics.uncertainty import per_image
-from benchmarks.record import Measurement
+from benchmarks.records.record import Measurement
+from benchmarks.records.uncertainty import per_image
 
 PEAK = 255.0
 

@@ -10,10 +10,10 @@ import torch
 from benchmarks.base.errors import UserError
 from benchmarks.data import keyed_generator
 from benchmarks.metrics import fidelity
-from benchmarks.metrics.catalogue import dash, measurement
 from benchmarks.metrics.features import Extractor, Features, Images, cached_features
 from benchmarks.metrics.frechet import FeatureStatistics, frechet_distance
-from benchmarks.record import Measurement
+from benchmarks.records.catalogue import dash, measurement
+from benchmarks.records.record import Measurement
 
 COMPARED = ("sample_fid", "kid", "precision", "recall")
 SAMPLE_METRICS = (*COMPARED, "inception_score")

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from benchmarks.base.errors import UserError
 from benchmarks.data import DataSet, batches, keyed_generator, load, load_labels, to_unit
 from benchmarks.metrics.classifier import SmallClassifier
-from benchmarks.record import write_bytes_atomically, write_text_atomically
+from benchmarks.records.record import write_bytes_atomically, write_text_atomically
 
 WEIGHTS = Path(__file__).parent / "weights"
 

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from benchmarks.metrics.catalogue import COLLAPSED_RATE
-from benchmarks.record import Curve, Measurement
+from benchmarks.records.catalogue import COLLAPSED_RATE
+from benchmarks.records.record import Curve, Measurement
 from benchmarks.report.columns import QUALITY, Column, columns_of
 from benchmarks.report.figures import new_figure
 from benchmarks.report.rows import Row, under_one_ruler

@@ -9,7 +9,7 @@ from typing import Literal
 
 import pandas as pd
 
-from benchmarks.record import Measurement
+from benchmarks.records.record import Measurement
 from benchmarks.report import layout
 from benchmarks.report.rows import Quantity, Row, differ_in_beta, half_width, reach
 

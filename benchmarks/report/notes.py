@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from benchmarks.metrics.catalogue import COLLAPSED_RATE
-from benchmarks.record import LatentGroupInfo, Measurement, RunRecord
+from benchmarks.records.catalogue import COLLAPSED_RATE
+from benchmarks.records.record import LatentGroupInfo, Measurement, RunRecord
 from benchmarks.report.columns import DISTANCES, SPECS, Column, short_name
 from benchmarks.report.layout import join_words
 from benchmarks.report.rows import Row, differ_in_beta, half_width, quantity_of

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmarks.base.errors import UserError
-from benchmarks.record import RunRecord, load_cells, write_text_atomically
+from benchmarks.records.record import RunRecord, load_cells, write_text_atomically
 from benchmarks.report import charts, figures, layout, published, tables
 from benchmarks.report.tables import Section
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.metrics.uncertainty import over_seeds
-from benchmarks.record import LatentGroupInfo, Measurement, RunRecord
+from benchmarks.records.record import LatentGroupInfo, Measurement, RunRecord
+from benchmarks.records.uncertainty import over_seeds
 
 LIKELIHOOD_METRICS = ("elbo", "bits_per_dim", "iwae_bound", "distortion")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.record import Measurement
+from benchmarks.records.record import Measurement
 from benchmarks.report.layout import DASH, markdown, wrapped
 
 TRAINING_PASSES = 3

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from benchmarks.record import Measurement, RunRecord
+from benchmarks.records.record import Measurement, RunRecord
 from benchmarks.report import columns, layout, notes
 from benchmarks.report.columns import SPECS, Spec
 from benchmarks.report.rows import Quantity, Row, gather, likelihoods, under_one_ruler, with_known_data

@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.base.errors import UserError
 from benchmarks.environment import collect
-from benchmarks.record import Measurement, write_text_atomically
+from benchmarks.records.record import Measurement, write_text_atomically
 from benchmarks.report.speed import SpeedRow, SpeedTable, speed_csv, speed_json, speed_markdown
 from benchmarks.speed.clock import Watch
 from benchmarks.speed.machine import measure_limits

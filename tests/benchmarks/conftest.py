@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.record import Curve, Environment, LatentGroupInfo, Measurement, RunRecord, save_record, save_run
+from benchmarks.records.record import Curve, Environment, LatentGroupInfo, Measurement, RunRecord, save_record, save_run
 from benchmarks.report.page import build_report
 
 ENVIRONMENT = Environment(

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from benchmarks.base.errors import UserError
-from benchmarks.metrics.catalogue import METRICS, dash, measurement
 from benchmarks.metrics.latents import LatentUsage, collapsed_groups, latent_metrics
 from benchmarks.metrics.reconstruction import mse_per_image, psnr_per_image, reconstruction_metrics
-from benchmarks.metrics.uncertainty import bootstrap_interval, over_seeds, per_image
+from benchmarks.records.catalogue import METRICS, dash, measurement
+from benchmarks.records.uncertainty import bootstrap_interval, over_seeds, per_image
 from kernels.ops import PLAIN
 from models.output import LatentGroup
 

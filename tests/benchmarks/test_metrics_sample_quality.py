@@ -5,7 +5,6 @@ import torch
 
 from benchmarks.base.errors import UserError
 from benchmarks.data import load, load_labels
-from benchmarks.metrics.catalogue import METRICS
 from benchmarks.metrics.extractors import open_extractor
 from benchmarks.metrics.ladder import LADDER, Rung, bias, bias_table, damaged, insert, ladder_table
 from benchmarks.metrics.sample_quality import (
@@ -15,6 +14,7 @@ from benchmarks.metrics.sample_quality import (
     sample_fid,
     sample_metrics,
 )
+from benchmarks.records.catalogue import METRICS
 
 N = 500
 FAMILIES = sorted({rung.family for rung in LADDER})

@@ -8,7 +8,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from benchmarks.record import Curve, LatentGroupInfo, load_cells
+from benchmarks.records.record import Curve, LatentGroupInfo, load_cells
 from benchmarks.report import charts, figures
 from benchmarks.report.rows import gather
 

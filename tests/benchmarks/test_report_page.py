@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.base.errors import UserError
-from benchmarks.record import save_record
+from benchmarks.records.record import save_record
 from benchmarks.report import published, tables
 from benchmarks.report.page import build_report
 

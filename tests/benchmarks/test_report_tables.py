@@ -6,7 +6,7 @@ import io
 import pandas as pd
 import pytest
 
-from benchmarks.record import LatentGroupInfo
+from benchmarks.records.record import LatentGroupInfo
 from benchmarks.report import tables
 from benchmarks.report.layout import WIDTH
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.base.errors import UserError
-from benchmarks.record import Measurement
+from benchmarks.records.record import Measurement
 from benchmarks.report.speed import SpeedRow, SpeedTable, speed_csv, speed_json, speed_markdown
 from benchmarks.speed import clock, plan, suite
 from benchmarks.speed.target import resolve

@@ -11,7 +11,7 @@ from benchmarks.cell import run_cell
 from benchmarks.cli import run_command
 from benchmarks.config import build_suite, read_suite, set_path
 from benchmarks.data import DataSet, load
-from benchmarks.record import load_record
+from benchmarks.records.record import load_record
 from benchmarks.saved import build_model, write_config
 from benchmarks.step import TrainingState, build_optimizer
 from benchmarks.train import note_trouble, train

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from benchmarks.record import (
+from benchmarks.records.record import (
     Measurement,
     from_json,
     load_cells,
@@ -78,7 +78,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     def full_disk(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("benchmarks.record.os.fsync", full_disk)
+    monkeypatch.setattr("benchmarks.records.record.os.fsync", full_disk)
     with pytest.raises(OSError, match="No space"):
         write_bytes_atomically(path, b"new" * 1000)
     assert path.read_bytes() == b"old"
@@ -117,7 +117,7 @@ def test_an_unreadable_record_is_named(tmp_path, make_record):
 
 
 def test_records_and_reports_import_no_torch():
-    code = "import sys, benchmarks.record, benchmarks.report.page; sys.exit('torch' in sys.modules)"
+    code = "import sys, benchmarks.records.record, benchmarks.report.page; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

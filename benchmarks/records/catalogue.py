@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.base.errors import unknown
-from benchmarks.record import Measurement
+from benchmarks.records.record import Measurement
 
 COLLAPSED_RATE = 0.01  # nats per image: mean rate below which a whole latent group is called collapsed
 

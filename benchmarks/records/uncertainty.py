@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from benchmarks.base.errors import UserError
-from benchmarks.metrics.catalogue import measurement
-from benchmarks.record import Measurement
+from benchmarks.records.catalogue import measurement
+from benchmarks.records.record import Measurement
 
 RESAMPLES = 1000
 
