@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from benchmarks import checkpoint
-from benchmarks.config import CellConfig
 from benchmarks.cost import macs_per_image, parameter_count
 from benchmarks.data import DataSet, load
 from benchmarks.environment import choose_device
@@ -23,6 +22,7 @@ from benchmarks.process import frozen_garbage, keep_freed_memory
 from benchmarks.records.record import LatentGroupInfo, Measurement, RunRecord, save_record, write_bytes_atomically
 from benchmarks.saved import build_model, read_config, record_head, save_weights
 from benchmarks.speed.memory import highest
+from benchmarks.suites.config import CellConfig
 from benchmarks.train import TrainingResult, train
 from models.output import Model
 

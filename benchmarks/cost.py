@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.config import TrainingConfig
+from benchmarks.suites.config import TrainingConfig
 from kernels.reference.backend import REFERENCE
 from models.memory import estimate_memory
 from models.output import Draw, ImageShape, Model

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from benchmarks.base.streams import seed_tensor
-from benchmarks.config import CellConfig
 from benchmarks.data import DataSet, cache_folder, keyed_generator, to_uint8, to_unit
 from benchmarks.metrics.extractors import open_extractor
 from benchmarks.metrics.latents import LatentUsage, latent_metrics
@@ -26,6 +25,7 @@ from benchmarks.metrics.sample_quality import (
 from benchmarks.records.catalogue import dash
 from benchmarks.records.record import LatentGroupInfo, Measurement
 from benchmarks.records.uncertainty import per_image
+from benchmarks.suites.config import CellConfig
 from benchmarks.train import model_input
 from models.elbo import Bounds, ELBOTerms, bits_per_dim, importance_weighted
 from models.likelihoods import LogisticMixtureSpec

@@ -14,12 +14,12 @@ from torch.nn import functional as F
 
 from benchmarks.base.errors import UserError
 from benchmarks.base.streams import seed_tensor
-from benchmarks.config import CellConfig
 from benchmarks.data import keyed_generator
 from benchmarks.records.catalogue import measurement
 from benchmarks.records.record import Measurement, write_text_atomically
 from benchmarks.records.uncertainty import per_image
 from benchmarks.saved import LoadedModel
+from benchmarks.suites.config import CellConfig
 from benchmarks.train import model_input
 from models.elbo import ELBOTerms, bits_per_dim, terms
 from models.likelihoods import LogisticMixtureSpec

@@ -18,7 +18,6 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.base.errors import INTERRUPTED, UserError
-from benchmarks.config import CellConfig, Suite
 from benchmarks.cost import macs_per_image, parameter_count, training_memory
 from benchmarks.data import DataSet, load
 from benchmarks.environment import choose_device
@@ -32,6 +31,7 @@ from benchmarks.records.record import (
     save_run,
 )
 from benchmarks.saved import build_model, read_config, record_head, write_config
+from benchmarks.suites.config import CellConfig, Suite
 from benchmarks.train import planned_steps, seconds_per_step
 from kernels.backends import describe
 

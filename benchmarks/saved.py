@@ -13,10 +13,10 @@ import torch
 from benchmarks import checkpoint
 from benchmarks.base.errors import UserError
 from benchmarks.base.streams import seeded
-from benchmarks.config import CellConfig, build_suite, cell_from_dict, to_dict
 from benchmarks.environment import choose_device, collect
-from benchmarks.presets import RECIPE, setup_row
 from benchmarks.records.record import write_text_atomically
+from benchmarks.suites.config import CellConfig, build_suite, cell_from_dict, to_dict
+from benchmarks.suites.presets import RECIPE, setup_row
 from kernels.backends import best_for
 from models.nvae.checkpoint import load_weights, read_original
 from models.nvae.config import ModelSetup

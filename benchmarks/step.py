@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from benchmarks.config import CellConfig, TrainingConfig
+from benchmarks.suites.config import CellConfig, TrainingConfig
 from kernels.cpu.adamax import Adamax
 from models.elbo import ELBOTerms, terms
 from models.output import Draw, Model

@@ -18,10 +18,10 @@ import torch
 
 from benchmarks.base.errors import UserError
 from benchmarks.cli import Parser
-from benchmarks.config import CellConfig, build_suite, read_suite, set_path
 from benchmarks.data import DataSet, load
 from benchmarks.environment import choose_device, collect
 from benchmarks.saved import build_model
+from benchmarks.suites.config import CellConfig, build_suite, read_suite, set_path
 from benchmarks.train import train
 
 LEARNING_RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.config import build_suite, cell_from_dict, read_suite
 from benchmarks.records.record import load_record, run_folders
 from benchmarks.report.page import build_report
+from benchmarks.suites.config import build_suite, cell_from_dict, read_suite
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = ROOT / "results" / "quick"

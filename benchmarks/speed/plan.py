@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.base.errors import UserError, unknown
-from benchmarks.config import parse
+from benchmarks.suites.config import parse
 from benchmarks.throughput import BREAKDOWN, KNOWN, PLAIN_NAME
 
 FOLDER = Path(__file__).parent

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from benchmarks.base.errors import UserError
 from benchmarks.base.streams import seed_tensor
-from benchmarks.config import CellConfig
 from benchmarks.data import batches, keyed_generator
 from benchmarks.speed.clock import MAX_ROUNDS, MOST_REPEATS, WARMUP_CALLS, Call
 from benchmarks.speed.plain_nvae import plain_nvae
@@ -19,6 +18,7 @@ from benchmarks.speed.plain_training import PlainTraining
 from benchmarks.speed.plain_vae import PlainLoop
 from benchmarks.speed.target import Target
 from benchmarks.step import StepGuard, TrainingState, build_optimizer, train_step
+from benchmarks.suites.config import CellConfig
 from benchmarks.train import compile_step, model_input, training_batch
 from models.elbo import importance_weighted
 from models.nvae import NVAE

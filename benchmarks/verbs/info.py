@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks.config import read_suite, suite_names
 from benchmarks.cost import parameter_count
 from benchmarks.data import DATA_SETS
 from benchmarks.environment import choose_device, collect
 from benchmarks.records.catalogue import METRICS
+from benchmarks.suites.config import read_suite, suite_names
 from kernels.reference.backend import REFERENCE
 from models.memory import estimate_memory
 from models.nvae.config import ModelSetup

@@ -10,11 +10,11 @@ import torch
 
 from benchmarks.base.streams import seed_tensor
 from benchmarks.cell import run_cell
-from benchmarks.config import build_suite, read_suite, set_path
 from benchmarks.data import DataSet
 from benchmarks.records.record import load_record
 from benchmarks.saved import build_model, write_config
 from benchmarks.step import loss_of
+from benchmarks.suites.config import build_suite, read_suite, set_path
 from benchmarks.train import train, training_batch
 from models.output import Draw, ImageShape
 

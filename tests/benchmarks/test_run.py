@@ -10,8 +10,8 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks.config import build_suite, read_suite
 from benchmarks.saved import write_config
+from benchmarks.suites.config import build_suite, read_suite
 
 SUITE = """
 title = "Tiny"

@@ -9,11 +9,11 @@ import torch
 from benchmarks import environment
 from benchmarks.cell import run_cell
 from benchmarks.cli import run_command
-from benchmarks.config import build_suite, read_suite, set_path
 from benchmarks.data import DataSet, load
 from benchmarks.records.record import load_record
 from benchmarks.saved import build_model, write_config
 from benchmarks.step import TrainingState, build_optimizer
+from benchmarks.suites.config import build_suite, read_suite, set_path
 from benchmarks.train import note_trouble, train
 from models.output import ImageShape
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from benchmarks.base.streams import seed_tensor
-from benchmarks.config import build_suite, read_suite, set_path
 from benchmarks.data import DataSet
 from benchmarks.saved import build_model
 from benchmarks.step import StepGuard, TrainingState, build_optimizer, learning_rate, train_step, update_average
+from benchmarks.suites.config import build_suite, read_suite, set_path
 from benchmarks.train import planned_steps, seconds_per_step, train, training_batch, validation_steps
 from models.output import Draw, ImageShape
 

@@ -7,8 +7,8 @@ import torch
 from original_nvae import DATA
 
 from benchmarks.base.errors import UserError
-from benchmarks.config import build_suite, read_suite, set_path
-from benchmarks.presets import LENGTHS
+from benchmarks.suites.config import build_suite, read_suite, set_path
+from benchmarks.suites.presets import LENGTHS
 from kernels.reference.backend import REFERENCE
 from models.nvae import NVAE
 from models.nvae.presets import PRESETS

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from benchmarks.base.errors import UserError
-from benchmarks.config import (
+from benchmarks.suites.config import (
     Suite,
     build_suite,
     cell_from_dict,

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from benchmarks.base.errors import UserError, unknown
-from benchmarks.presets import with_preset
+from benchmarks.suites.presets import with_preset
 from models.elbo import Objective
 from models.likelihoods import LIKELIHOODS, AnyLikelihoodSpec, BernoulliSpec
 from models.registry import MODELS
 
-SUITES = Path(__file__).parent / "suites"
+SUITES = Path(__file__).parent
 T = TypeVar("T")
 
 
