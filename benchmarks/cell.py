@@ -16,9 +16,9 @@ import torch
 from benchmarks import checkpoint
 from benchmarks.cost import macs_per_image, parameter_count
 from benchmarks.data import DataSet, load
-from benchmarks.environment import choose_device
 from benchmarks.evaluate import Evaluation, evaluate
-from benchmarks.process import frozen_garbage, keep_freed_memory
+from benchmarks.machine.environment import choose_device
+from benchmarks.machine.process import frozen_garbage, keep_freed_memory
 from benchmarks.records.record import LatentGroupInfo, Measurement, RunRecord, save_record, write_bytes_atomically
 from benchmarks.saved import build_model, read_config, record_head, save_weights
 from benchmarks.speed.memory import highest

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.environment import cpu_name, load_average
+from benchmarks.machine.environment import cpu_name, load_average
 from kernels.ops import PLAIN, RESIDUAL, GaussianDraw, GaussianForm, Ops
 from kernels.reference.backend import REFERENCE
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from benchmarks.base.errors import INTERRUPTED, UserError
 from benchmarks.cost import macs_per_image, parameter_count, training_memory
 from benchmarks.data import DataSet, load
-from benchmarks.environment import choose_device
+from benchmarks.machine.environment import choose_device
 from benchmarks.records.record import (
     RECORD,
     LatentGroupInfo,

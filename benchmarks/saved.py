@@ -13,7 +13,7 @@ import torch
 from benchmarks import checkpoint
 from benchmarks.base.errors import UserError
 from benchmarks.base.streams import seeded
-from benchmarks.environment import choose_device, collect
+from benchmarks.machine.environment import choose_device, collect
 from benchmarks.records.record import write_text_atomically
 from benchmarks.suites.config import CellConfig, build_suite, cell_from_dict, to_dict
 from benchmarks.suites.presets import RECIPE, setup_row

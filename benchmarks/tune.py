@@ -19,7 +19,7 @@ import torch
 from benchmarks.base.errors import UserError
 from benchmarks.cli import Parser
 from benchmarks.data import DataSet, load
-from benchmarks.environment import choose_device, collect
+from benchmarks.machine.environment import choose_device, collect
 from benchmarks.saved import build_model
 from benchmarks.suites.config import CellConfig, build_suite, read_suite, set_path
 from benchmarks.train import train

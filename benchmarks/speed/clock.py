@@ -12,8 +12,8 @@ from typing import Protocol
 
 import torch
 
-from benchmarks.environment import load_average
-from benchmarks.process import frozen_garbage
+from benchmarks.machine.environment import load_average
+from benchmarks.machine.process import frozen_garbage
 
 Call = Callable[[], object]
 

@@ -69,8 +69,8 @@ def peak_of(request: Request) -> Peak:
     import torch
 
     from benchmarks.cli import import_plugin
-    from benchmarks.environment import choose_device
-    from benchmarks.process import keep_freed_memory
+    from benchmarks.machine.environment import choose_device
+    from benchmarks.machine.process import keep_freed_memory
     from benchmarks.speed.target import resolve
     from benchmarks.speed.work import job_of, verbs_of
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks.base.errors import UserError
-from benchmarks.environment import collect
+from benchmarks.machine.environment import collect
 from benchmarks.records.record import Measurement, write_text_atomically
 from benchmarks.report.speed import SpeedRow, SpeedTable, speed_csv, speed_json, speed_markdown
 from benchmarks.speed.clock import Watch

@@ -76,8 +76,8 @@ def serve(work: Work) -> None:
     import torch
 
     from benchmarks.cli import import_plugin
-    from benchmarks.environment import choose_device
-    from benchmarks.process import frozen_garbage, keep_freed_memory
+    from benchmarks.machine.environment import choose_device
+    from benchmarks.machine.process import frozen_garbage, keep_freed_memory
     from benchmarks.speed.clock import Turns, synchronise
     from benchmarks.speed.target import resolve
     from benchmarks.speed.work import job_of, verbs_of

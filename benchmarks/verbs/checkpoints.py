@@ -22,7 +22,7 @@ from benchmarks.checkpoint import WEIGHTS
 from benchmarks.cost import parameter_count
 from benchmarks.data import keyed_generator, load, to_uint8
 from benchmarks.data.files import npz_images
-from benchmarks.environment import choose_device
+from benchmarks.machine.environment import choose_device
 from benchmarks.records.record import Measurement, write_bytes_atomically
 from benchmarks.saved import LoadedModel, load_model, read_config, save_weights, write_config
 from benchmarks.suites.config import CellConfig, EvaluationConfig, parse, set_path

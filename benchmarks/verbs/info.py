@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.cost import parameter_count
 from benchmarks.data import DATA_SETS
-from benchmarks.environment import choose_device, collect
+from benchmarks.machine.environment import choose_device, collect
 from benchmarks.records.catalogue import METRICS
 from benchmarks.suites.config import read_suite, suite_names
 from kernels.reference.backend import REFERENCE

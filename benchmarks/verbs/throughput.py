@@ -13,8 +13,8 @@ import torch
 
 from benchmarks import throughput as timing
 from benchmarks.base.errors import UserError
-from benchmarks.environment import choose_device, note_missing_kernels
-from benchmarks.process import keep_freed_memory
+from benchmarks.machine.environment import choose_device, note_missing_kernels
+from benchmarks.machine.process import keep_freed_memory
 from benchmarks.records.record import Measurement, write_text_atomically
 from benchmarks.report.speed import measurements_csv, measurements_text
 from benchmarks.speed import plan, suite

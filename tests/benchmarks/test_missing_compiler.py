@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.environment import note_missing_kernels
+from benchmarks.machine.environment import note_missing_kernels
 from kernels.cpu import library
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import environment
 from benchmarks.cell import run_cell
 from benchmarks.cli import run_command
 from benchmarks.data import DataSet, load
+from benchmarks.machine import environment
 from benchmarks.records.record import load_record
 from benchmarks.saved import build_model, write_config
 from benchmarks.step import TrainingState, build_optimizer

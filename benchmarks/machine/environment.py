@@ -17,7 +17,7 @@ from benchmarks.records.record import Environment
 from kernels.backends import describe
 from kernels.cpu import library
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CODE = ("kernels", "models", "benchmarks", "pyproject.toml")  # what "dirty" is asked of
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 """What x86 and ARM processors call it on Linux."""
