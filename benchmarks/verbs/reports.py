@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import compare as comparing
+from benchmarks.report import compare as comparing
 from benchmarks.report.page import build_report
 
 PUBLISHED = Path(__file__).resolve().parent.parent.parent / "results" / "published.csv"

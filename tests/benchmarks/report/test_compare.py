@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.base.errors import UserError
-from benchmarks.compare import PAIRED, SPREADS, compare, differences, find_row
 from benchmarks.records.record import load_cells, save_record
+from benchmarks.report.compare import PAIRED, SPREADS, compare, differences, find_row
 
 IMAGES = 400
 SHIFT = 0.5  # added to every image of b: tiny against the spread between images, certain when paired

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-TABLE = Path(__file__).parents[2] / "results" / "published.csv"
+TABLE = Path(__file__).parents[3] / "results" / "published.csv"
 ROWS = list(csv.DictReader(TABLE.read_text().splitlines()))
 VALUE = re.compile(r"\d+(\.\d+)?( ± \d+(\.\d+)?|-\d+(\.\d+)?)?")
 

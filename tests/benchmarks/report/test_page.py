@@ -25,7 +25,7 @@ def published_file(tmp_path_factory):
     return path
 
 
-SHIPPED = Path(__file__).parents[2] / "results" / "published.csv"
+SHIPPED = Path(__file__).parents[3] / "results" / "published.csv"
 
 
 @pytest.fixture
