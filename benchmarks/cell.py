@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from benchmarks import checkpoint
-from benchmarks.cost import macs_per_image, parameter_count
 from benchmarks.data import DataSet, load
 from benchmarks.evaluate import Evaluation, evaluate
 from benchmarks.machine.environment import choose_device
@@ -23,7 +22,8 @@ from benchmarks.records.record import LatentGroupInfo, Measurement, RunRecord, s
 from benchmarks.saved import build_model, read_config, record_head, save_weights
 from benchmarks.speed.memory import highest
 from benchmarks.suites.config import CellConfig
-from benchmarks.train import TrainingResult, train
+from benchmarks.training.cost import macs_per_image, parameter_count
+from benchmarks.training.loop import TrainingResult, train
 from models.output import Model
 
 PROGRESS_SECONDS = 0.5

@@ -26,7 +26,7 @@ from benchmarks.records.catalogue import dash
 from benchmarks.records.record import LatentGroupInfo, Measurement
 from benchmarks.records.uncertainty import per_image
 from benchmarks.suites.config import CellConfig
-from benchmarks.train import model_input
+from benchmarks.training.loop import model_input
 from models.elbo import Bounds, ELBOTerms, bits_per_dim, importance_weighted
 from models.likelihoods import LogisticMixtureSpec
 from models.output import Draw, Model

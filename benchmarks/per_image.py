@@ -20,7 +20,7 @@ from benchmarks.records.record import Measurement, write_text_atomically
 from benchmarks.records.uncertainty import per_image
 from benchmarks.saved import LoadedModel
 from benchmarks.suites.config import CellConfig
-from benchmarks.train import model_input
+from benchmarks.training.loop import model_input
 from models.elbo import ELBOTerms, bits_per_dim, terms
 from models.likelihoods import LogisticMixtureSpec
 from models.output import Draw, Model, ModelOutput

@@ -18,7 +18,6 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.base.errors import INTERRUPTED, UserError
-from benchmarks.cost import macs_per_image, parameter_count, training_memory
 from benchmarks.data import DataSet, load
 from benchmarks.machine.environment import choose_device
 from benchmarks.records.record import (
@@ -32,7 +31,8 @@ from benchmarks.records.record import (
 )
 from benchmarks.saved import build_model, read_config, record_head, write_config
 from benchmarks.suites.config import CellConfig, Suite
-from benchmarks.train import planned_steps, seconds_per_step
+from benchmarks.training.cost import macs_per_image, parameter_count, training_memory
+from benchmarks.training.loop import planned_steps, seconds_per_step
 from kernels.backends import describe
 
 TIMED = "train,encode,reconstruct,sample"

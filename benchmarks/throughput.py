@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from benchmarks.base.errors import unknown
-from benchmarks.cost import macs_per_image
 from benchmarks.records.record import Measurement
 from benchmarks.speed import memory
 from benchmarks.speed.breakdown import step_breakdown
@@ -21,6 +20,7 @@ from benchmarks.speed.spread import Spread, paired_ratio, spread, winner
 from benchmarks.speed.target import Target
 from benchmarks.speed.work import OURS, Job, job_of, verbs_of
 from benchmarks.speed.worker import Work, Worker
+from benchmarks.training.cost import macs_per_image
 from kernels.backends import describe
 
 OURS_NAME, PLAIN_NAME = "ours", "baseline"

@@ -22,7 +22,7 @@ from benchmarks.data import DataSet, load
 from benchmarks.machine.environment import choose_device, collect
 from benchmarks.saved import build_model
 from benchmarks.suites.config import CellConfig, build_suite, read_suite, set_path
-from benchmarks.train import train
+from benchmarks.training.loop import train
 
 LEARNING_RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
 COLUMNS: tuple[str, ...] = (

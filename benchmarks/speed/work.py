@@ -17,9 +17,9 @@ from benchmarks.speed.plain_nvae import plain_nvae
 from benchmarks.speed.plain_training import PlainTraining
 from benchmarks.speed.plain_vae import PlainLoop
 from benchmarks.speed.target import Target
-from benchmarks.step import StepGuard, TrainingState, build_optimizer, train_step
 from benchmarks.suites.config import CellConfig
-from benchmarks.train import compile_step, model_input, training_batch
+from benchmarks.training.loop import compile_step, model_input, training_batch
+from benchmarks.training.step import StepGuard, TrainingState, build_optimizer, train_step
 from models.elbo import importance_weighted
 from models.nvae import NVAE
 from models.output import Draw, Model

@@ -19,13 +19,13 @@ from benchmarks import per_image
 from benchmarks.base.errors import UserError
 from benchmarks.base.streams import seed_tensor
 from benchmarks.checkpoint import WEIGHTS
-from benchmarks.cost import parameter_count
 from benchmarks.data import keyed_generator, load, to_uint8
 from benchmarks.data.files import npz_images
 from benchmarks.machine.environment import choose_device
 from benchmarks.records.record import Measurement, write_bytes_atomically
 from benchmarks.saved import LoadedModel, load_model, read_config, save_weights, write_config
 from benchmarks.suites.config import CellConfig, EvaluationConfig, parse, set_path
+from benchmarks.training.cost import parameter_count
 from models.output import Draw
 
 FILE = "npz:"

@@ -9,13 +9,13 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks.cost import parameter_count
 from benchmarks.data import DATA_SETS
 from benchmarks.machine.environment import choose_device, collect
 from benchmarks.records.catalogue import METRICS
 from benchmarks.suites.config import read_suite, suite_names
+from benchmarks.training.cost import parameter_count
+from benchmarks.training.memory import estimate_memory
 from kernels.reference.backend import REFERENCE
-from models.memory import estimate_memory
 from models.nvae.config import ModelSetup
 from models.nvae.presets import PRESETS
 from models.registry import MODELS, build

@@ -11,8 +11,8 @@ import sys
 
 import torch
 
-from benchmarks.cost import macs_per_image
 from benchmarks.data import keyed_generator
+from benchmarks.training.cost import macs_per_image
 from kernels.backends import best_for
 from models.elbo import importance_weighted
 from models.nvae import NVAE

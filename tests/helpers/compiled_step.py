@@ -5,8 +5,8 @@ import sys
 
 import torch
 
-from benchmarks.compiled import compiled_forward
-from benchmarks.step import forward_terms
+from benchmarks.training.compiled import compiled_forward
+from benchmarks.training.step import forward_terms
 from kernels.reference.backend import REFERENCE
 from models.likelihoods import BernoulliSpec, GaussianSpec
 from models.output import Draw, ImageShape

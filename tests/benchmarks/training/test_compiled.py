@@ -13,13 +13,13 @@ from benchmarks.cell import run_cell
 from benchmarks.data import DataSet
 from benchmarks.records.record import load_record
 from benchmarks.saved import build_model, write_config
-from benchmarks.step import loss_of
 from benchmarks.suites.config import build_suite, read_suite, set_path
-from benchmarks.train import train, training_batch
+from benchmarks.training.loop import train, training_batch
+from benchmarks.training.step import loss_of
 from models.output import Draw, ImageShape
 
 CPU = torch.device("cpu")
-HELPER = Path(__file__).parents[1] / "helpers" / "compiled_step.py"
+HELPER = Path(__file__).parents[2] / "helpers" / "compiled_step.py"
 COMPILED_LOSS, COMPILED_GRADIENT = 1e-5, 1e-3  # float32 sums in another order; batch norm over few values amplifies
 BFLOAT16_LOSS = 0.02  # of the float32 loss: products of 8 bits, sums of hundreds
 BFLOAT16_DIRECTION = 0.95  # cosine of the two gradients

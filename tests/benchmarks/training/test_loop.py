@@ -8,9 +8,16 @@ import torch
 from benchmarks.base.streams import seed_tensor
 from benchmarks.data import DataSet
 from benchmarks.saved import build_model
-from benchmarks.step import StepGuard, TrainingState, build_optimizer, learning_rate, train_step, update_average
 from benchmarks.suites.config import build_suite, read_suite, set_path
-from benchmarks.train import planned_steps, seconds_per_step, train, training_batch, validation_steps
+from benchmarks.training.loop import planned_steps, seconds_per_step, train, training_batch, validation_steps
+from benchmarks.training.step import (
+    StepGuard,
+    TrainingState,
+    build_optimizer,
+    learning_rate,
+    train_step,
+    update_average,
+)
 from models.output import Draw, ImageShape
 
 CPU = torch.device("cpu")

@@ -7,9 +7,9 @@ import copy
 import pytest
 import torch
 
+from benchmarks.training.diagnostics import first_non_finite, non_finite_gradients
+from benchmarks.training.memory import estimate_memory, saved_bytes
 from kernels.reference.backend import REFERENCE
-from models.diagnostics import first_non_finite, non_finite_gradients
-from models.memory import estimate_memory, saved_bytes
 from models.nvae import NVAE
 from models.nvae.presets import PRESETS
 from models.output import Draw

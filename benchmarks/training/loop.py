@@ -14,12 +14,12 @@ from torch.optim import Optimizer
 
 from benchmarks import checkpoint
 from benchmarks.base.streams import generator_seed, seed_tensor
-from benchmarks.compiled import compiled_forward
 from benchmarks.data import DataSet, batches, binarise, keyed_generator, to_unit
 from benchmarks.records.record import Curve
-from benchmarks.step import StepGuard, TrainingState, build_optimizer, loss_of, train_step
 from benchmarks.suites.config import CellConfig, TrainingConfig
-from models.diagnostics import first_non_finite, non_finite_gradients
+from benchmarks.training.compiled import compiled_forward
+from benchmarks.training.diagnostics import first_non_finite, non_finite_gradients
+from benchmarks.training.step import StepGuard, TrainingState, build_optimizer, loss_of, train_step
 from models.elbo import terms
 from models.output import Draw, Model
 

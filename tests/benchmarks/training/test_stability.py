@@ -12,9 +12,9 @@ from benchmarks.data import DataSet, load
 from benchmarks.machine import environment
 from benchmarks.records.record import load_record
 from benchmarks.saved import build_model, write_config
-from benchmarks.step import TrainingState, build_optimizer
 from benchmarks.suites.config import build_suite, read_suite, set_path
-from benchmarks.train import note_trouble, train
+from benchmarks.training.loop import note_trouble, train
+from benchmarks.training.step import TrainingState, build_optimizer
 from models.output import ImageShape
 
 CPU = torch.device("cpu")

@@ -9,8 +9,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.suites.config import TrainingConfig
+from benchmarks.training.memory import estimate_memory
 from kernels.reference.backend import REFERENCE
-from models.memory import estimate_memory
 from models.output import Draw, ImageShape, Model
 
 
