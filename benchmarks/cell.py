@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks import checkpoint
 from benchmarks.data import DataSet, load
 from benchmarks.evaluate import Evaluation, evaluate
 from benchmarks.machine.environment import choose_device
 from benchmarks.machine.process import frozen_garbage, keep_freed_memory
 from benchmarks.records.record import LatentGroupInfo, Measurement, RunRecord, save_record, write_bytes_atomically
-from benchmarks.saved import build_model, read_config, record_head, save_weights
 from benchmarks.speed.memory import highest
+from benchmarks.storage import tensors
+from benchmarks.storage.weights import build_model, read_config, record_head, save_weights
 from benchmarks.suites.config import CellConfig
 from benchmarks.training.cost import macs_per_image, parameter_count
 from benchmarks.training.loop import TrainingResult, train
@@ -74,11 +74,11 @@ def run_cell(folder: Path) -> RunRecord:
     save_record(record, folder)
     if not result.finished:
         return record
-    save_weights(model, cell, data.content_hash, folder / checkpoint.WEIGHTS)
+    save_weights(model, cell, data.content_hash, folder / tensors.WEIGHTS)
     evaluation = evaluate(model, cell, data, lambda *event: _report_or_stop(report, stop, *event))
     record = _with_evaluation(record, evaluation, folder)
     save_record(record, folder)
-    (folder / checkpoint.STATE).unlink(missing_ok=True)
+    (folder / tensors.STATE).unlink(missing_ok=True)
     return record
 
 

@@ -18,7 +18,7 @@ from benchmarks.data import keyed_generator
 from benchmarks.records.catalogue import measurement
 from benchmarks.records.record import Measurement, write_text_atomically
 from benchmarks.records.uncertainty import per_image
-from benchmarks.saved import LoadedModel
+from benchmarks.storage.weights import LoadedModel
 from benchmarks.suites.config import CellConfig
 from benchmarks.training.loop import model_input
 from models.elbo import ELBOTerms, bits_per_dim, terms

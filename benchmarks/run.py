@@ -29,7 +29,7 @@ from benchmarks.records.record import (
     save_record,
     save_run,
 )
-from benchmarks.saved import build_model, read_config, record_head, write_config
+from benchmarks.storage.weights import build_model, read_config, record_head, write_config
 from benchmarks.suites.config import CellConfig, Suite
 from benchmarks.training.cost import macs_per_image, parameter_count, training_memory
 from benchmarks.training.loop import planned_steps, seconds_per_step

@@ -20,7 +20,7 @@ from benchmarks.base.errors import UserError
 from benchmarks.cli import Parser
 from benchmarks.data import DataSet, load
 from benchmarks.machine.environment import choose_device, collect
-from benchmarks.saved import build_model
+from benchmarks.storage.weights import build_model
 from benchmarks.suites.config import CellConfig, build_suite, read_suite, set_path
 from benchmarks.training.loop import train
 

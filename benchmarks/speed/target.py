@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmarks.base.errors import UserError, unknown
 from benchmarks.data import keyed_generator, load
-from benchmarks.saved import LoadedModel, build_model, load_model
+from benchmarks.storage.weights import LoadedModel, build_model, load_model
 from benchmarks.suites.config import CellConfig, build_suite, cell_from_dict, read_suite, set_path, suite_names, to_dict
 from benchmarks.suites.presets import RECIPE, preset_row
 from models.nvae.presets import PRESETS

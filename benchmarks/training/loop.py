@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from benchmarks import checkpoint
 from benchmarks.base.streams import generator_seed, seed_tensor
 from benchmarks.data import DataSet, batches, binarise, keyed_generator, to_unit
 from benchmarks.records.record import Curve
+from benchmarks.storage import tensors
 from benchmarks.suites.config import CellConfig, TrainingConfig
 from benchmarks.training.compiled import compiled_forward
 from benchmarks.training.diagnostics import first_non_finite, non_finite_gradients
@@ -236,10 +236,10 @@ def validation_steps(config: TrainingConfig, steps: int) -> set[int]:
 
 def save_state(state: TrainingState, folder: Path) -> None:
     """Write the training state atomically."""
-    tensors, rest = checkpoint.flatten_optimizer(state.optimizer.state_dict())
-    tensors |= {f"model.{name}": tensor for name, tensor in state.model.state_dict().items()}
-    tensors |= {f"average.{name}": tensor for name, tensor in state.average.items()}
-    tensors["losses"] = state.losses
+    saved, rest = tensors.flatten_optimizer(state.optimizer.state_dict())
+    saved |= {f"model.{name}": tensor for name, tensor in state.model.state_dict().items()}
+    saved |= {f"average.{name}": tensor for name, tensor in state.average.items()}
+    saved["losses"] = state.losses
     metadata = {
         "steps": state.steps,
         "step": state.step,
@@ -248,19 +248,19 @@ def save_state(state: TrainingState, folder: Path) -> None:
         "trouble": state.trouble,
         "optimizer": rest,
     }
-    checkpoint.save(folder / checkpoint.STATE, tensors, metadata)
+    tensors.save(folder / tensors.STATE, saved, metadata)
 
 
 def restore(model: Model, cell: CellConfig, data: DataSet, folder: Path) -> TrainingState | None:
     """The state saved in `folder`, loaded into `model`, or None if there is none."""
-    if not (folder / checkpoint.STATE).exists():
+    if not (folder / tensors.STATE).exists():
         return None
     device = next(model.parameters()).device
-    stored = checkpoint.load(folder / checkpoint.STATE)
+    stored = tensors.load(folder / tensors.STATE)
     model.load_state_dict(_under(stored.tensors, "model."))
     optimizer = build_optimizer(cell.training, model, device)
     groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict(checkpoint.unflatten_optimizer(stored.tensors, stored.metadata["optimizer"], groups))
+    optimizer.load_state_dict(tensors.unflatten_optimizer(stored.tensors, stored.metadata["optimizer"], groups))
     _match_layout(optimizer)
     average = {name: tensor.to(device) for name, tensor in _under(stored.tensors, "average.").items()}
     meta = stored.metadata

@@ -18,12 +18,12 @@ from PIL import Image
 from benchmarks import per_image
 from benchmarks.base.errors import UserError
 from benchmarks.base.streams import seed_tensor
-from benchmarks.checkpoint import WEIGHTS
 from benchmarks.data import keyed_generator, load, to_uint8
 from benchmarks.data.files import npz_images
 from benchmarks.machine.environment import choose_device
 from benchmarks.records.record import Measurement, write_bytes_atomically
-from benchmarks.saved import LoadedModel, load_model, read_config, save_weights, write_config
+from benchmarks.storage.tensors import WEIGHTS
+from benchmarks.storage.weights import LoadedModel, load_model, read_config, save_weights, write_config
 from benchmarks.suites.config import CellConfig, EvaluationConfig, parse, set_path
 from benchmarks.training.cost import parameter_count
 from models.output import Draw

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks.saved import write_config
+from benchmarks.storage.weights import write_config
 from benchmarks.suites.config import build_suite, read_suite
 
 SUITE = """

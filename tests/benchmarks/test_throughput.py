@@ -10,11 +10,11 @@ import torch
 from benchmarks.base.errors import UserError
 from benchmarks.cli import run_command
 from benchmarks.report.speed import measurements_text
-from benchmarks.saved import save_weights, write_config
 from benchmarks.speed import clock
 from benchmarks.speed.spread import NO_WINNER
 from benchmarks.speed.target import preset_target, resolve
 from benchmarks.speed.work import OURS, job_of
+from benchmarks.storage.weights import save_weights, write_config
 from benchmarks.throughput import Settings, Variant, measure
 
 CPU = torch.device("cpu")

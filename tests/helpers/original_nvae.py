@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.storage.published.nvae import original_state_dict
 from kernels.ops import Ops
 from kernels.reference.backend import REFERENCE
 from models.likelihoods import LogisticMixtureSpec
 from models.nvae import NVAE
-from models.nvae.checkpoint import original_state_dict
 from models.nvae.original import setup_from_arguments
 
 DATA = Path(__file__).parents[1] / "data" / "nvae"

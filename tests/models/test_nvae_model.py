@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.storage.published.nvae import original_state_dict
 from kernels.reference.backend import REFERENCE
 from models.elbo import Objective, terms
 from models.likelihoods import BernoulliSpec, GaussianSpec, LogisticMixtureSpec
 from models.nvae import NVAE, NVAEConfig, ResidualVAE, ResidualVAEConfig
 from models.nvae.cells import DecoderCombiner, EncoderCombiner, ResidualCell
-from models.nvae.checkpoint import original_state_dict
 from models.nvae.config import ARCHITECTURES
 from models.nvae.presets import PRESETS
 from models.nvae.readjust import ReadjustedBatchNorm

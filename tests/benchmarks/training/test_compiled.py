@@ -12,7 +12,7 @@ from benchmarks.base.streams import seed_tensor
 from benchmarks.cell import run_cell
 from benchmarks.data import DataSet
 from benchmarks.records.record import load_record
-from benchmarks.saved import build_model, write_config
+from benchmarks.storage.weights import build_model, write_config
 from benchmarks.suites.config import build_suite, read_suite, set_path
 from benchmarks.training.loop import train, training_batch
 from benchmarks.training.step import loss_of

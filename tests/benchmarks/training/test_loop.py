@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.base.streams import seed_tensor
 from benchmarks.data import DataSet
-from benchmarks.saved import build_model
+from benchmarks.storage.weights import build_model
 from benchmarks.suites.config import build_suite, read_suite, set_path
 from benchmarks.training.loop import planned_steps, seconds_per_step, train, training_batch, validation_steps
 from benchmarks.training.step import (

@@ -11,7 +11,7 @@ from benchmarks.cli import run_command
 from benchmarks.data import DataSet, load
 from benchmarks.machine import environment
 from benchmarks.records.record import load_record
-from benchmarks.saved import build_model, write_config
+from benchmarks.storage.weights import build_model, write_config
 from benchmarks.suites.config import build_suite, read_suite, set_path
 from benchmarks.training.loop import note_trouble, train
 from benchmarks.training.step import TrainingState, build_optimizer

@@ -10,15 +10,15 @@ from typing import Any
 
 import torch
 
-from benchmarks import checkpoint
 from benchmarks.base.errors import UserError
 from benchmarks.base.streams import seeded
 from benchmarks.machine.environment import choose_device, collect
 from benchmarks.records.record import write_text_atomically
+from benchmarks.storage import tensors
+from benchmarks.storage.published.nvae import load_weights, read_original
 from benchmarks.suites.config import CellConfig, build_suite, cell_from_dict, to_dict
 from benchmarks.suites.presets import RECIPE, setup_row
 from kernels.backends import best_for
-from models.nvae.checkpoint import load_weights, read_original
 from models.nvae.config import ModelSetup
 from models.output import ImageShape, Model
 from models.registry import build
@@ -72,7 +72,7 @@ def build_model(cell: CellConfig, image: ImageShape, device: torch.device) -> Mo
 def save_weights(model: Model, cell: CellConfig, data_hash: str, path: Path) -> None:
     """Write weights with everything needed to build the model again."""
     metadata = {"cell": to_dict(cell), "data_hash": data_hash, "image": dataclasses.asdict(model.image)}
-    checkpoint.save(path, dict(model.state_dict()), metadata)
+    tensors.save(path, dict(model.state_dict()), metadata)
 
 
 def load_model(path: Path, device: torch.device) -> LoadedModel:
@@ -83,10 +83,10 @@ def load_model(path: Path, device: torch.device) -> LoadedModel:
     Raises:
         UserError: missing, corrupt or foreign file.
     """
-    path = path / checkpoint.WEIGHTS if path.is_dir() else path
+    path = path / tensors.WEIGHTS if path.is_dir() else path
     if is_torch_file(path):
         return _load_original(path, device)
-    stored = checkpoint.load(path)
+    stored = tensors.load(path)
     try:
         cell = cell_from_dict(stored.metadata["cell"])
         model = build_model(cell, ImageShape(**stored.metadata["image"]), device)

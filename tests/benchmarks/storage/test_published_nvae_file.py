@@ -11,9 +11,9 @@ import pytest
 import torch
 from original_nvae import DATA, write_original
 
+from benchmarks.storage.published.nvae import load_weights, original_state_dict, read_original
 from kernels.reference.backend import REFERENCE
 from models.nvae import NVAE
-from models.nvae.checkpoint import load_weights, original_state_dict, read_original
 from models.nvae.config import ModelSetup
 from models.nvae.original import setup_from_arguments
 from models.nvae.presets import PRESETS
