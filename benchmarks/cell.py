@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from benchmarks.data import DataSet, load
-from benchmarks.evaluate import Evaluation, evaluate
+from benchmarks.evaluation.evaluate import Evaluation, evaluate
 from benchmarks.machine.environment import choose_device
 from benchmarks.machine.process import frozen_garbage, keep_freed_memory
 from benchmarks.records.record import LatentGroupInfo, Measurement, RunRecord, save_record, write_bytes_atomically

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks import per_image
 from benchmarks.base.errors import UserError
 from benchmarks.base.streams import seed_tensor
 from benchmarks.data import keyed_generator, load, to_uint8
 from benchmarks.data.files import npz_images
+from benchmarks.evaluation import per_image
 from benchmarks.machine.environment import choose_device
 from benchmarks.records.record import Measurement, write_bytes_atomically
 from benchmarks.storage.tensors import WEIGHTS
@@ -90,7 +90,7 @@ def _evaluation_settings(cell: CellConfig, options: argparse.Namespace) -> Evalu
 
 def _score_test_split(loaded: LoadedModel) -> list[Measurement]:
     """All metrics on the test split of the cell's data set."""
-    from benchmarks import evaluate as evaluating  # imports torchvision: slow
+    from benchmarks.evaluation import evaluate as evaluating
 
     data = load(loaded.cell.data)
     if data.image != loaded.model.image:

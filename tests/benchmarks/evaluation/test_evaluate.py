@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks.data import DataSet
-from benchmarks.evaluate import evaluate
+from benchmarks.evaluation.evaluate import evaluate
 from benchmarks.metrics.sample_quality import FEATURE_METRICS
 from benchmarks.storage.weights import build_model, load_model, save_weights
 from benchmarks.suites.config import build_suite, read_suite, set_path
