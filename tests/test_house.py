@@ -16,7 +16,7 @@ TRITON_FILES = {
     "kernels/gpu/latent_plan.py",
     "kernels/readback/static_profile.py",
     "kernels/gpu/device.py",
-    "benchmarks/proton.py",
+    "benchmarks/profiling/proton.py",
 }
 NO_TORCH = {"benchmarks/records/record.py", "benchmarks/base/errors.py", "benchmarks/records/uncertainty.py"}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from benchmarks.kernel_timing import copy_bandwidth
+from benchmarks.profiling.kernel_timing import copy_bandwidth
 from benchmarks.speed.clock import Call, interleave, synchronise
 from benchmarks.speed.spread import spread
 

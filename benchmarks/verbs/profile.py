@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import profile as profiling
+from benchmarks.profiling import profile as profiling
 
 STDOUT = "-"
 

@@ -8,10 +8,10 @@ import types
 import pytest
 import torch
 
-from benchmarks import kernel_timing, proton
-from benchmarks import profile as verb
 from benchmarks.base.errors import UserError
-from benchmarks.kernel_timing import EAGER, gaussian_problem, mixture_problem, time_problem
+from benchmarks.profiling import kernel_timing, proton
+from benchmarks.profiling import profile as verb
+from benchmarks.profiling.kernel_timing import EAGER, gaussian_problem, mixture_problem, time_problem
 from kernels.cpu.backend import CPU
 from kernels.ops import PLAIN
 from kernels.readback.disassembly import ToolsMissing

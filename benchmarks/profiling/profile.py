@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from benchmarks.base.errors import unknown
-from benchmarks.kernel_timing import Timing, problems, time_operations, write_trace
-from benchmarks.proton import KernelTime, ProtonMissing, kernel_times
+from benchmarks.profiling.kernel_timing import Timing, problems, time_operations, write_trace
+from benchmarks.profiling.proton import KernelTime, ProtonMissing, kernel_times
 from benchmarks.records.record import write_text_atomically
 from kernels.backends import best_for
 from kernels.readback.disassembly import ToolsMissing
@@ -264,7 +264,7 @@ def csv_text(rows: Sequence[dict[str, Any]]) -> str:
 
 def draw(rows: Sequence[StaticProfile], path: Path) -> None:
     """Write the roofline figure."""
+    from benchmarks.profiling.roofline import roofline
     from benchmarks.report.figures import save
-    from benchmarks.roofline import roofline
 
     save(roofline(rows, gpus()), path)

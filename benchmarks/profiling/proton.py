@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.kernel_timing import Problem, cache_filler, problems
+from benchmarks.profiling.kernel_timing import Problem, cache_filler, problems
 from kernels.backends import best_for
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -108,7 +108,7 @@ def kernel_times() -> list[KernelTime]:
         ProtonMissing: there is no Proton or no GPU, or it failed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "benchmarks.proton", folder]
+        command = [sys.executable, "-m", "benchmarks.profiling.proton", folder]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
         except subprocess.TimeoutExpired as error:
