@@ -25,9 +25,9 @@ from benchmarks.speed.machine import measure_limits
 from benchmarks.speed.plan import PYTHAE, Aim, Choice, Comparison, SpeedSuite, comparisons
 from benchmarks.speed.spread import Goal, Spread, paired_ratio, spread, verdict
 from benchmarks.speed.target import resolve
-from benchmarks.throughput import BREAKDOWN, MEMORY, OURS_NAME, PLAIN_NAME
+from benchmarks.speed.throughput import BREAKDOWN, MEMORY, OURS_NAME, PLAIN_NAME
 
-PYTHAE_LOOP = Path(__file__).parent / "pythae_loop.py"
+PYTHAE_LOOP = Path(__file__).parent / "baseline" / "pythae_loop.py"
 COMPILER_VARIABLES = ("CC", "CXX")
 LIMIT_SECONDS = 0.5
 

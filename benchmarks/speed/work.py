@@ -12,10 +12,10 @@ from torch import Tensor
 from benchmarks.base.errors import UserError
 from benchmarks.base.streams import seed_tensor
 from benchmarks.data import batches, keyed_generator
+from benchmarks.speed.baseline.nvae import plain_nvae
+from benchmarks.speed.baseline.training import PlainTraining
+from benchmarks.speed.baseline.vae import PlainLoop
 from benchmarks.speed.clock import MAX_ROUNDS, MOST_REPEATS, WARMUP_CALLS, Call
-from benchmarks.speed.plain_nvae import plain_nvae
-from benchmarks.speed.plain_training import PlainTraining
-from benchmarks.speed.plain_vae import PlainLoop
 from benchmarks.speed.target import Target
 from benchmarks.suites.config import CellConfig
 from benchmarks.training.loop import compile_step, model_input, training_batch

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import throughput as timing
 from benchmarks.base.errors import UserError
 from benchmarks.machine.environment import choose_device, note_missing_kernels
 from benchmarks.machine.process import keep_freed_memory
 from benchmarks.records.record import Measurement, write_text_atomically
 from benchmarks.report.speed import measurements_csv, measurements_text
 from benchmarks.speed import plan, suite
+from benchmarks.speed import throughput as timing
 from benchmarks.speed.target import Target, resolve
+from benchmarks.speed.throughput import OURS_NAME, PLAIN_NAME, USUAL, Settings, Variant
 from benchmarks.speed.work import verbs_of
-from benchmarks.throughput import OURS_NAME, PLAIN_NAME, USUAL, Settings, Variant
 
 SUITE_ONLY = ("out", "pythae", "no_compiler")
 MODELS_ONLY = ("set", "vs", "vs_set", "trace", "iwae", "what", "precision", "compile")

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.speed.plain_distributions import PlainLogisticMixture
-from benchmarks.speed.plain_layers import effective_weight
-from benchmarks.speed.plain_nvae import PlainNVAE, plain_nvae
-from benchmarks.speed.plain_training import PlainTraining, StackedAdamax
+from benchmarks.speed.baseline.distributions import PlainLogisticMixture
+from benchmarks.speed.baseline.layers import effective_weight
+from benchmarks.speed.baseline.nvae import PlainNVAE, plain_nvae
+from benchmarks.speed.baseline.training import PlainTraining, StackedAdamax
 from kernels.reference.backend import REFERENCE
 from models.elbo import Objective, importance_weighted, terms
 from models.likelihoods import BernoulliSpec, DiscretizedLogisticMixture, GaussianSpec, LogisticMixtureSpec

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.speed.plain_vae import PlainLoop, PlainVAE
+from benchmarks.speed.baseline.vae import PlainLoop, PlainVAE
 from kernels.reference.backend import REFERENCE
 from models.elbo import Objective, terms
 from models.likelihoods import BernoulliSpec

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.speed.plain_layers import effective_weight
-from benchmarks.speed.plain_nvae import PlainNVAE
+from benchmarks.speed.baseline.layers import effective_weight
+from benchmarks.speed.baseline.nvae import PlainNVAE
 
 ROUNDS = 4
 ROUNDS_AT_START = 40

@@ -13,9 +13,9 @@ from benchmarks.report.speed import measurements_text
 from benchmarks.speed import clock
 from benchmarks.speed.spread import NO_WINNER
 from benchmarks.speed.target import preset_target, resolve
+from benchmarks.speed.throughput import Settings, Variant, measure
 from benchmarks.speed.work import OURS, job_of
 from benchmarks.storage.weights import save_weights, write_config
-from benchmarks.throughput import Settings, Variant, measure
 
 CPU = torch.device("cpu")
 ROUNDING = 1e-9  # shares are float64 sums of a few terms

@@ -17,7 +17,7 @@ from benchmarks.records.record import Measurement
 from benchmarks.report.speed import SpeedRow, SpeedTable, speed_csv, speed_json, speed_markdown
 from benchmarks.speed import clock, plan, suite
 from benchmarks.speed.target import resolve
-from benchmarks.throughput import PLAIN_NAME
+from benchmarks.speed.throughput import PLAIN_NAME
 
 ROUNDING = 1e-9  # shares are float64 sums of a few terms
 SUITE = """
@@ -219,5 +219,5 @@ def test_the_rate_of_a_step_beside_the_machines():
 
 def test_the_tables_are_rendered_without_torch():
     code = "import sys; import benchmarks.report.speed; sys.exit('torch' in sys.modules)"
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.speed.plain_distributions import PlainLikelihood, PlainNormal, plain_likelihood
-from benchmarks.speed.plain_layers import PlainCell, PlainDecoderCombiner, PlainEncoderCombiner, conv2d
+from benchmarks.speed.baseline.distributions import PlainLikelihood, PlainNormal, plain_likelihood
+from benchmarks.speed.baseline.layers import PlainCell, PlainDecoderCombiner, PlainEncoderCombiner, conv2d
 from models.nvae.config import ARCHITECTURES, CellOps, NVAEConfig
 from models.nvae.model import NVAE
 from models.output import ImageShape, LikelihoodSpec, fitting_pad
