@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from benchmarks.base.errors import INTERRUPTED
-from benchmarks.cell import run_cell
+from benchmarks.trials.trial import run_cell
 
 
 def cell(options: argparse.Namespace) -> int:

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from benchmarks.base.streams import seed_tensor
-from benchmarks.cell import run_cell
 from benchmarks.data import DataSet
 from benchmarks.records.record import load_record
 from benchmarks.storage.weights import build_model, write_config
 from benchmarks.suites.config import build_suite, read_suite, set_path
 from benchmarks.training.loop import train, training_batch
 from benchmarks.training.step import loss_of
+from benchmarks.trials.trial import run_cell
 from models.output import Draw, ImageShape
 
 CPU = torch.device("cpu")
@@ -96,8 +96,8 @@ def test_the_record_says_what_came_of_compilation(tmp_path, monkeypatch):
     cell = make_cell("ae", "training.compile='on'", "training.images=16")
     write_config(cell, tmp_path)
     monkeypatch.setattr(torch, "compile", broken)
-    monkeypatch.setattr("benchmarks.cell.StopSignal", lambda: lambda: False)
-    monkeypatch.setattr("benchmarks.cell.evaluate", interrupt)
+    monkeypatch.setattr("benchmarks.trials.trial.StopSignal", lambda: lambda: False)
+    monkeypatch.setattr("benchmarks.trials.trial.evaluate", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run_cell(tmp_path)
     (note,) = load_record(tmp_path).notes

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.cell import run_cell
 from benchmarks.cli import run_command
 from benchmarks.data import DataSet, load
 from benchmarks.machine import environment
@@ -15,6 +14,7 @@ from benchmarks.storage.weights import build_model, write_config
 from benchmarks.suites.config import build_suite, read_suite, set_path
 from benchmarks.training.loop import note_trouble, train
 from benchmarks.training.step import TrainingState, build_optimizer
+from benchmarks.trials.trial import run_cell
 from models.output import ImageShape
 
 CPU = torch.device("cpu")
@@ -97,8 +97,8 @@ def test_a_finite_training_has_nothing_to_explain(data, tmp_path):
 def test_the_record_says_where_a_training_broke(tmp_path, monkeypatch):
     cell = make_cell("quick", "vae", "training.images=64", "training.learning_rate=1e18", "training.warmup=0")
     write_config(cell, tmp_path)
-    monkeypatch.setattr("benchmarks.cell.StopSignal", lambda: lambda: False)
-    monkeypatch.setattr("benchmarks.cell.evaluate", interrupt)
+    monkeypatch.setattr("benchmarks.trials.trial.StopSignal", lambda: lambda: False)
+    monkeypatch.setattr("benchmarks.trials.trial.evaluate", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run_cell(tmp_path)
     (note,) = load_record(tmp_path).notes

@@ -1,4 +1,4 @@
-"""Learning rates tried for every row of a suite, scored on the validation split: python -m benchmarks.tune SUITE.
+"""Learning rates tried for every row of a suite, scored on the validation split (`python -m benchmarks.trials.tune`).
 
 Every row gets the same trials. The log (results/tuning/SUITE.csv) is appended trial by trial and a trial that stands in
 it is not run again. The test split is never touched.
@@ -79,7 +79,7 @@ def append(log: Path, line: dict[str, object]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the missing trials; returns the exit code."""
-    parser = Parser(prog="python -m benchmarks.tune", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = Parser(prog="python -m benchmarks.trials.tune", description=__doc__.splitlines()[0] if __doc__ else None)
     parser.set_defaults(parser=parser)
     parser.add_argument("suite", help="a suite's name or a TOML file")
     parser.add_argument("--models", help="comma-separated rows")
