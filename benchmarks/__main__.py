@@ -22,7 +22,7 @@ def check_packages() -> None:
 def main() -> int:
     """Run the command line; returns the exit code."""
     check_packages()
-    from benchmarks.cli import run_command
+    from benchmarks.cli.parser import run_command
 
     return run_command(sys.argv[1:])
 

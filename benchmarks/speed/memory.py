@@ -68,7 +68,7 @@ def peak_of(request: Request) -> Peak:
     """The peak of a request, measured in this process."""
     import torch
 
-    from benchmarks.cli import import_plugin
+    from benchmarks.cli.parser import import_plugin
     from benchmarks.machine.environment import choose_device
     from benchmarks.machine.process import keep_freed_memory
     from benchmarks.speed.target import resolve

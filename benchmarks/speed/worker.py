@@ -75,7 +75,7 @@ def serve(work: Work) -> None:
     """Build the call, say that it is ready, and time it once for every line that comes."""
     import torch
 
-    from benchmarks.cli import import_plugin
+    from benchmarks.cli.parser import import_plugin
     from benchmarks.machine.environment import choose_device
     from benchmarks.machine.process import frozen_garbage, keep_freed_memory
     from benchmarks.speed.clock import Turns, synchronise

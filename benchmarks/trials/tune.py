@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.base.errors import UserError
-from benchmarks.cli import Parser
+from benchmarks.cli.parser import Parser
 from benchmarks.data import DataSet, load
 from benchmarks.machine.environment import choose_device, collect
 from benchmarks.storage.weights import build_model

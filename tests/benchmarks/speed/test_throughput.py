@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.base.errors import UserError
-from benchmarks.cli import run_command
+from benchmarks.cli.parser import run_command
 from benchmarks.report.speed import measurements_text
 from benchmarks.speed import clock
 from benchmarks.speed.spread import NO_WINNER

@@ -7,7 +7,7 @@ import pytest
 import torch
 from original_nvae import TOLERANCE, build, close, images, load, write_original
 
-from benchmarks.cli import run_command
+from benchmarks.cli.parser import run_command
 from benchmarks.storage.weights import build_model, load_model, save_weights
 from benchmarks.suites.config import build_suite, read_suite
 from models.output import ImageShape

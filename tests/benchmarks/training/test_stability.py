@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.cli import run_command
+from benchmarks.cli.parser import run_command
 from benchmarks.data import DataSet, load
 from benchmarks.machine import environment
 from benchmarks.records.record import load_record
@@ -121,7 +121,7 @@ def test_precision_is_float32_on_a_cpu_and_bfloat16_on_a_gpu_unless_given(capsys
         return json.loads(capsys.readouterr().out)[0]["config"]["training"]["precision"]
 
     assert precision() == "float32"
-    monkeypatch.setattr("benchmarks.verbs.run.bfloat16_by_default", lambda device: True)
+    monkeypatch.setattr("benchmarks.cli.run.bfloat16_by_default", lambda device: True)
     assert precision() == "bfloat16"
     assert precision("--set", "training.precision=float32") == "float32"
 

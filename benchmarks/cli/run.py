@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.base.errors import INTERRUPTED, UserError
+from benchmarks.cli.checkpoints import inception_fields
+from benchmarks.cli.reports import report_of
 from benchmarks.machine.environment import bfloat16_by_default, choose_device, emulates_bfloat16, note_missing_kernels
 from benchmarks.records.record import load_records, run_folders
 from benchmarks.suites.config import Suite, build_suite, read_suite, set_path, with_overrides
 from benchmarks.trials.schedule import Outcome, Plan, default_jobs, execute, plan, plan_rows, prepare_folder
-from benchmarks.verbs.checkpoints import inception_fields
-from benchmarks.verbs.reports import report_of
 from models.registry import MODELS
 
 

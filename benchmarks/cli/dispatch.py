@@ -23,5 +23,5 @@ FUNCTIONS = {"list": "list_known"}
 
 def call(verb: str, options: argparse.Namespace) -> int:
     """Run `verb` with parsed `options`; returns the exit code."""
-    module = importlib.import_module(f"benchmarks.verbs.{MODULES[verb]}")
+    module = importlib.import_module(f"benchmarks.cli.{MODULES[verb]}")
     return getattr(module, FUNCTIONS.get(verb, verb))(options)

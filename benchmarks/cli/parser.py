@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from benchmarks import verbs
 from benchmarks.base.errors import INTERRUPTED, UserError, unknown
+from benchmarks.cli import dispatch
 
 PLUGGABLE = ("run", "cell", "throughput", "evaluate", "sample", "convert", "list")
 CHECKPOINT = "run folder, weights file, or checkpoint.pt of the original NVAE code"
@@ -210,7 +210,7 @@ def run_command(arguments: Sequence[str]) -> int:
         options = build_parser().parse_strictly(arguments)
         for module in getattr(options, "plugin", ()):
             import_plugin(module)
-        return verbs.call(options.verb, options)
+        return dispatch.call(options.verb, options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
