@@ -1,4 +1,4 @@
-"""The verbs of the command line; a verb's module is imported only when it is called."""
+"""Which module holds a verb; it is imported only when the verb is called."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import importlib
 
 MODULES = {
     "run": "run",
-    "cell": "cell",
+    "cell": "trial",
     "report": "reports",
     "compare": "reports",
     "throughput": "throughput",

@@ -55,7 +55,7 @@ aims = [{ what = "loop", goal = 1.3, stretch = 1.5 }]
 ROWS = """
 [likelihood]
 name = "bernoulli"
-[models.vanilla.mlp]
+[models.mlp]
 name = "vae"
 hidden = [8]
 latent_size = 2

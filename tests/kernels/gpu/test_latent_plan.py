@@ -82,7 +82,7 @@ class NoGpu:
     get_current_target = staticmethod(lambda: GPUTarget("cuda", 90, 32))
 
 driver.set_active(NoGpu())
-from kernels import gaussian, launch, likelihood, operators
+from kernels.gpu import gaussian, latent_plan, mixture, operators
 from kernels.ops import RESIDUAL
 
 class CompileOnly:
@@ -93,7 +93,7 @@ class CompileOnly:
             self.compiled = self.kernel.warmup(*arguments, grid=grid, **options)
         return run
 
-for module in (gaussian, likelihood):
+for module in (gaussian, mixture):
     module.forward, module.backward = CompileOnly(module.forward), CompileOnly(module.backward)
 latent_plan.fast_math = lambda tensor: 1
 for dtype in (torch.float32, torch.bfloat16):
@@ -112,7 +112,7 @@ for dtype in (torch.float32, torch.bfloat16):
         print("compiled", dtype, memory_format)
 parameters = torch.zeros(2, 50, 16, 32, requires_grad=True)
 operators.FUSED.logistic_mixture_log_prob(parameters, torch.zeros(2, 3, 16, 32), bits=8).sum().backward()
-for kernel in (likelihood.forward, likelihood.backward):
+for kernel in (mixture.forward, mixture.backward):
     assert "ld.global.v4.b32" in kernel.compiled.asm["ptx"] and "atom." not in kernel.compiled.asm["ptx"]
 print("compiled mixture")
 """

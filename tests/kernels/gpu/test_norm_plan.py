@@ -120,7 +120,7 @@ class NoGpu:
     get_current_target = staticmethod(lambda: GPUTarget("cuda", 90, 32))
 
 driver.set_active(NoGpu())
-from kernels import normalisation, operators, sweep
+from kernels.gpu import norm, norm_plan, operators
 
 class CompileOnly:
     def __init__(self, kernel):
@@ -132,7 +132,7 @@ class CompileOnly:
 
 NAMES = ("statistics", "merge", "forward", "backward_sums", "backward")
 for name in NAMES:
-    setattr(normalisation, name, CompileOnly(getattr(normalisation, name)))
+    setattr(norm, name, CompileOnly(getattr(norm, name)))
 norm_plan.fast_math = lambda tensor: 1
 CASES = (
     (torch.float32, torch.channels_last, 24),
@@ -143,7 +143,7 @@ for case in CASES:
     x = torch.zeros(2, channels, 8, 8, dtype=dtype).contiguous(memory_format=memory_format).requires_grad_()
     operators.FUSED.norm_swish(x, *(torch.ones(channels) for _ in range(4)), training=True).sum().backward()
     for name in NAMES:
-        ptx = getattr(normalisation, name).compiled.asm["ptx"]
+        ptx = getattr(norm, name).compiled.asm["ptx"]
         assert "ld.local" not in ptx and "atom." not in ptx and "red.global" not in ptx, (name, case)
         assert name == "merge" or "ld.global.v4.b32" in ptx, (name, case)
         assert name not in ("forward", "backward") or "st.global.v4.b32" in ptx, (name, case)
