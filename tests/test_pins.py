@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.records.record import load_record, run_folders
 from benchmarks.report.page import build_report
-from benchmarks.suites.config import build_suite, cell_from_dict, read_suite
+from benchmarks.suites.config import build_suite, read_suite, trial_from_dict
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = ROOT / "results" / "quick"
@@ -25,24 +25,24 @@ def versions_of(record):
 def test_the_quick_suite_still_names_its_runs_alike():
     """The suite file of today, in the environment of the records, stands for the folders in results/quick."""
     name, table = read_suite("quick")
-    cells = {(cell.row, cell.seed): cell for cell in build_suite(name, table | {"seeds": 3}).cells}
+    trials = {(trial.row, trial.seed): trial for trial in build_suite(name, table | {"seeds": 3}).trials}
     records = shipped()
     assert len(records) == 12
     for folder, record in records:
-        identity = cells[record.row, record.seed].identity(record.data_hash, versions_of(record))
+        identity = trials[record.row, record.seed].identity(record.data_hash, versions_of(record))
         assert folder.name == f"{record.row}-seed{record.seed}-{identity}"
 
 
 def test_a_stored_config_still_has_its_hash():
     for _, record in shipped():
-        cell = cell_from_dict(record.config)
-        assert cell.identity(record.data_hash, versions_of(record)) == record.config_hash
+        trial = trial_from_dict(record.config)
+        assert trial.identity(record.data_hash, versions_of(record)) == record.config_hash
 
 
 def test_a_hash_covers_every_setting():
     _, record = shipped()[0]
-    cell = cell_from_dict(record.config)
-    longer = dataclasses.replace(cell, training=dataclasses.replace(cell.training, images=cell.training.images + 1))
+    trial = trial_from_dict(record.config)
+    longer = dataclasses.replace(trial, training=dataclasses.replace(trial.training, images=trial.training.images + 1))
     assert longer.identity(record.data_hash, versions_of(record)) != record.config_hash
 
 

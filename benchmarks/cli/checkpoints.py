@@ -24,7 +24,7 @@ from benchmarks.machine.environment import choose_device
 from benchmarks.records.record import Measurement, write_bytes_atomically
 from benchmarks.storage.tensors import WEIGHTS
 from benchmarks.storage.weights import LoadedModel, load_model, read_config, save_weights, write_config
-from benchmarks.suites.config import CellConfig, EvaluationConfig, parse, set_path
+from benchmarks.suites.config import EvaluationConfig, TrialConfig, parse, set_path
 from benchmarks.training.cost import parameter_count
 from models.output import Draw
 
@@ -58,12 +58,12 @@ def _print_measurements(rows: list[Measurement], as_json: bool) -> None:
 def evaluate(options: argparse.Namespace) -> int:
     """Score a checkpoint on the test split of its data set, or of another; or on all images of a file."""
     loaded = _load(options.checkpoint, options.device)
-    torch.set_num_threads(options.threads or loaded.cell.threads)
-    settings = _evaluation_settings(loaded.cell, options)
-    name = options.data or loaded.cell.data
+    torch.set_num_threads(options.threads or loaded.trial.threads)
+    settings = _evaluation_settings(loaded.trial, options)
+    name = options.data or loaded.trial.data
     if not name:
         raise UserError(f"{options.checkpoint}: it does not say what it was trained on; give --data")
-    loaded = dataclasses.replace(loaded, cell=dataclasses.replace(loaded.cell, data=name, evaluation=settings))
+    loaded = dataclasses.replace(loaded, trial=dataclasses.replace(loaded.trial, data=name, evaluation=settings))
     if options.original_rules:
         loaded = per_image.with_original_rules(loaded)
     one_by_one = _is_file(options.data) or options.posterior_mean or options.per_image is not None
@@ -76,9 +76,9 @@ def _is_file(data: str | None) -> bool:
     return data is not None and data.startswith(FILE)
 
 
-def _evaluation_settings(cell: CellConfig, options: argparse.Namespace) -> EvaluationConfig:
-    """The cell's evaluation settings under `evaluate`'s options."""
-    table: dict[str, Any] = {"evaluation": dataclasses.asdict(cell.evaluation)}
+def _evaluation_settings(trial: TrialConfig, options: argparse.Namespace) -> EvaluationConfig:
+    """The trial's evaluation settings under `evaluate`'s options."""
+    table: dict[str, Any] = {"evaluation": dataclasses.asdict(trial.evaluation)}
     if options.inception_weights is not None:
         table["evaluation"] |= inception_fields(options.inception_weights)
     if options.batch_size is not None:
@@ -89,31 +89,31 @@ def _evaluation_settings(cell: CellConfig, options: argparse.Namespace) -> Evalu
 
 
 def _score_test_split(loaded: LoadedModel) -> list[Measurement]:
-    """All metrics on the test split of the cell's data set."""
+    """All metrics on the test split of the trial's data set."""
     from benchmarks.evaluation import evaluate as evaluating
 
-    data = load(loaded.cell.data)
+    data = load(loaded.trial.data)
     if data.image != loaded.model.image:
         raise UserError(
             f"--data {data.name}: the model was built for {loaded.model.image}, the images are {data.image}"
         )
-    return evaluating.evaluate(loaded.model, loaded.cell, data, lambda done, total, phase: None).measurements
+    return evaluating.evaluate(loaded.model, loaded.trial, data, lambda done, total, phase: None).measurements
 
 
 def _score_images(loaded: LoadedModel, options: argparse.Namespace) -> list[Measurement]:
     """The likelihood of all images of a file, or of the test split of a data set, one by one."""
     if options.inception_weights is not None:
         raise UserError("--inception-weights: expected a data set's test split; the likelihood of images needs none")
-    name = loaded.cell.data
+    name = loaded.trial.data
     if _is_file(options.data):
-        images = npz_images(Path(name.removeprefix(FILE)), binary=loaded.cell.binary)
+        images = npz_images(Path(name.removeprefix(FILE)), binary=loaded.trial.binary)
     else:
-        images = load(name).test[: loaded.cell.evaluation.images or None]
+        images = load(name).test[: loaded.trial.evaluation.images or None]
     padded = per_image.padded_input(images, loaded)
     scores = per_image.score_images(loaded, padded, at_mean=options.posterior_mean)
     if options.per_image is not None:
         per_image.write_scores(scores, Path(options.per_image))
-    return per_image.summary(scores, loaded.cell, loaded.model.image.dims)
+    return per_image.summary(scores, loaded.trial, loaded.model.image.dims)
 
 
 def convert(options: argparse.Namespace) -> int:
@@ -121,9 +121,9 @@ def convert(options: argparse.Namespace) -> int:
     loaded = load_model(Path(options.checkpoint), torch.device("cpu"))
     out = Path(options.out)
     path = out if out.suffix == ".safetensors" else out / WEIGHTS
-    save_weights(loaded.model, loaded.cell, loaded.data_hash, path)
+    save_weights(loaded.model, loaded.trial, loaded.data_hash, path)
     if path != out:
-        write_config(loaded.cell, out)
+        write_config(loaded.trial, out)
     print(f"{parameter_count(loaded.model):,} parameters in {path}", file=sys.stderr)
     return 0
 
@@ -135,7 +135,7 @@ def sample(options: argparse.Namespace) -> int:
     loaded = _load(options.checkpoint, options.device)
     if not loaded.model.has_prior:
         raise UserError(
-            f"{options.checkpoint}: a {loaded.cell.model} has no prior to sample from; choose another model"
+            f"{options.checkpoint}: a {loaded.trial.model} has no prior to sample from; choose another model"
         )
     device = next(loaded.model.parameters()).device
     with torch.inference_mode():

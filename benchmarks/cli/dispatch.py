@@ -7,7 +7,7 @@ import importlib
 
 MODULES = {
     "run": "run",
-    "cell": "trial",
+    "trial": "trial",
     "report": "reports",
     "compare": "reports",
     "throughput": "throughput",

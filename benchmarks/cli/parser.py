@@ -14,7 +14,7 @@ from typing import NoReturn
 from benchmarks.base.errors import INTERRUPTED, UserError, unknown
 from benchmarks.cli import dispatch
 
-PLUGGABLE = ("run", "cell", "throughput", "evaluate", "sample", "convert", "list")
+PLUGGABLE = ("run", "trial", "throughput", "evaluate", "sample", "convert", "list")
 CHECKPOINT = "run folder, weights file, or checkpoint.pt of the original NVAE code"
 UNWRITABLE = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
 
@@ -68,9 +68,9 @@ def build_parser() -> Parser:
     listing.add_argument("--json", action="store_true", help="print JSON")
     env = verb("env", "the environment a run would record")
     env.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    cell = subparsers.add_parser("cell")  # internal: one cell in its own process
-    cell.set_defaults(parser=cell)
-    cell.add_argument("folder")
+    trial = subparsers.add_parser("trial")  # internal: one trial in its own process
+    trial.set_defaults(parser=trial)
+    trial.add_argument("folder")
     for name, sub in subparsers.choices.items():
         if name in PLUGGABLE:
             sub.add_argument("--plugin", action="append", default=[], metavar="MODULE", help="adds models of your own")
@@ -86,8 +86,8 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--budget", help="seconds=N: equal training time for every model; images=N: equal images")
     run.add_argument("--seeds", type=int, help="number of seeds")
     run.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    run.add_argument("--threads", type=int, help="threads of each cell")
-    run.add_argument("--jobs", type=int, help="cells at a time (default: cores / threads; 1 on a GPU)")
+    run.add_argument("--threads", type=int, help="threads of each trial")
+    run.add_argument("--jobs", type=int, help="trials at a time (default: cores / threads; 1 on a GPU)")
     run.add_argument("--out", help="folder of the run (default: results/local/SUITE)")
     run.add_argument("--inception-weights", metavar="PATH", help="weights for Inception FID")
     run.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a key of the suite")

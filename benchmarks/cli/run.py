@@ -42,7 +42,7 @@ def suite_of(options: argparse.Namespace) -> Suite:
     if options.threads is not None and options.threads < 1:
         raise UserError(f"--threads: expected at least 1, got {options.threads}")
     suite = with_overrides(suite, device=str(device), threads=options.threads, training=_length(options))
-    if any(cell.training.precision == "bfloat16" for cell in suite.cells) and emulates_bfloat16(device):
+    if any(trial.training.precision == "bfloat16" for trial in suite.trials) and emulates_bfloat16(device):
         print("this CPU has no bfloat16 arithmetic and emulates it: float32 is faster here", file=sys.stderr)
     return suite
 
@@ -98,7 +98,7 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"--jobs: expected at least 1, got {options.jobs}")
     planned = plan(suite, out, tuple(options.plugin))
     prepare_folder(out)
-    note_missing_kernels(choose_device(suite.cells[0].device))
+    note_missing_kernels(choose_device(suite.trials[0].device))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     outcome = execute(planned, options.jobs or default_jobs(suite))
@@ -111,7 +111,7 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def _print_result(out: Path, as_json: bool) -> None:
-    if not run_folders(out):  # interrupted before the first cell had anything to say
+    if not run_folders(out):  # interrupted before the first trial had anything to say
         return
     text = report_of(out)
     if as_json:
@@ -147,5 +147,5 @@ def _dry_run(planned: Plan, as_json: bool) -> int:
             f"{row['status']}"
         )
     jobs = default_jobs(planned.suite)
-    print(f"about {total / jobs:.0f} s of training with {jobs} cells at a time; evaluation and throughput come on top")
+    print(f"about {total / jobs:.0f} s of training with {jobs} trials at a time; evaluation and throughput come on top")
     return 0

@@ -90,17 +90,17 @@ def _plan(options: argparse.Namespace) -> list[tuple[Target, int | None, int | N
 
 def _device(options: argparse.Namespace, target: Target) -> torch.device:
     """Where the target runs: as told, else as a run folder was trained, else on a GPU if there is one."""
-    return choose_device(options.device or (target.cell.device if Path(target.source).is_dir() else "auto"))
+    return choose_device(options.device or (target.trial.device if Path(target.source).is_dir() else "auto"))
 
 
 def _measured(options: argparse.Namespace, target: Target, batch: int | None, threads: int | None) -> list[Measurement]:
     """The measurements of one target with what it is compared with; printed unless JSON is asked for."""
-    torch.set_num_threads(threads or target.cell.threads)
+    torch.set_num_threads(threads or target.trial.threads)
     settings = Settings(
         device=_device(options, target),
         what=_split(options.what) or _usual(options, target),
         seconds=options.seconds or SECONDS,
-        draws=options.iwae or target.cell.evaluation.iwae_samples,
+        draws=options.iwae or target.trial.evaluation.iwae_samples,
         trace=Path(options.trace) if options.trace else None,
         plugins=tuple(options.plugin),
     )
@@ -114,7 +114,7 @@ def _usual(options: argparse.Namespace, target: Target) -> tuple[str, ...]:
     """What is measured unless `--what` says it: the usual, the bound if K is given, and what the baseline can do."""
     names = [*USUAL, *(["iwae"] if options.iwae else [])]
     if options.vs == PLAIN_NAME:
-        names += [name for name in verbs_of(target.cell, plain=True) if name != "iwae"]
+        names += [name for name in verbs_of(target.trial, plain=True) if name != "iwae"]
     return tuple(dict.fromkeys(names))
 
 

@@ -1,4 +1,4 @@
-"""The verb `cell`: one cell in a process of its own, started by `run`."""
+"""The verb `trial`: one trial in a process of its own, started by `run`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 
 from benchmarks.base.errors import INTERRUPTED
-from benchmarks.trials.trial import run_cell
+from benchmarks.trials.trial import run_trial
 
 
-def cell(options: argparse.Namespace) -> int:
-    """Run one cell (started by `run`)."""
-    record = run_cell(Path(options.folder))
+def trial(options: argparse.Namespace) -> int:
+    """Run one trial (started by `run`)."""
+    record = run_trial(Path(options.folder))
     return INTERRUPTED if record.status == "interrupted" else 0

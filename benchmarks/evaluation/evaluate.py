@@ -25,7 +25,7 @@ from benchmarks.metrics.sample_quality import (
 from benchmarks.records.catalogue import dash
 from benchmarks.records.record import LatentGroupInfo, Measurement
 from benchmarks.records.uncertainty import per_image
-from benchmarks.suites.config import CellConfig
+from benchmarks.suites.config import TrialConfig
 from benchmarks.training.loop import model_input
 from models.elbo import Bounds, ELBOTerms, bits_per_dim, importance_weighted
 from models.likelihoods import LogisticMixtureSpec
@@ -46,7 +46,7 @@ class Evaluation:
     pictures: dict[str, np.ndarray]
 
 
-def evaluate(model: Model, cell: CellConfig, data: DataSet, progress: Progress) -> Evaluation:
+def evaluate(model: Model, trial: TrialConfig, data: DataSet, progress: Progress) -> Evaluation:
     """All metrics of `model` on the test split, with keyed noise: batch size does not matter.
 
     Images are the likelihood's mean, clamped and rounded to uint8; MSE and features are against the test images at the
@@ -54,24 +54,24 @@ def evaluate(model: Model, cell: CellConfig, data: DataSet, progress: Progress) 
     """
     model.eval()
     device = next(model.parameters()).device
-    test = data.test[: cell.evaluation.images or None]
-    x = model_input(test, cell, keyed_generator(cell.seed, "test binarisation")).to(device)
-    originals = to_uint8(to_unit(test, cell.bits))
+    test = data.test[: trial.evaluation.images or None]
+    x = model_input(test, trial, keyed_generator(trial.seed, "test binarisation")).to(device)
+    originals = to_uint8(to_unit(test, trial.bits))
     measurements: list[Measurement] = []
     values: dict[str, np.ndarray] = {}
     if model.has_prior:
-        bounds = test_bounds(model, cell, x, progress)
-        measurements += likelihood_metrics(bounds, cell, data.image.dims)
+        bounds = test_bounds(model, trial, x, progress)
+        measurements += likelihood_metrics(bounds, trial, data.image.dims)
         values |= {"elbo": bounds.elbo.cpu().numpy(), "iwae_bound": bounds.iwae.cpu().numpy()}
     else:
         measurements += [dash(name, NO_PRIOR) for name in ("elbo", "bits_per_dim", "iwae_bound")]
-    reconstructions, groups = reconstruct(model, cell, x, progress)
-    measurements += reconstruction_metrics(reconstructions, originals, cell.seed)
+    reconstructions, groups = reconstruct(model, trial, x, progress)
+    measurements += reconstruction_metrics(reconstructions, originals, trial.seed)
     measurements += latent_metrics(groups, len(test))
     values["mse"] = mse_per_image(reconstructions, originals).numpy()
     values["psnr"] = psnr_per_image(reconstructions, originals).numpy()
-    samples = draw_samples(model, cell, cell.evaluation.samples or len(test), progress) if model.has_prior else None
-    measurements += quality_metrics(cell, data, originals, samples, reconstructions)
+    samples = draw_samples(model, trial, trial.evaluation.samples or len(test), progress) if model.has_prior else None
+    measurements += quality_metrics(trial, data, originals, samples, reconstructions)
     return Evaluation(measurements, groups, values, pictures(originals, reconstructions, samples))
 
 
@@ -84,10 +84,10 @@ def pictures(originals: Tensor, reconstructions: Tensor, samples: Tensor | None)
     return {name: images.permute(0, 2, 3, 1).numpy() for name, images in shown.items()}
 
 
-def test_bounds(model: Model, cell: CellConfig, x: Tensor, progress: Progress) -> Bounds:
+def test_bounds(model: Model, trial: TrialConfig, x: Tensor, progress: Progress) -> Bounds:
     """ELBO and importance-weighted bound of every test image x (N, C, H, W)."""
-    seed = seed_tensor(cell.seed, "test latents", x.device)
-    k, size = cell.evaluation.iwae_samples, cell.evaluation.batch_size
+    seed = seed_tensor(trial.seed, "test latents", x.device)
+    k, size = trial.evaluation.iwae_samples, trial.evaluation.batch_size
     parts = []
     for start in range(0, len(x), size):
         batch = x[start : start + size]
@@ -99,42 +99,44 @@ def test_bounds(model: Model, cell: CellConfig, x: Tensor, progress: Progress) -
     return Bounds(joined, torch.cat([p.elbo_sampled for p in parts]), torch.cat([p.iwae for p in parts]), k)
 
 
-def likelihood_metrics(bounds: Bounds, cell: CellConfig, dims: int) -> list[Measurement]:
+def likelihood_metrics(bounds: Bounds, trial: TrialConfig, dims: int) -> list[Measurement]:
     """ELBO, rate, distortion, importance-weighted bound and, over integer levels, bits/dim; with intervals."""
-    details = {"likelihood": _likelihood_name(cell), "k": bounds.k}
+    details = {"likelihood": _likelihood_name(trial), "k": bounds.k}
 
     def values(tensor: Tensor) -> np.ndarray:
         return tensor.double().cpu().numpy()
 
     rows = [
-        per_image("elbo", values(bounds.elbo), cell.seed, details=details),
-        per_image("iwae_bound", values(bounds.iwae), cell.seed, details=details),
-        per_image("rate", values(bounds.terms.rate), cell.seed, details=details),
-        per_image("distortion", values(bounds.terms.distortion), cell.seed, details=details),
+        per_image("elbo", values(bounds.elbo), trial.seed, details=details),
+        per_image("iwae_bound", values(bounds.iwae), trial.seed, details=details),
+        per_image("rate", values(bounds.terms.rate), trial.seed, details=details),
+        per_image("distortion", values(bounds.terms.distortion), trial.seed, details=details),
     ]
-    if isinstance(cell.likelihood_spec, LogisticMixtureSpec):
+    if isinstance(trial.likelihood_spec, LogisticMixtureSpec):
         bits = values(bits_per_dim(bounds.elbo, dims))
-        return [*rows, per_image("bits_per_dim", bits, cell.seed, details=details)]
-    return [*rows, dash("bits_per_dim", f"not defined for the {cell.likelihood} likelihood")]
+        return [*rows, per_image("bits_per_dim", bits, trial.seed, details=details)]
+    return [*rows, dash("bits_per_dim", f"not defined for the {trial.likelihood} likelihood")]
 
 
-def _likelihood_name(cell: CellConfig) -> str:
+def _likelihood_name(trial: TrialConfig) -> str:
     """The likelihood and the fields that change its value: rows are comparable only where it is equal."""
-    spec = cell.likelihood_spec
+    spec = trial.likelihood_spec
     if isinstance(spec, LogisticMixtureSpec):
         edges = ", original edges" if spec.original_edges else ""
-        return f"{cell.likelihood}(bits={spec.bits}{edges})"
-    return f"{cell.likelihood}()"
+        return f"{trial.likelihood}(bits={spec.bits}{edges})"
+    return f"{trial.likelihood}()"
 
 
 @torch.no_grad()
-def reconstruct(model: Model, cell: CellConfig, x: Tensor, progress: Progress) -> tuple[Tensor, list[LatentGroupInfo]]:
+def reconstruct(
+    model: Model, trial: TrialConfig, x: Tensor, progress: Progress
+) -> tuple[Tensor, list[LatentGroupInfo]]:
     """Mean images (N, C, H, W) uint8 with z at the posterior mean, and the use of the latent groups (one draw)."""
     usage = LatentUsage()
-    seed = seed_tensor(cell.seed, "usage latents", x.device)
+    seed = seed_tensor(trial.seed, "usage latents", x.device)
     images = []
-    for start in range(0, len(x), cell.evaluation.batch_size):
-        batch = x[start : start + cell.evaluation.batch_size]
+    for start in range(0, len(x), trial.evaluation.batch_size):
+        batch = x[start : start + trial.evaluation.batch_size]
         images.append(to_uint8(model(batch, Draw(seed, first_sample=start, at_mean=True)).likelihood.mean()).cpu())
         usage.update(model.encode(model.padded(batch), Draw(seed, first_sample=start)).groups)
         progress(start + len(batch), len(x), "reconstruction")
@@ -142,28 +144,28 @@ def reconstruct(model: Model, cell: CellConfig, x: Tensor, progress: Progress) -
 
 
 @torch.no_grad()
-def draw_samples(model: Model, cell: CellConfig, n: int, progress: Progress) -> Tensor:
+def draw_samples(model: Model, trial: TrialConfig, n: int, progress: Progress) -> Tensor:
     """`n` mean images (N, C, H, W) uint8 of latents from the prior at the evaluation's temperature."""
-    seed = seed_tensor(cell.seed, "prior latents", next(model.parameters()).device)
+    seed = seed_tensor(trial.seed, "prior latents", next(model.parameters()).device)
     images = []
-    for start in range(0, n, cell.evaluation.batch_size):
-        count = min(cell.evaluation.batch_size, n - start)
+    for start in range(0, n, trial.evaluation.batch_size):
+        count = min(trial.evaluation.batch_size, n - start)
         draw = Draw(seed, first_sample=start)
-        images.append(to_uint8(model.sample(count, draw, cell.evaluation.temperature).mean()).cpu())
+        images.append(to_uint8(model.sample(count, draw, trial.evaluation.temperature).mean()).cpu())
         progress(start + count, n, "samples")
     return torch.cat(images)
 
 
 def quality_metrics(
-    cell: CellConfig, data: DataSet, originals: Tensor, samples: Tensor | None, reconstructions: Tensor
+    trial: TrialConfig, data: DataSet, originals: Tensor, samples: Tensor | None, reconstructions: Tensor
 ) -> list[Measurement]:
-    """Feature distances of samples and reconstructions to the test images, under the cell's extractor."""
-    name = cell.evaluation.extractor or data.extractor
+    """Feature distances of samples and reconstructions to the test images, under the trial's extractor."""
+    name = trial.evaluation.extractor or data.extractor
     if not name:
         return [dash(metric, NO_EXTRACTOR) for metric in FEATURE_METRICS]
-    extractor = open_extractor(name, cell.evaluation.extractor_weights or None, cell.device)
+    extractor = open_extractor(name, trial.evaluation.extractor_weights or None, trial.device)
     cache = cache_folder("features")
-    train = to_uint8(to_unit(data.train, cell.bits))
+    train = to_uint8(to_unit(data.train, trial.bits))
     rows = [
         *reconstruction_quality(reconstructions, originals, extractor, cache),
         fid_floor(train, originals, extractor, cache),

@@ -19,7 +19,7 @@ from benchmarks.records.catalogue import measurement
 from benchmarks.records.record import Measurement, write_text_atomically
 from benchmarks.records.uncertainty import per_image
 from benchmarks.storage.weights import LoadedModel
-from benchmarks.suites.config import CellConfig
+from benchmarks.suites.config import TrialConfig
 from benchmarks.training.loop import model_input
 from models.elbo import ELBOTerms, bits_per_dim, terms
 from models.likelihoods import LogisticMixtureSpec
@@ -41,19 +41,19 @@ class ImageScores:
 
 def with_original_rules(loaded: LoadedModel) -> LoadedModel:
     """The model with the right edge of the original's logistic likelihood; others have one rule only."""
-    spec = loaded.cell.likelihood_spec
+    spec = loaded.trial.likelihood_spec
     if not isinstance(spec, LogisticMixtureSpec):
         return loaded
     spec = dataclasses.replace(spec, original_edges=True)
     loaded.model.likelihood = spec
-    return dataclasses.replace(loaded, cell=dataclasses.replace(loaded.cell, likelihood_spec=spec))
+    return dataclasses.replace(loaded, trial=dataclasses.replace(loaded.trial, likelihood_spec=spec))
 
 
 def padded_input(images: Tensor, loaded: LoadedModel) -> Tensor:
     """What the encoder sees (N, C, H + 2 pad, W + 2 pad) of images with or without their padding.
 
     Floating-point images are taken as they are, padding included. 8-bit ones become levels, are binarised by the
-    cell's seed where the likelihood is binary, and padded with zeros.
+    trial's seed where the likelihood is binary, and padded with zeros.
 
     Raises:
         UserError: images of another shape than the model's.
@@ -72,7 +72,7 @@ def padded_input(images: Tensor, loaded: LoadedModel) -> Tensor:
     if images.is_floating_point():
         return images if padded_already else model.padded(images)
     bare = _cropped(images, pad) if padded_already else images
-    return model.padded(model_input(bare, loaded.cell, keyed_generator(loaded.cell.seed, "test binarisation")))
+    return model.padded(model_input(bare, loaded.trial, keyed_generator(loaded.trial.seed, "test binarisation")))
 
 
 def _cropped(images: Tensor, pad: int) -> Tensor:
@@ -82,16 +82,16 @@ def _cropped(images: Tensor, pad: int) -> Tensor:
 @torch.no_grad()
 def score_images(loaded: LoadedModel, padded: Tensor, *, at_mean: bool) -> ImageScores:
     """Scores of padded images (N, C, H + 2 pad, W + 2 pad), with keyed noise: batch size does not matter."""
-    model, size = loaded.model, loaded.cell.evaluation.batch_size
+    model, size = loaded.model, loaded.trial.evaluation.batch_size
     device = next(model.parameters()).device
-    seed = seed_tensor(loaded.cell.seed, "test latents", device)
+    seed = seed_tensor(loaded.trial.seed, "test latents", device)
     parts = [
         _terms(model, padded[start : start + size].to(device), Draw(seed, first_sample=start, at_mean=at_mean))
         for start in range(0, len(padded), size)
     ]
     distortion = torch.cat([part.distortion for part in parts]).double().cpu()
     rates = torch.cat([part.rates for part in parts]).double().cpu()
-    flows = bool(getattr(loaded.cell.model_config, "flows", 0))
+    flows = bool(getattr(loaded.trial.model_config, "flows", 0))
     return ImageScores(ELBOTerms(distortion, rates), at_mean, at_mean and flows, model.has_prior)
 
 
@@ -102,23 +102,23 @@ def _terms(model: Model, padded: Tensor, draw: Draw) -> ELBOTerms:
     return terms(output, _cropped(padded, model.pad))
 
 
-def summary(scores: ImageScores, cell: CellConfig, dims: int) -> list[Measurement]:
+def summary(scores: ImageScores, trial: TrialConfig, dims: int) -> list[Measurement]:
     """Means over the images, with intervals where there are two or more; what is no bound is not called one."""
     at_mean = "_at_mean" if scores.at_mean else ""
-    found = {f"distortion{at_mean}": _mean("distortion", scores.terms.distortion, cell)}
+    found = {f"distortion{at_mean}": _mean("distortion", scores.terms.distortion, trial)}
     if scores.has_prior:
         rate, total = ("log_q_over_p", "value") if scores.is_point else ("rate", "elbo")
-        found[f"{rate}{at_mean}"] = _mean("rate", scores.terms.rate, cell)
-        found[f"{total}{at_mean}"] = _mean("elbo", scores.terms.elbo, cell)
-        if isinstance(cell.likelihood_spec, LogisticMixtureSpec):
-            found[f"bits_per_dim{at_mean}"] = _mean("bits_per_dim", bits_per_dim(scores.terms.elbo, dims), cell)
+        found[f"{rate}{at_mean}"] = _mean("rate", scores.terms.rate, trial)
+        found[f"{total}{at_mean}"] = _mean("elbo", scores.terms.elbo, trial)
+        if isinstance(trial.likelihood_spec, LogisticMixtureSpec):
+            found[f"bits_per_dim{at_mean}"] = _mean("bits_per_dim", bits_per_dim(scores.terms.elbo, dims), trial)
     return [dataclasses.replace(row, metric=name) for name, row in found.items()]
 
 
-def _mean(metric: str, values: Tensor, cell: CellConfig) -> Measurement:
+def _mean(metric: str, values: Tensor, trial: TrialConfig) -> Measurement:
     if len(values) == 1:
         return measurement(metric, float(values), n=1)
-    return per_image(metric, values.numpy(), cell.seed)
+    return per_image(metric, values.numpy(), trial.seed)
 
 
 def write_scores(scores: ImageScores, path: Path) -> None:

@@ -1,7 +1,7 @@
 """What was measured, as data: no torch import, so that reports are rebuilt on any machine.
 
-One `RunRecord` is one cell of a table: one model row and one seed. It is written atomically as
-`record.json` in the cell's folder, beside `images.npz` (arrays for the figures) and the weights.
+One `RunRecord` is one trial of a table: one model row and one seed. It is written atomically as
+`record.json` in the trial's folder, beside `images.npz` (arrays for the figures) and the weights.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One cell. `row` is the model's row in the table (the suite's key), `model` its registry name."""
+    """One trial. `row` is the model's row in the table (the suite's key), `model` its registry name."""
 
     suite: str
     row: str
@@ -186,12 +186,12 @@ def save_record(record: RunRecord, folder: Path) -> None:
 
 
 def save_run(out: Path, folders: list[str]) -> None:
-    """Write `out/run.json`: the cell folders of the latest run, in table order."""
+    """Write `out/run.json`: the trial folders of the latest run, in table order."""
     write_text_atomically(out / RUN, json.dumps({"schema_version": SCHEMA_VERSION, "cells": folders}, indent=1) + "\n")
 
 
 def run_folders(out: Path) -> list[Path]:
-    """Cell folders of the latest run in `out` that hold a record, in table order; all of them without `run.json`.
+    """Trial folders of the latest run in `out` that hold a record, in table order; all of them without `run.json`.
 
     Raises:
         ValueError: a `run.json` that cannot be read.
@@ -199,14 +199,14 @@ def run_folders(out: Path) -> list[Path]:
     if not (out / RUN).exists():
         return [path.parent for path in sorted(out.glob(f"*/{RECORD}"))]
     try:
-        cells = json.loads((out / RUN).read_text())["cells"]
-        return [out / name for name in cells if (out / name / RECORD).exists()]
+        trials = json.loads((out / RUN).read_text())["cells"]
+        return [out / name for name in trials if (out / name / RECORD).exists()]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{out / RUN}: expected the list of a run's cells: {error}") from error
+        raise ValueError(f"{out / RUN}: expected the list of a run's trials: {error}") from error
 
 
 def load_record(folder: Path) -> RunRecord:
-    """The record in a cell's folder.
+    """The record in a trial's folder.
 
     Raises:
         ValueError: a record that cannot be read, with its path.
@@ -218,8 +218,8 @@ def load_record(folder: Path) -> RunRecord:
         raise ValueError(f"{path}: {error}") from error
 
 
-def load_cells(out: Path) -> dict[Path, RunRecord]:
-    """Records of the latest run in `out` by cell folder, in table order.
+def load_trials(out: Path) -> dict[Path, RunRecord]:
+    """Records of the latest run in `out` by trial folder, in table order.
 
     Raises:
         ValueError: a file that cannot be read, with its path.
@@ -228,8 +228,8 @@ def load_cells(out: Path) -> dict[Path, RunRecord]:
 
 
 def load_records(out: Path) -> list[RunRecord]:
-    """Records of the latest run in `out`, in table order; raises as `load_cells`."""
-    return list(load_cells(out).values())
+    """Records of the latest run in `out`, in table order; raises as `load_trials`."""
+    return list(load_trials(out).values())
 
 
 def _clean(value: Any) -> Any:

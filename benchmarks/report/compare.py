@@ -14,7 +14,7 @@ from benchmarks.records.record import Measurement, RunRecord
 from benchmarks.records.uncertainty import Interval, bootstrap_interval
 from benchmarks.report import layout
 from benchmarks.report.columns import SPECS, Column, columns_of
-from benchmarks.report.page import read_cells
+from benchmarks.report.page import read_trials
 from benchmarks.report.rows import Row, gather, reach, under_one_ruler, with_known_data
 
 PAIRED = "paired bootstrap 95%"
@@ -52,9 +52,9 @@ def compare(out: Path, a: str, b: str) -> str:
     Raises:
         UserError: no such row, or rows on different data.
     """
-    cells = read_cells(out)
-    first, second = find_row(cells.values(), a), find_row(cells.values(), b)
-    found = differences(first, second, cells)
+    trials = read_trials(out)
+    first, second = find_row(trials.values(), a), find_row(trials.values(), b)
+    found = differences(first, second, trials)
     head = f"## {second.label} - {first.label} ({first.records[0].suite}: {first.records[0].data})"
     table = layout.markdown(_table(first, second, found), left=("Basis", "Verdict"))
     notes = dict.fromkeys([*warnings(first, second), *(d.note for d in found if d.note)])
@@ -62,7 +62,7 @@ def compare(out: Path, a: str, b: str) -> str:
     return "\n\n".join([head, table, *(["\n".join(lines)] if lines else [])]) + "\n"
 
 
-def differences(first: Row, second: Row, cells: dict[Path, RunRecord]) -> list[Difference]:
+def differences(first: Row, second: Row, trials: dict[Path, RunRecord]) -> list[Difference]:
     """The difference of every metric that one of the rows has, in the order of the tables.
 
     Per-image metrics of one seed each: paired bootstrap over the test images. Else the change plus and minus both
@@ -75,7 +75,7 @@ def differences(first: Row, second: Row, cells: dict[Path, RunRecord]) -> list[D
     if data[0].data_hash != data[1].data_hash:
         named = " and ".join(f"{r.label} on {r.data} ({r.data_hash[:8]})" for r in data)
         raise UserError(f"compare: expected two rows on the same data, got {named}; run both on one data set")
-    arrays = [_per_image(row, cells) for row in (first, second)]
+    arrays = [_per_image(row, trials) for row in (first, second)]
     columns = columns_of([first, second], SPECS)
     ruled = under_one_ruler([first, second])
     return [_difference(column, ruled, arrays) for column in columns]
@@ -141,9 +141,9 @@ def _interval(
     return Interval(change - both, change + both), SPREADS
 
 
-def _per_image(row: Row, cells: dict[Path, RunRecord]) -> dict[str, np.ndarray]:
+def _per_image(row: Row, trials: dict[Path, RunRecord]) -> dict[str, np.ndarray]:
     """The row's per-image arrays by metric; empty where they are not saved or the row has several seeds."""
-    folders = [folder for folder, record in cells.items() if any(record is other for other in row.records)]
+    folders = [folder for folder, record in trials.items() if any(record is other for other in row.records)]
     path = folders[0] / "per_image.npz" if len(folders) == 1 else None
     if path is None or not path.exists():
         return {}

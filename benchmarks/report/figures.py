@@ -27,7 +27,7 @@ TEXT = {"fontsize": 9}
 
 @dataclass(frozen=True)
 class SavedImages:
-    """The images of one cell; `samples` is None for a model without a prior."""
+    """The images of one trial; `samples` is None for a model without a prior."""
 
     originals: Images
     reconstructions: Images
@@ -35,7 +35,7 @@ class SavedImages:
 
 
 def load_images(folder: Path) -> SavedImages | None:
-    """The images in the cell's folder, None where none were saved."""
+    """The images in the trial's folder, None where none were saved."""
     path = folder / "images.npz"
     if not path.exists():
         return None
@@ -43,11 +43,11 @@ def load_images(folder: Path) -> SavedImages | None:
         return SavedImages(arrays["originals"], arrays["reconstructions"], arrays.get("samples"))
 
 
-def images_by_label(rows: Sequence[Row], cells: Mapping[Path, RunRecord]) -> dict[str, SavedImages]:
+def images_by_label(rows: Sequence[Row], trials: Mapping[Path, RunRecord]) -> dict[str, SavedImages]:
     """The saved images of each row's first seed that has any, by label."""
     found = {}
     for row in rows:
-        folders = [folder for record in row.records for folder, other in cells.items() if other is record]
+        folders = [folder for record in row.records for folder, other in trials.items() if other is record]
         images = next((saved for folder in folders if (saved := load_images(folder)) is not None), None)
         if images is not None:
             found[row.label] = images

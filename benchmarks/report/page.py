@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmarks.base.errors import UserError
-from benchmarks.records.record import RunRecord, load_cells, write_text_atomically
+from benchmarks.records.record import RunRecord, load_trials, write_text_atomically
 from benchmarks.report import charts, figures, layout, published, tables
 from benchmarks.report.tables import Section
 
@@ -42,14 +42,14 @@ def build_report(out: Path, published_values: Path | None = None) -> str:
     Raises:
         UserError: no record, a record that cannot be read, a bad file of published values, an unwritable folder.
     """
-    cells = read_cells(out)
-    parts = tables.sections(cells.values())
+    trials = read_trials(out)
+    parts = tables.sections(trials.values())
     others = None if published_values is None else published.read(published_values)
     text = "\n".join(tables.markdown(part) for part in parts)
     try:
         write_text_atomically(out / "table.md", text)
         write_text_atomically(out / "table.csv", tables.csv(parts))
-        pictures = [draw(part, cells, out, _prefix(part, parts)) for part in parts]
+        pictures = [draw(part, trials, out, _prefix(part, parts)) for part in parts]
         write_text_atomically(out / "index.md", _markdown_page(parts, pictures, others))
         write_text_atomically(out / "index.html", _html_page(parts, pictures, others))
     except OSError as error:
@@ -57,24 +57,24 @@ def build_report(out: Path, published_values: Path | None = None) -> str:
     return text
 
 
-def read_cells(out: Path) -> dict[Path, RunRecord]:
-    """The records in `out` by cell folder.
+def read_trials(out: Path) -> dict[Path, RunRecord]:
+    """The records in `out` by trial folder.
 
     Raises:
         UserError: none is there, or one cannot be read.
     """
     try:
-        cells = load_cells(out)
+        trials = load_trials(out)
     except (ValueError, OSError) as error:
         raise UserError(f"{error}; remove or repair that file") from error
-    if not cells:
+    if not trials:
         raise UserError(f"{out}: expected the folder of a run with records, found none; run a suite first")
-    return cells
+    return trials
 
 
-def draw(part: Section, cells: dict[Path, RunRecord], out: Path, prefix: str = "") -> list[Picture]:
+def draw(part: Section, trials: dict[Path, RunRecord], out: Path, prefix: str = "") -> list[Picture]:
     """The figures of a section, written to `out`/figures: PNG all, SVG too for charts."""
-    images = figures.images_by_label(part.rows, cells)
+    images = figures.images_by_label(part.rows, trials)
     drawn: list[tuple[str, str, Figure | None, bool]] = [
         ("reconstructions", "Reconstructions", figures.reconstructions(images) if images else None, False),
         ("samples", "Samples", figures.samples(images) if images else None, False),

@@ -103,7 +103,7 @@ def gather(records: Iterable[RunRecord]) -> list[Row]:
 
 
 def with_known_data(records: Iterable[RunRecord]) -> list[RunRecord]:
-    """`records`, where a cell that failed before it read its data takes the hash of its neighbours on that data."""
+    """`records`, where a trial that failed before it read its data takes the hash of its neighbours on that data."""
     found = list(records)
     hashes = {(r.suite, r.data): r.data_hash for r in found if r.data_hash}
     return [r if r.data_hash else dataclasses.replace(r, data_hash=hashes.get((r.suite, r.data), "")) for r in found]
@@ -122,7 +122,7 @@ def merge(records: list[RunRecord], label: str) -> Row:
 
 
 def facts(record: RunRecord) -> list[Measurement]:
-    """Size and cost of the cell as measurements, so that all columns are made in one way."""
+    """Size and cost of the trial as measurements, so that all columns are made in one way."""
     latents = sum(g.channels * g.height * g.width for g in record.latent_groups) or None
     code = "" if latents else "a code without noise, no latents"
     return [

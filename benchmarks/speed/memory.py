@@ -81,7 +81,7 @@ def peak_of(request: Request) -> Peak:
     torch.set_num_threads(request.threads)
     device = choose_device(request.device)
     target = resolve(request.source, [request.row] if request.row else None)[0].overridden(request.overrides)
-    verbs = verbs_of(target.cell, request.plain)
+    verbs = verbs_of(target.trial, request.plain)
     step = verbs["train" if "train" in verbs else "loop"](job_of(target, device))
     assert step is not None
     before = held(device)

@@ -14,7 +14,15 @@ from torch import Tensor
 from benchmarks.base.errors import UserError, unknown
 from benchmarks.data import keyed_generator, load
 from benchmarks.storage.weights import LoadedModel, build_model, load_model
-from benchmarks.suites.config import CellConfig, build_suite, cell_from_dict, read_suite, set_path, suite_names, to_dict
+from benchmarks.suites.config import (
+    TrialConfig,
+    build_suite,
+    read_suite,
+    set_path,
+    suite_names,
+    to_dict,
+    trial_from_dict,
+)
 from benchmarks.suites.presets import RECIPE, preset_row
 from models.nvae.presets import PRESETS
 from models.output import ImageShape, Model
@@ -26,19 +34,19 @@ TABLES = {
     "objective": "objective",
     "evaluation": "evaluation",
 }
-"""First word of an override -> part of a cell."""
+"""First word of an override -> part of a trial."""
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class Target:
-    """A model to time: its cell, its images' shape, and its weights if it has any yet.
+    """A model to time: its trial, its images' shape, and its weights if it has any yet.
 
     `source`, `row` and `overrides` say how to come by it again in another process.
     """
 
     source: str
-    cell: CellConfig
+    trial: TrialConfig
     image: ImageShape
     row: str | None = None
     overrides: tuple[str, ...] = ()
@@ -50,17 +58,17 @@ class Target:
         return f"{Path(self.source).stem}/{self.row}" if self.row else self.source
 
     def overridden(self, assignments: Sequence[str]) -> Target:
-        """The target with parts of its cell replaced; raises UserError as `override_cell`."""
-        cell = override_cell(self.cell, assignments)
-        return dataclasses.replace(self, cell=cell, overrides=(*self.overrides, *assignments))
+        """The target with parts of its trial replaced; raises UserError as `override_trial`."""
+        trial = override_trial(self.trial, assignments)
+        return dataclasses.replace(self, trial=trial, overrides=(*self.overrides, *assignments))
 
     def build(self, device: torch.device) -> Model:
-        """The model on `device`, with its weights or freshly initialised from the cell's seed.
+        """The model on `device`, with its weights or freshly initialised from the trial's seed.
 
         Raises:
             UserError: an override under which the weights do not fit.
         """
-        model = build_model(self.cell, self.image, device)
+        model = build_model(self.trial, self.image, device)
         if self.weights is not None:
             try:
                 model.load_state_dict(self.weights)
@@ -70,10 +78,10 @@ class Target:
 
     def images(self, n: int) -> Tensor:
         """At least `n` uint8 images: the training split, repeated if it is smaller; keyed noise without a data set."""
-        if self.cell.data:
-            train = load(self.cell.data).train
+        if self.trial.data:
+            train = load(self.trial.data).train
             return train[torch.arange(max(n, len(train))) % len(train)]
-        gen = keyed_generator(self.cell.seed, "timed images")
+        gen = keyed_generator(self.trial.seed, "timed images")
         size = (n, self.image.channels, self.image.height, self.image.width)
         return torch.randint(256, size, dtype=torch.uint8, generator=gen)
 
@@ -101,29 +109,29 @@ def _suite_targets(name: str, rows: Sequence[str] | None) -> list[Target]:
     stem, table = read_suite(name)
     suite = build_suite(stem, {**table, "seeds": 1}, list(rows) if rows else None)
     image = load(suite.data).image
-    return [Target(name, cell, image, cell.row) for cell in suite.cells]
+    return [Target(name, trial, image, trial.row) for trial in suite.trials]
 
 
 def preset_target(name: str) -> Target:
     """A preset under the recipe that the published models share, on data that it does not name."""
     row = {**RECIPE, **preset_row(name)}
-    cell = build_suite(name, {"data": "", "models": {name: row}}).cells[0]
-    return Target(name, cell, PRESETS[name].image)
+    trial = build_suite(name, {"data": "", "models": {name: row}}).trials[0]
+    return Target(name, trial, PRESETS[name].image)
 
 
 def _loaded_target(name: str, loaded: LoadedModel) -> Target:
-    return Target(name, loaded.cell, loaded.model.image, weights=loaded.model.state_dict())
+    return Target(name, loaded.trial, loaded.model.image, weights=loaded.model.state_dict())
 
 
-def override_cell(cell: CellConfig, assignments: Sequence[str]) -> CellConfig:
-    """The cell under `a.b=c` assignments, where a is one of `TABLES`; checked as strictly as a suite.
+def override_trial(trial: TrialConfig, assignments: Sequence[str]) -> TrialConfig:
+    """The trial under `a.b=c` assignments, where a is one of `TABLES`; checked as strictly as a suite.
 
     Raises:
         UserError: unknown key, wrong type or impossible value.
     """
     if not assignments:
-        return cell
-    raw: dict[str, Any] = to_dict(cell)
+        return trial
+    raw: dict[str, Any] = to_dict(trial)
     for assignment in assignments:
         table, dot, rest = assignment.partition(".")
         if not dot or "=" in table:
@@ -131,4 +139,4 @@ def override_cell(cell: CellConfig, assignments: Sequence[str]) -> CellConfig:
         if table not in TABLES:
             raise unknown("table of --set", table, TABLES)
         set_path(raw, f"{TABLES[table]}.{rest}")
-    return cell_from_dict(raw)
+    return trial_from_dict(raw)

@@ -96,8 +96,8 @@ def describe_variant(variant: Variant, job: Job, settings: Settings) -> dict[str
         "overrides": list(variant.target.overrides),
         "batch": job.batch,
         "threads": torch.get_num_threads(),
-        "precision": "float32" if variant.plain else job.cell.training.precision,
-        "compile": "off" if variant.plain else job.cell.training.compile,
+        "precision": "float32" if variant.plain else job.trial.training.precision,
+        "compile": "off" if variant.plain else job.trial.training.compile,
         "device": settings.device.type,
         "operations": "plain PyTorch" if variant.plain else describe(settings.device),
         "macs_per_image": macs_per_image(job.model, job.model.image),
@@ -112,7 +112,7 @@ def rates(
     settings: Settings,
 ) -> list[Measurement]:
     """Images a second of one verb of all variants that have it, in turns, and the speed-up of the first."""
-    chosen = [v for v in variants if verb in verbs_of(v.target.cell, v.plain)]
+    chosen = [v for v in variants if verb in verbs_of(v.target.trial, v.plain)]
     metric, calls = f"{verb}_throughput", {v.name: OURS[verb](jobs[v.name]) for v in chosen if not v.plain}
     rows = [
         Measurement(metric, None, "images/s", True, note="no prior", details=details[name])

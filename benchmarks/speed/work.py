@@ -17,7 +17,7 @@ from benchmarks.speed.baseline.training import PlainTraining
 from benchmarks.speed.baseline.vae import PlainLoop
 from benchmarks.speed.clock import MAX_ROUNDS, MOST_REPEATS, WARMUP_CALLS, Call
 from benchmarks.speed.target import Target
-from benchmarks.suites.config import CellConfig
+from benchmarks.suites.config import TrialConfig
 from benchmarks.training.loop import compile_step, model_input, training_batch
 from benchmarks.training.step import StepGuard, TrainingState, build_optimizer, train_step
 from models.elbo import importance_weighted
@@ -38,7 +38,7 @@ class Job:
     """
 
     model: Model
-    cell: CellConfig
+    trial: TrialConfig
     images: Tensor
     batch: int
     draws: int = 1
@@ -51,26 +51,26 @@ class Job:
 
     def x(self) -> Tensor:
         """The model's input (B, C, H, W): the first images."""
-        gen = keyed_generator(self.cell.seed, "throughput")
-        return model_input(self.images[: self.batch], self.cell, gen).to(self.device)
+        gen = keyed_generator(self.trial.seed, "throughput")
+        return model_input(self.images[: self.batch], self.trial, gen).to(self.device)
 
     def draw(self) -> Draw:
         """Keyed noise, the same in every call."""
-        return Draw(seed_tensor(self.cell.seed, "throughput", self.device))
+        return Draw(seed_tensor(self.trial.seed, "throughput", self.device))
 
 
 def job_of(target: Target, device: torch.device, draws: int = 1) -> Job:
     """The work of a target at its configured batch."""
-    batch = target.cell.training.batch_size
-    return Job(target.build(device), target.cell, target.images(batch), batch, draws)
+    batch = target.trial.training.batch_size
+    return Job(target.build(device), target.trial, target.images(batch), batch, draws)
 
 
 def training_state(job: Job, copied: Copy = copy.deepcopy) -> tuple[TrainingState, StepGuard]:
-    """A copy of the model at the start of a training, compiled where the cell says so."""
+    """A copy of the model at the start of a training, compiled where the trial says so."""
     model = copied(job.model).train()
-    optimizer = build_optimizer(job.cell.training, model, job.device)
+    optimizer = build_optimizer(job.trial.training, model, job.device)
     state = TrainingState(model, optimizer, torch.zeros(STEPS, device=job.device), STEPS)
-    note = compile_step(state, job.cell, job.images.to(job.device))
+    note = compile_step(state, job.trial, job.images.to(job.device))
     job.notes.extend([note] if note else [])
     return state, StepGuard(model, optimizer)
 
@@ -78,18 +78,18 @@ def training_state(job: Job, copied: Copy = copy.deepcopy) -> tuple[TrainingStat
 def train(job: Job, copied: Copy = copy.deepcopy) -> Call:
     """A full training step (loss, gradients, clipping, optimizer) of a copy, on the same batch again and again."""
     (state, guard), x, draw = training_state(job, copied), job.x(), job.draw()
-    return lambda: train_step(state, guard, job.cell, x, draw)
+    return lambda: train_step(state, guard, job.trial, x, draw)
 
 
 def loop(job: Job) -> Call:
     """A training step with what the loop does around it: the next batch, drawn from images in memory."""
     (state, guard), draw = training_state(job), job.draw()
     images = job.images.to(job.device)
-    order = batches(len(images), job.batch, job.cell.seed, 0)
+    order = batches(len(images), job.batch, job.trial.seed, 0)
 
     def step() -> None:
-        x = training_batch(job.cell, images, next(order), state.step)
-        train_step(state, guard, job.cell, x, draw)
+        x = training_batch(job.trial, images, next(order), state.step)
+        train_step(state, guard, job.trial, x, draw)
 
     return step
 
@@ -137,7 +137,7 @@ OURS: dict[str, Verb] = {
 def plain_nvae_train(job: Job) -> Call:
     """A training step of the plain NVAE."""
     assert isinstance(job.model, NVAE)
-    training, x = PlainTraining(plain_nvae(job.model), job.cell.training.learning_rate), job.x()
+    training, x = PlainTraining(plain_nvae(job.model), job.trial.training.learning_rate), job.x()
     return lambda: training.step(x)
 
 
@@ -158,7 +158,7 @@ def plain_nvae_iwae(job: Job) -> Call:
 def plain_vae_loop(job: Job) -> Call:
     """A training step of the plain loop, its next batch included."""
     assert isinstance(job.model, VAE)
-    return PlainLoop(job.model, job.images, job.batch, job.cell.training.learning_rate).step
+    return PlainLoop(job.model, job.images, job.batch, job.trial.training.learning_rate).step
 
 
 PLAIN: dict[str, dict[str, Verb]] = {
@@ -168,14 +168,14 @@ PLAIN: dict[str, dict[str, Verb]] = {
 """What the plain implementations can do, by the model's name."""
 
 
-def verbs_of(cell: CellConfig, plain: bool) -> dict[str, Verb]:
-    """What can be timed of the cell's model, or of its plain implementation.
+def verbs_of(trial: TrialConfig, plain: bool) -> dict[str, Verb]:
+    """What can be timed of the trial's model, or of its plain implementation.
 
     Raises:
         UserError: the model has no plain implementation.
     """
     if not plain:
         return OURS
-    if cell.model not in PLAIN:
-        raise UserError(f"--vs baseline: there is a plain implementation of {', '.join(PLAIN)}, not of {cell.model}")
-    return PLAIN[cell.model]
+    if trial.model not in PLAIN:
+        raise UserError(f"--vs baseline: there is a plain implementation of {', '.join(PLAIN)}, not of {trial.model}")
+    return PLAIN[trial.model]

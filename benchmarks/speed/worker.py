@@ -91,7 +91,7 @@ def serve(work: Work) -> None:
     device = choose_device(request.device)
     target = resolve(request.source, [request.row] if request.row else None)[0].overridden(request.overrides)
     try:
-        call = verbs_of(target.cell, request.plain)[work.verb](job_of(target, device, work.draws))
+        call = verbs_of(target.trial, request.plain)[work.verb](job_of(target, device, work.draws))
     except ValueError as error:
         raise UserError(f"--vs baseline: {error}") from error
     assert call is not None

@@ -1,4 +1,4 @@
-"""A cell's model in memory and on disk: built from its config, written and read as safetensors."""
+"""A trial's model in memory and on disk: built from its config, written and read as safetensors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.machine.environment import choose_device, collect
 from benchmarks.records.record import write_text_atomically
 from benchmarks.storage import tensors
 from benchmarks.storage.published.nvae import load_weights, read_original
-from benchmarks.suites.config import CellConfig, build_suite, cell_from_dict, to_dict
+from benchmarks.suites.config import TrialConfig, build_suite, to_dict, trial_from_dict
 from benchmarks.suites.presets import RECIPE, setup_row
 from kernels.backends import best_for
 from models.nvae.config import ModelSetup
@@ -31,47 +31,47 @@ TORCH_FILES = (b"PK\x03\x04", b"\x80\x02\x8a\x0a")
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with its weights, the cell it was trained as, and the hash of its training data."""
+    """A model with its weights, the trial it was trained as, and the hash of its training data."""
 
     model: Model
-    cell: CellConfig
+    trial: TrialConfig
     data_hash: str
 
 
-def write_config(cell: CellConfig, folder: Path) -> None:
-    """Put the cell's config into its folder, where `run_cell` reads it."""
-    write_text_atomically(folder / CONFIG, json.dumps(to_dict(cell), indent=1) + "\n")
+def write_config(trial: TrialConfig, folder: Path) -> None:
+    """Put the trial's config into its folder, where `run_trial` reads it."""
+    write_text_atomically(folder / CONFIG, json.dumps(to_dict(trial), indent=1) + "\n")
 
 
-def read_config(folder: Path) -> CellConfig:
-    """The cell of `folder`.
+def read_config(folder: Path) -> TrialConfig:
+    """The trial of `folder`.
 
     Raises:
         UserError: no config, or one that does not fit this version.
     """
     try:
-        return cell_from_dict(json.loads((folder / CONFIG).read_text()))
+        return trial_from_dict(json.loads((folder / CONFIG).read_text()))
     except (OSError, json.JSONDecodeError) as error:
         raise UserError(f"{folder}: expected a run folder with {CONFIG}: {error}") from error
 
 
-def build_model(cell: CellConfig, image: ImageShape, device: torch.device) -> Model:
-    """The cell's model, freshly initialised from its seed.
+def build_model(trial: TrialConfig, image: ImageShape, device: torch.device) -> Model:
+    """The trial's model, freshly initialised from its seed.
 
     Raises:
         UserError: the config does not fit the images or the likelihood.
     """
     try:
-        with seeded(cell.seed, "initialisation"):
-            model = build(cell.model, cell.model_config, image, cell.likelihood_spec, best_for(device))
+        with seeded(trial.seed, "initialisation"):
+            model = build(trial.model, trial.model_config, image, trial.likelihood_spec, best_for(device))
     except ValueError as error:
-        raise UserError(f"{cell.suite}.models.{cell.row}: {error}") from error
+        raise UserError(f"{trial.suite}.models.{trial.row}: {error}") from error
     return model.to(device)
 
 
-def save_weights(model: Model, cell: CellConfig, data_hash: str, path: Path) -> None:
+def save_weights(model: Model, trial: TrialConfig, data_hash: str, path: Path) -> None:
     """Write weights with everything needed to build the model again."""
-    metadata = {"cell": to_dict(cell), "data_hash": data_hash, "image": dataclasses.asdict(model.image)}
+    metadata = {"cell": to_dict(trial), "data_hash": data_hash, "image": dataclasses.asdict(model.image)}
     tensors.save(path, dict(model.state_dict()), metadata)
 
 
@@ -88,10 +88,10 @@ def load_model(path: Path, device: torch.device) -> LoadedModel:
         return _load_original(path, device)
     stored = tensors.load(path)
     try:
-        cell = cell_from_dict(stored.metadata["cell"])
-        model = build_model(cell, ImageShape(**stored.metadata["image"]), device)
+        trial = trial_from_dict(stored.metadata["cell"])
+        model = build_model(trial, ImageShape(**stored.metadata["image"]), device)
         model.load_state_dict(stored.tensors)
-        return LoadedModel(model.eval(), cell, stored.metadata["data_hash"])
+        return LoadedModel(model.eval(), trial, stored.metadata["data_hash"])
     except (KeyError, TypeError, RuntimeError) as error:
         first = str(error).splitlines()[0]
         raise UserError(f"checkpoint {path}: expected the weights of a model of this version: {first}") from error
@@ -113,35 +113,35 @@ def _load_original(path: Path, device: torch.device) -> LoadedModel:
     """
     try:
         original = read_original(path)
-        cell = original_cell(original.setup)
-        model = build_model(cell, original.setup.image, device)
+        trial = original_trial(original.setup)
+        model = build_model(trial, original.setup.image, device)
         load_weights(model, original.state)
     except (ValueError, OSError) as error:
         raise UserError(f"checkpoint {path}: {str(error).removeprefix(f'{path}: ')}") from error
-    return LoadedModel(model.eval(), cell, data_hash="")
+    return LoadedModel(model.eval(), trial, data_hash="")
 
 
-def original_cell(setup: ModelSetup) -> CellConfig:
-    """The cell of an original model: its setup with the published recipe, on data that it does not name.
+def original_trial(setup: ModelSetup) -> TrialConfig:
+    """The trial of an original model: its setup with the published recipe, on data that it does not name.
 
     Raises:
         UserError: a setup that cannot be built.
     """
     row = {"label": "NVAE (original)", **setup_row(setup), **RECIPE}
     table = {"data": "", "models": {"nvae": row}, "evaluation": {"batch_size": ORIGINAL_BATCH}}
-    return build_suite("original", table).cells[0]
+    return build_suite("original", table).trials[0]
 
 
-def record_head(cell: CellConfig, folder: Path) -> dict[str, Any]:
+def record_head(trial: TrialConfig, folder: Path) -> dict[str, Any]:
     """The fields of a `RunRecord` that are known before anything is run."""
     return {
-        "suite": cell.suite,
-        "row": cell.row,
-        "label": cell.label,
-        "model": cell.model,
-        "data": cell.data,
-        "seed": cell.seed,
+        "suite": trial.suite,
+        "row": trial.row,
+        "label": trial.label,
+        "model": trial.model,
+        "data": trial.data,
+        "seed": trial.seed,
         "config_hash": folder.name.rsplit("-", 1)[-1],
-        "config": to_dict(cell),
-        "environment": collect(choose_device(cell.device), cell.threads, cell.training.precision),
+        "config": to_dict(trial),
+        "environment": collect(choose_device(trial.device), trial.threads, trial.training.precision),
     }

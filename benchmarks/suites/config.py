@@ -1,7 +1,7 @@
-"""Suites and cells as frozen dataclasses, read strictly from TOML and written to JSON.
+"""Suites and trials as frozen dataclasses, read strictly from TOML and written to JSON.
 
 A suite is one table: a data set, a likelihood, training and evaluation settings, and one `[models.ROW]` table a row.
-A cell is one row with one seed, everything resolved; its hash names its folder.
+A trial is one row with one seed, everything resolved; its hash names its folder.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
-class CellConfig:
+class TrialConfig:
     """One row of a suite with one seed: everything that a number depends on besides the machine."""
 
     suite: str
@@ -125,19 +125,19 @@ class CellConfig:
         return isinstance(self.likelihood_spec, BernoulliSpec)
 
     def identity(self, data_hash: str, versions: str) -> str:
-        """Hash that names the cell's folder: 12 hex digits over config, data and versions."""
+        """Hash that names the trial's folder: 12 hex digits over config, data and versions."""
         text = json.dumps([to_dict(self), data_hash, versions], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
 class Suite:
-    """One table: its cells in row order, seed by seed."""
+    """One table: its trials in row order, seed by seed."""
 
     name: str
     title: str
     data: str
-    cells: tuple[CellConfig, ...]
+    trials: tuple[TrialConfig, ...]
 
 
 @dataclass(frozen=True)
@@ -211,12 +211,12 @@ def build_suite(name: str, table: dict[str, Any], rows: list[str] | None = None)
         raise UserError(f"{name}.seeds: expected at least 1, got {head.seeds}")
     seeds = range(head.first_seed, head.first_seed + head.seeds)
     chosen = [row for row in models if rows is None or row in rows]
-    cells = tuple(_cell(name, head, table, row, seed) for row in chosen for seed in seeds)
-    return Suite(name, head.title or name, head.data, cells)
+    trials = tuple(_trial(name, head, table, row, seed) for row in chosen for seed in seeds)
+    return Suite(name, head.title or name, head.data, trials)
 
 
-def _cell(name: str, head: _Head, table: dict[str, Any], row: str, seed: int) -> CellConfig:
-    """The cell of one row and seed: row tables merged over its preset's, and those over the suite's."""
+def _trial(name: str, head: _Head, table: dict[str, Any], row: str, seed: int) -> TrialConfig:
+    """The trial of one row and seed: row tables merged over its preset's, and those over the suite's."""
     raw = table["models"][row]
     if not isinstance(raw, dict):
         raise UserError(f"{name}.models.{row}: expected a table, got {raw!r}")
@@ -234,7 +234,7 @@ def _cell(name: str, head: _Head, table: dict[str, Any], row: str, seed: int) ->
             raise UserError(f"{where}.{key}: expected a table")
         return {**shared, **own}
 
-    return CellConfig(
+    return TrialConfig(
         suite=name,
         row=row,
         label=str(raw.get("label", row)),
@@ -311,13 +311,13 @@ def _readable(hint: Any) -> str:
     return getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint).replace("typing.", "")  # type: ignore[return-value]
 
 
-def to_dict(cell: CellConfig) -> dict[str, Any]:
-    """The cell as plain JSON types."""
-    return json.loads(json.dumps(dataclasses.asdict(cell)))
+def to_dict(trial: TrialConfig) -> dict[str, Any]:
+    """The trial as plain JSON types."""
+    return json.loads(json.dumps(dataclasses.asdict(trial)))
 
 
-def cell_from_dict(raw: dict[str, Any]) -> CellConfig:
-    """The cell of `to_dict`'s output, checked as strictly as a suite file.
+def trial_from_dict(raw: dict[str, Any]) -> TrialConfig:
+    """The trial of `to_dict`'s output, checked as strictly as a suite file.
 
     Raises:
         UserError: a key or value that does not fit.
@@ -335,20 +335,20 @@ def cell_from_dict(raw: dict[str, Any]) -> CellConfig:
             "objective": parse(Objective, raw["objective"], "objective"),
             "evaluation": parse(EvaluationConfig, raw["evaluation"], "evaluation"),
         }
-        return CellConfig(**{**raw, **parsed})
+        return TrialConfig(**{**raw, **parsed})
     except (KeyError, TypeError) as error:
-        raise UserError(f"stored config: expected the fields of a cell, got a mismatch at {error}") from error
+        raise UserError(f"stored config: expected the fields of a trial, got a mismatch at {error}") from error
 
 
 def with_overrides(
     suite: Suite, *, device: str, threads: int | None = None, training: dict[str, Any] | None = None
 ) -> Suite:
-    """The suite with device, threads and training fields replaced in every cell."""
-    cells = []
-    for cell in suite.cells:
-        new = dataclasses.replace(cell.training, **training) if training else cell.training
-        cells.append(dataclasses.replace(cell, device=device, threads=threads or cell.threads, training=new))
-    return dataclasses.replace(suite, cells=tuple(cells))
+    """The suite with device, threads and training fields replaced in every trial."""
+    trials = []
+    for trial in suite.trials:
+        new = dataclasses.replace(trial.training, **training) if training else trial.training
+        trials.append(dataclasses.replace(trial, device=device, threads=threads or trial.threads, training=new))
+    return dataclasses.replace(suite, trials=tuple(trials))
 
 
 def _require_positive(config: object, *names: str) -> None:

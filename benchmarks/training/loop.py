@@ -16,7 +16,7 @@ from benchmarks.base.streams import generator_seed, seed_tensor
 from benchmarks.data import DataSet, batches, binarise, keyed_generator, to_unit
 from benchmarks.records.record import Curve
 from benchmarks.storage import tensors
-from benchmarks.suites.config import CellConfig, TrainingConfig
+from benchmarks.suites.config import TrainingConfig, TrialConfig
 from benchmarks.training.compiled import compiled_forward
 from benchmarks.training.diagnostics import first_non_finite, non_finite_gradients
 from benchmarks.training.step import StepGuard, TrainingState, build_optimizer, loss_of, train_step
@@ -47,17 +47,17 @@ class TrainingResult:
 Progress = Callable[[int, int, str], None]
 
 
-def model_input(images: Tensor, cell: CellConfig, source: torch.Generator | int) -> Tensor:
+def model_input(images: Tensor, trial: TrialConfig, source: torch.Generator | int) -> Tensor:
     """What the model sees of uint8 images (B, C, H, W): levels in [0, 1], binarised where the likelihood is binary.
 
     `source` of the binary draws is a generator, or the seed of a fresh one.
     """
-    x = to_unit(images, cell.bits)
-    return binarise(x, source) if cell.binary else x
+    x = to_unit(images, trial.bits)
+    return binarise(x, source) if trial.binary else x
 
 
 @torch.no_grad()
-def adopt_average(state: TrainingState, cell: CellConfig, data: DataSet, device: torch.device) -> None:
+def adopt_average(state: TrainingState, trial: TrialConfig, data: DataSet, device: torch.device) -> None:
     """Load the averaged weights and re-estimate batch-norm statistics under them, on fixed training batches."""
     for name, parameter in state.model.named_parameters():
         parameter.copy_(state.average[name])
@@ -67,40 +67,40 @@ def adopt_average(state: TrainingState, cell: CellConfig, data: DataSet, device:
         norm.reset_running_stats()
         norm.momentum = None  # cumulative average
     state.model.train()
-    for x, draw in _fixed_batches(cell, data, device):
+    for x, draw in _fixed_batches(trial, data, device):
         state.model(x, draw)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 
 
-def _fixed_batches(cell: CellConfig, data: DataSet, device: torch.device) -> Iterable[tuple[Tensor, Draw]]:
-    order = batches(len(data.train), cell.training.batch_size, cell.seed + 1, 0)
-    for index in range(cell.training.ema_batches):
-        gen = keyed_generator(cell.seed, "re-estimate", index)
-        x = model_input(data.train[next(order)], cell, gen).to(device)
-        yield x, Draw(seed_tensor(cell.seed, "re-estimate", device, index))
+def _fixed_batches(trial: TrialConfig, data: DataSet, device: torch.device) -> Iterable[tuple[Tensor, Draw]]:
+    order = batches(len(data.train), trial.training.batch_size, trial.seed + 1, 0)
+    for index in range(trial.training.ema_batches):
+        gen = keyed_generator(trial.seed, "re-estimate", index)
+        x = model_input(data.train[next(order)], trial, gen).to(device)
+        yield x, Draw(seed_tensor(trial.seed, "re-estimate", device, index))
 
 
-def training_batch(cell: CellConfig, images: Tensor, indices: Tensor, step: int) -> Tensor:
+def training_batch(trial: TrialConfig, images: Tensor, indices: Tensor, step: int) -> Tensor:
     """Model input of one step, keyed on (seed, step): flips where configured, then levels, then binarisation."""
     chosen = images.index_select(0, indices.to(images.device))
-    if not cell.training.flip:
-        return model_input(chosen, cell, generator_seed(cell.seed, "batch", step))
-    gen = keyed_generator(cell.seed, "batch", step, images.device)
+    if not trial.training.flip:
+        return model_input(chosen, trial, generator_seed(trial.seed, "batch", step))
+    gen = keyed_generator(trial.seed, "batch", step, images.device)
     flip = torch.rand(len(chosen), 1, 1, 1, generator=gen, device=images.device) < 0.5
-    return model_input(torch.where(flip, chosen.flip(-1), chosen), cell, gen)
+    return model_input(torch.where(flip, chosen.flip(-1), chosen), trial, gen)
 
 
 @torch.no_grad()
-def validation_elbo(model: Model, cell: CellConfig, images: Tensor, device: torch.device) -> float:
+def validation_elbo(model: Model, trial: TrialConfig, images: Tensor, device: torch.device) -> float:
     """Mean ELBO of one draw over the validation split, nats per image; for models without a prior, -distortion."""
     model.eval()
     total = 0.0
-    size = cell.evaluation.batch_size
+    size = trial.evaluation.batch_size
     for start in range(0, len(images), size):
-        gen = keyed_generator(cell.seed, "validation", start)
-        x = model_input(images[start : start + size], cell, gen).to(device)
-        output = model(x, Draw(seed_tensor(cell.seed, "validation latents", device), first_sample=start))
+        gen = keyed_generator(trial.seed, "validation", start)
+        x = model_input(images[start : start + size], trial, gen).to(device)
+        output = model(x, Draw(seed_tensor(trial.seed, "validation latents", device), first_sample=start))
         total += float(terms(output, x).elbo.double().sum())
     model.train()
     return total / len(images)
@@ -114,7 +114,7 @@ def planned_steps(config: TrainingConfig, train_images: int) -> int:
 
 def train(
     model: Model,
-    cell: CellConfig,
+    trial: TrialConfig,
     data: DataSet,
     folder: Path,
     progress: Progress,
@@ -126,27 +126,27 @@ def train(
     says `finished = False`.
     """
     device = next(model.parameters()).device
-    state = restore(model, cell, data, folder) or fresh_state(model, cell, data, device)
+    state = restore(model, trial, data, folder) or fresh_state(model, trial, data, device)
     guard = StepGuard(model, state.optimizer)
     images = data.train.to(device)
-    latents = seed_tensor(cell.seed, "latents", device)
-    order = batches(len(images), cell.training.batch_size, cell.seed, state.step)
-    compilation = compile_step(state, cell, images)
-    validate_at = validation_steps(cell.training, state.steps)
+    latents = seed_tensor(trial.seed, "latents", device)
+    order = batches(len(images), trial.training.batch_size, trial.seed, state.step)
+    compilation = compile_step(state, trial, images)
+    validate_at = validation_steps(trial.training, state.steps)
     started = saved = time.perf_counter()
     before = state.seconds
     paused = 0.0
     model.train()
     while state.step < state.steps and not stop():
-        x = training_batch(cell, images, next(order), state.step)
-        loss = train_step(state, guard, cell, x, Draw(latents + state.step))
+        x = training_batch(trial, images, next(order), state.step)
+        loss = train_step(state, guard, trial, x, Draw(latents + state.step))
         now = time.perf_counter()
         state.seconds = before + now - started - paused
-        due = now - saved > cell.training.checkpoint_seconds
+        due = now - saved > trial.training.checkpoint_seconds
         if due or (device.type == "cpu" and loss.isnan()):  # on a GPU a look at the losses waits for the device
-            note_trouble(state, cell, images, latents)
+            note_trouble(state, trial, images, latents)
         if state.step in validate_at:
-            state.validation.append((state.step, validation_elbo(model, cell, data.validation, device)))
+            state.validation.append((state.step, validation_elbo(model, trial, data.validation, device)))
         if due:
             save_state(state, folder)
             saved = time.perf_counter()
@@ -154,32 +154,32 @@ def train(
         paused += time.perf_counter() - now
     state.seconds = _finish_clock(state, device, before, started, paused)
     finished = state.step >= state.steps
-    note_trouble(state, cell, images, latents)
+    note_trouble(state, trial, images, latents)
     save_state(state, folder)
-    if finished and cell.training.ema:
-        adopt_average(state, cell, data, device)
-    return _result(state, cell, finished, compilation)
+    if finished and trial.training.ema:
+        adopt_average(state, trial, data, device)
+    return _result(state, trial, finished, compilation)
 
 
-def compile_step(state: TrainingState, cell: CellConfig, images: Tensor) -> str:
-    """Let the state's steps run compiled where the cell says so; returns what to record about it."""
-    if cell.training.compile == "off":
+def compile_step(state: TrainingState, trial: TrialConfig, images: Tensor) -> str:
+    """Let the state's steps run compiled where the trial says so; returns what to record about it."""
+    if trial.training.compile == "off":
         return ""
-    x = training_batch(cell, images, torch.arange(cell.training.batch_size), 0)
-    draw = Draw(seed_tensor(cell.seed, "compilation", x.device))
-    bfloat16 = cell.training.precision == "bfloat16"
+    x = training_batch(trial, images, torch.arange(trial.training.batch_size), 0)
+    draw = Draw(seed_tensor(trial.seed, "compilation", x.device))
+    bfloat16 = trial.training.precision == "bfloat16"
     state.forward, note = compiled_forward(state.model.train(), x, draw, bfloat16)
     return note
 
 
-def note_trouble(state: TrainingState, cell: CellConfig, images: Tensor, latents: Tensor) -> None:
+def note_trouble(state: TrainingState, trial: TrialConfig, images: Tensor, latents: Tensor) -> None:
     """Set `state.trouble` at the first call that finds skipped steps: where the last of them goes wrong."""
     if state.trouble or not state.skipped:
         return
     skipped = state.losses[: state.step].isnan()
     step = int(skipped.nonzero()[-1])
-    x = training_batch(cell, images, next(batches(len(images), cell.training.batch_size, cell.seed, step)), step)
-    where = replay(state.model, lambda twin: loss_of(twin, cell, x, Draw(latents + step), step / state.steps))
+    x = training_batch(trial, images, next(batches(len(images), trial.training.batch_size, trial.seed, step)), step)
+    where = replay(state.model, lambda twin: loss_of(twin, trial, x, Draw(latents + step), step / state.steps))
     found = f"the first value that is not finite is in the {where}" if where else "it is finite with the weights of now"
     state.trouble = f"step {step + 1} replayed after step {state.step}: {found}"
 
@@ -201,28 +201,28 @@ def _finish_clock(state: TrainingState, device: torch.device, before: float, sta
     return before + time.perf_counter() - started - paused if state.step else state.seconds
 
 
-def fresh_state(model: Model, cell: CellConfig, data: DataSet, device: torch.device) -> TrainingState:
+def fresh_state(model: Model, trial: TrialConfig, data: DataSet, device: torch.device) -> TrainingState:
     """State at step 0; for a budget in seconds the number of steps is fixed here, from measured speed."""
-    steps = planned_steps(cell.training, len(data.train))
-    if cell.training.seconds is not None:
-        steps = max(1, int(cell.training.seconds / seconds_per_step(model, cell, data)))
-    optimizer = build_optimizer(cell.training, model, device)
+    steps = planned_steps(trial.training, len(data.train))
+    if trial.training.seconds is not None:
+        steps = max(1, int(trial.training.seconds / seconds_per_step(model, trial, data)))
+    optimizer = build_optimizer(trial.training, model, device)
     return TrainingState(model, optimizer, torch.full((steps,), torch.nan, device=device), steps)
 
 
-def seconds_per_step(model: Model, cell: CellConfig, data: DataSet) -> float:
+def seconds_per_step(model: Model, trial: TrialConfig, data: DataSet) -> float:
     """Median seconds of a training step, measured on a copy of the model so that nothing changes."""
     device = next(model.parameters()).device
     twin = copy.deepcopy(model).train()
-    optimizer = build_optimizer(cell.training, twin, device)
+    optimizer = build_optimizer(trial.training, twin, device)
     state = TrainingState(twin, optimizer, torch.zeros(CALIBRATION_STEPS, device=device), CALIBRATION_STEPS)
     guard = StepGuard(twin, optimizer)
-    order = batches(len(data.train), cell.training.batch_size, cell.seed, 0)
+    order = batches(len(data.train), trial.training.batch_size, trial.seed, 0)
     times = []
     for step in range(CALIBRATION_STEPS):
         start = time.perf_counter()
-        x = training_batch(cell, data.train, next(order), step).to(device)
-        train_step(state, guard, cell, x, Draw(seed_tensor(cell.seed, "calibration", device, step)))
+        x = training_batch(trial, data.train, next(order), step).to(device)
+        train_step(state, guard, trial, x, Draw(seed_tensor(trial.seed, "calibration", device, step)))
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         times.append(time.perf_counter() - start)
@@ -251,14 +251,14 @@ def save_state(state: TrainingState, folder: Path) -> None:
     tensors.save(folder / tensors.STATE, saved, metadata)
 
 
-def restore(model: Model, cell: CellConfig, data: DataSet, folder: Path) -> TrainingState | None:
+def restore(model: Model, trial: TrialConfig, data: DataSet, folder: Path) -> TrainingState | None:
     """The state saved in `folder`, loaded into `model`, or None if there is none."""
     if not (folder / tensors.STATE).exists():
         return None
     device = next(model.parameters()).device
     stored = tensors.load(folder / tensors.STATE)
     model.load_state_dict(_under(stored.tensors, "model."))
-    optimizer = build_optimizer(cell.training, model, device)
+    optimizer = build_optimizer(trial.training, model, device)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict(tensors.unflatten_optimizer(stored.tensors, stored.metadata["optimizer"], groups))
     _match_layout(optimizer)
@@ -289,8 +289,8 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _result(state: TrainingState, cell: CellConfig, finished: bool, compilation: str) -> TrainingResult:
-    batch = cell.training.batch_size
+def _result(state: TrainingState, trial: TrialConfig, finished: bool, compilation: str) -> TrainingResult:
+    batch = trial.training.batch_size
     losses = state.losses[: state.step].double().cpu()
     chunks = [c for c in losses.tensor_split(min(CURVE_POINTS, max(1, len(losses)))) if len(c)]
     ends = torch.tensor([len(c) for c in chunks]).cumsum(0) * batch

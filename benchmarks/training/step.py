@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from benchmarks.suites.config import CellConfig, TrainingConfig
+from benchmarks.suites.config import TrainingConfig, TrialConfig
 from kernels.cpu.adamax import Adamax
 from models.elbo import ELBOTerms, terms
 from models.output import Draw, Model
@@ -75,12 +75,12 @@ def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
 
 
 def loss_of(
-    model: Model, cell: CellConfig, x: Tensor, draw: Draw, progress: float, forward: Forward = forward_terms
+    model: Model, trial: TrialConfig, x: Tensor, draw: Draw, progress: float, forward: Forward = forward_terms
 ) -> Tensor:
-    """The scalar loss of one batch at `progress` in [0, 1] of the training, under the cell's precision."""
-    found = forward(model, x, draw, cell.training.precision == "bfloat16")
-    loss = cell.objective.loss(found, progress)
-    penalty = model.penalty(cell.objective.kl_weight(progress))
+    """The scalar loss of one batch at `progress` in [0, 1] of the training, under the trial's precision."""
+    found = forward(model, x, draw, trial.training.precision == "bfloat16")
+    loss = trial.objective.loss(found, progress)
+    penalty = model.penalty(trial.objective.kl_weight(progress))
     return loss if penalty is None else loss + penalty
 
 
@@ -154,13 +154,13 @@ class StepGuard:
         return [value for value in states if isinstance(value, Tensor)]
 
 
-def train_step(state: TrainingState, guard: StepGuard, cell: CellConfig, x: Tensor, draw: Draw) -> Tensor:
+def train_step(state: TrainingState, guard: StepGuard, trial: TrialConfig, x: Tensor, draw: Draw) -> Tensor:
     """The loss () of one step on x (B, C, H, W); NaN if it was not finite and was undone."""
-    config = cell.training
+    config = trial.training
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(config, state.step, state.steps)
     guard.keep()
-    loss = loss_of(state.model, cell, x, draw, state.step / state.steps, state.forward)
+    loss = loss_of(state.model, trial, x, draw, state.step / state.steps, state.forward)
     loss.backward()
     loss = guard.step(loss.detach(), config.clip_norm)
     state.losses[state.step] = loss

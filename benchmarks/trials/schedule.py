@@ -1,4 +1,4 @@
-"""Runs a suite: every cell in a process of its own, then throughput, then the report."""
+"""Runs a suite: every trial in a process of its own, then throughput, then the report."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ from benchmarks.records.record import (
     save_run,
 )
 from benchmarks.storage.weights import build_model, read_config, record_head, write_config
-from benchmarks.suites.config import CellConfig, Suite
+from benchmarks.suites.config import Suite, TrialConfig
 from benchmarks.training.cost import macs_per_image, parameter_count, training_memory
 from benchmarks.training.loop import planned_steps, seconds_per_step
 from kernels.backends import describe
 
 TIMED = "train,encode,reconstruct,sample"
-"""What the table shows of a cell's speed."""
+"""What the table shows of a trial's speed."""
 
 LOG = "log.txt"
 POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
-class PlannedCell:
-    """A cell, where it goes, and what is known of it before it runs."""
+class PlannedTrial:
+    """A trial, where it goes, and what is known of it before it runs."""
 
-    cell: CellConfig
+    trial: TrialConfig
     folder: Path
     parameters: int
     macs_per_image: int
@@ -55,11 +55,11 @@ class PlannedCell:
     @property
     def name(self) -> str:
         """Row and seed, for messages."""
-        return f"{self.cell.row} seed {self.cell.seed}"
+        return f"{self.trial.row} seed {self.trial.seed}"
 
     @property
     def record(self) -> RunRecord | None:
-        """The cell's record, if an earlier run left one.
+        """The trial's record, if an earlier run left one.
 
         Raises:
             UserError: a record that cannot be read.
@@ -67,7 +67,7 @@ class PlannedCell:
         try:
             return load_record(self.folder) if (self.folder / RECORD).exists() else None
         except ValueError as error:
-            raise UserError(f"{error}; move that folder away to run the cell again") from error
+            raise UserError(f"{error}; move that folder away to run the trial again") from error
 
 
 @dataclass(frozen=True)
@@ -76,13 +76,13 @@ class Plan:
 
     suite: Suite
     data: DataSet
-    cells: list[PlannedCell]
+    trials: list[PlannedTrial]
     out: Path
     plugins: tuple[str, ...] = ()
 
     @property
     def plugin_flags(self) -> list[str]:
-        """Command-line flags that hand the plugins on to a cell's process."""
+        """Command-line flags that hand the plugins on to a trial's process."""
         return [flag for plugin in self.plugins for flag in ("--plugin", plugin)]
 
 
@@ -98,35 +98,35 @@ class Outcome:
 def plan(suite: Suite, out: Path, plugins: tuple[str, ...] = ()) -> Plan:
     """The suite's plan; raises UserError for whatever would stop it later."""
     data = load(suite.data)
-    cells = []
-    for cell in suite.cells:
-        versions = f"torch {torch.__version__}, operations {describe(cell.device)}"
-        model = build_model(cell, data.image, torch.device("cpu"))
-        folder = out / f"{cell.row}-seed{cell.seed}-{cell.identity(data.content_hash, versions)}"
+    trials = []
+    for trial in suite.trials:
+        versions = f"torch {torch.__version__}, operations {describe(trial.device)}"
+        model = build_model(trial, data.image, torch.device("cpu"))
+        folder = out / f"{trial.row}-seed{trial.seed}-{trial.identity(data.content_hash, versions)}"
         latents = tuple(LatentGroupInfo(s.channels, s.height, s.width) for s in model.latent_shapes)
         macs = macs_per_image(model, data.image)
-        cells.append(PlannedCell(cell, folder, parameter_count(model), macs, latents))
-    return Plan(suite, data, cells, out, plugins)
+        trials.append(PlannedTrial(trial, folder, parameter_count(model), macs, latents))
+    return Plan(suite, data, trials, out, plugins)
 
 
-def estimated_seconds(planned: PlannedCell, data: DataSet) -> float:
-    """Training seconds expected of a cell, from a few measured steps on this machine now."""
-    config = planned.cell.training
+def estimated_seconds(planned: PlannedTrial, data: DataSet) -> float:
+    """Training seconds expected of a trial, from a few measured steps on this machine now."""
+    config = planned.trial.training
     if config.seconds is not None:
         return config.seconds
     threads = torch.get_num_threads()
-    torch.set_num_threads(planned.cell.threads)
+    torch.set_num_threads(planned.trial.threads)
     try:
-        model = build_model(planned.cell, data.image, choose_device(planned.cell.device))
-        return seconds_per_step(model, planned.cell, data) * planned_steps(config, len(data.train))
+        model = build_model(planned.trial, data.image, choose_device(planned.trial.device))
+        return seconds_per_step(model, planned.trial, data) * planned_steps(config, len(data.train))
     finally:
         torch.set_num_threads(threads)
 
 
-def estimated_memory(planned: PlannedCell, data: DataSet) -> float:
-    """MiB that a training step of the cell needs, by `training_memory`."""
-    model = build_model(planned.cell, data.image, torch.device("meta"))
-    return training_memory(model, planned.cell.training) / 2**20
+def estimated_memory(planned: PlannedTrial, data: DataSet) -> float:
+    """MiB that a training step of the trial needs, by `training_memory`."""
+    model = build_model(planned.trial, data.image, torch.device("meta"))
+    return training_memory(model, planned.trial.training) / 2**20
 
 
 def prepare_folder(out: Path) -> None:
@@ -141,20 +141,20 @@ def prepare_folder(out: Path) -> None:
 
 
 def default_jobs(suite: Suite) -> int:
-    """Cells at a time: as many as the cores hold at the suite's threads on a CPU, one on a GPU."""
-    if any(cell.device != "cpu" for cell in suite.cells):
+    """Trials at a time: as many as the cores hold at the suite's threads on a CPU, one on a GPU."""
+    if any(trial.device != "cpu" for trial in suite.trials):
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // max(cell.threads for cell in suite.cells))
+    return max(1, cores // max(trial.threads for trial in suite.trials))
 
 
 def execute(plan: Plan, jobs: int) -> Outcome:
-    """Run all unfinished cells, `jobs` at a time, then measure throughput cell by cell on the quiet machine."""
-    save_run(plan.out, [planned.folder.name for planned in plan.cells])
-    todo = [p for p in plan.cells if (record := p.record) is None or record.status != "done"]
-    todo.sort(key=lambda p: -p.macs_per_image * p.cell.training.images)
+    """Run all unfinished trials, `jobs` at a time, then measure throughput trial by trial on the quiet machine."""
+    save_run(plan.out, [planned.folder.name for planned in plan.trials])
+    todo = [p for p in plan.trials if (record := p.record) is None or record.status != "done"]
+    todo.sort(key=lambda p: -p.macs_per_image * p.trial.training.images)
     for planned in todo:
-        write_config(planned.cell, planned.folder)
+        write_config(planned.trial, planned.folder)
     outcome = Outcome()
     with Bars() as bars:
         _run_jobs(todo, jobs, plan.plugin_flags, bars, outcome)
@@ -163,7 +163,7 @@ def execute(plan: Plan, jobs: int) -> Outcome:
     return outcome
 
 
-def _run_jobs(todo: list[PlannedCell], jobs: int, flags: list[str], bars: Bars, outcome: Outcome) -> None:
+def _run_jobs(todo: list[PlannedTrial], jobs: int, flags: list[str], bars: Bars, outcome: Outcome) -> None:
     """Keep up to `jobs` children going until all are done or the user interrupts."""
     waiting, running = list(todo), list[Child]()
     try:
@@ -176,7 +176,7 @@ def _run_jobs(todo: list[PlannedCell], jobs: int, flags: list[str], bars: Bars, 
             time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
         outcome.interrupted = True
-        print("stopping: each cell saves its state (give it a moment)", file=sys.stderr)
+        print("stopping: each trial saves its state (give it a moment)", file=sys.stderr)
         for child in running:
             child.process.send_signal(signal.SIGINT)
         for child in running:
@@ -185,7 +185,7 @@ def _run_jobs(todo: list[PlannedCell], jobs: int, flags: list[str], bars: Bars, 
 
 
 def _settle(child: Child, outcome: Outcome) -> None:
-    """Note how a child ended; a failed cell leaves a record that says so."""
+    """Note how a child ended; a failed trial leaves a record that says so."""
     code = child.finish()
     if code in (0, INTERRUPTED):
         return
@@ -195,13 +195,13 @@ def _settle(child: Child, outcome: Outcome) -> None:
     save_record(_failed_record(child.planned, reason), child.planned.folder)
 
 
-def _failed_record(planned: PlannedCell, reason: str) -> RunRecord:
-    """The cell's record as far as it came, marked as failed."""
-    cell, record = planned.cell, planned.record
+def _failed_record(planned: PlannedTrial, reason: str) -> RunRecord:
+    """The trial's record as far as it came, marked as failed."""
+    trial, record = planned.trial, planned.record
     if record is not None:
         return dataclasses.replace(record, status="failed", error=reason)
     return RunRecord(
-        **record_head(cell, planned.folder),
+        **record_head(trial, planned.folder),
         data_hash="",
         status="failed",
         parameters=planned.parameters,
@@ -215,14 +215,14 @@ def _failed_record(planned: PlannedCell, reason: str) -> RunRecord:
 
 
 class Child:
-    """A cell's process: its progress goes to a bar, its messages to the cell's log."""
+    """A trial's process: its progress goes to a bar, its messages to the trial's log."""
 
-    def __init__(self, planned: PlannedCell, flags: list[str], bars: Bars) -> None:
+    def __init__(self, planned: PlannedTrial, flags: list[str], bars: Bars) -> None:
         self.planned = planned
         self.log = (planned.folder / LOG).open("w")
-        environment = {**os.environ, "OMP_NUM_THREADS": str(planned.cell.threads)}
+        environment = {**os.environ, "OMP_NUM_THREADS": str(planned.trial.threads)}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks", "cell", str(planned.folder), *flags],
+            [sys.executable, "-m", "benchmarks", "trial", str(planned.folder), *flags],
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,
@@ -245,13 +245,13 @@ class Child:
         return self.process.wait()
 
     def last_error(self) -> str:
-        """The last line the cell wrote to its log."""
+        """The last line the trial wrote to its log."""
         lines = (self.planned.folder / LOG).read_text().strip().splitlines()
         return lines[-1].removeprefix("error: ") if lines else ""
 
 
 class Bars:
-    """Progress on stderr: one bar a phase of a cell on a terminal, a line now and then elsewhere."""
+    """Progress on stderr: one bar a phase of a trial on a terminal, a line now and then elsewhere."""
 
     def __init__(self) -> None:
         self.live = sys.stderr.isatty()
@@ -286,7 +286,7 @@ class Bars:
 
 def _measure_throughput(plan: Plan, bars: Bars, outcome: Outcome) -> None:
     """Add throughput to every finished record that lacks it, one process at a time."""
-    done = [p for p in plan.cells if (r := p.record) is not None and r.status == "done"]
+    done = [p for p in plan.trials if (r := p.record) is not None and r.status == "done"]
     for index, planned in enumerate(done):
         record = planned.record
         assert record is not None
@@ -307,8 +307,8 @@ def throughput_of(checkpoint: Path, flags: list[str]) -> list[Measurement]:
     Raises:
         UserError: the process failed; carries its last line.
     """
-    cell = read_config(checkpoint) if checkpoint.is_dir() else None
-    threads = {"OMP_NUM_THREADS": str(cell.threads)} if cell else {}
+    trial = read_config(checkpoint) if checkpoint.is_dir() else None
+    threads = {"OMP_NUM_THREADS": str(trial.threads)} if trial else {}
     command = [sys.executable, "-m", "benchmarks", "throughput", str(checkpoint), "--json", "--what", TIMED, *flags]
     result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **threads})
     if result.returncode:
@@ -318,29 +318,29 @@ def throughput_of(checkpoint: Path, flags: list[str]) -> list[Measurement]:
 
 
 def plan_rows(
-    plan: Plan, estimate: Callable[[PlannedCell, DataSet], float] = estimated_seconds
+    plan: Plan, estimate: Callable[[PlannedTrial, DataSet], float] = estimated_seconds
 ) -> list[dict[str, object]]:
-    """Rows of `--dry-run`: one a cell, with counts and an estimate of training time and memory."""
+    """Rows of `--dry-run`: one a trial, with counts and an estimate of training time and memory."""
     rows: list[dict[str, object]] = []
-    for planned in plan.cells:
+    for planned in plan.trials:
         record = planned.record
         done = record is not None and record.status == "done"
-        steps = None if planned.cell.training.seconds else planned_steps(planned.cell.training, len(plan.data.train))
+        steps = None if planned.trial.training.seconds else planned_steps(planned.trial.training, len(plan.data.train))
         rows.append(
             {
-                "row": planned.cell.row,
-                "seed": planned.cell.seed,
-                "model": planned.cell.model,
+                "row": planned.trial.row,
+                "seed": planned.trial.seed,
+                "model": planned.trial.model,
                 "parameters": planned.parameters,
                 "latents": sum(g.channels * g.height * g.width for g in planned.latents),
                 "macs_per_image": planned.macs_per_image,
                 "steps": steps,
-                "images": None if steps is None else steps * planned.cell.training.batch_size,
+                "images": None if steps is None else steps * planned.trial.training.batch_size,
                 "estimated_training_seconds": 0.0 if done else estimate(planned, plan.data),
                 "estimated_memory_mib": round(estimated_memory(planned, plan.data), 1),
                 "status": "done" if done else "to run",
                 "folder": planned.folder.name,
-                "config": dataclasses.asdict(planned.cell),
+                "config": dataclasses.asdict(planned.trial),
             }
         )
     return rows

@@ -1,4 +1,4 @@
-"""One cell of a table, run in a process of its own: build, train, evaluate, record."""
+"""One trial of a table, run in a process of its own: build, train, evaluate, record."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from benchmarks.records.record import LatentGroupInfo, Measurement, RunRecord, s
 from benchmarks.speed.memory import highest
 from benchmarks.storage import tensors
 from benchmarks.storage.weights import build_model, read_config, record_head, save_weights
-from benchmarks.suites.config import CellConfig
+from benchmarks.suites.config import TrialConfig
 from benchmarks.training.cost import macs_per_image, parameter_count
 from benchmarks.training.loop import TrainingResult, train
 from models.output import Model
@@ -59,23 +59,23 @@ class StopSignal:
         return self.raised
 
 
-def run_cell(folder: Path) -> RunRecord:
-    """Train and evaluate the cell of `folder`, continuing where an earlier run stopped; returns its record."""
+def run_trial(folder: Path) -> RunRecord:
+    """Train and evaluate the trial of `folder`, continuing where an earlier run stopped; returns its record."""
     keep_freed_memory()
-    cell = read_config(folder)
-    torch.set_num_threads(cell.threads)
-    device = choose_device(cell.device)
+    trial = read_config(folder)
+    torch.set_num_threads(trial.threads)
+    device = choose_device(trial.device)
     stop, report = StopSignal(), Reporter()
-    data = load(cell.data)
-    model = build_model(cell, data.image, device)
+    data = load(trial.data)
+    model = build_model(trial, data.image, device)
     with frozen_garbage():
-        result = train(model, cell, data, folder, report, stop)
-    record = _trained_record(cell, folder, model, data, result).with_measurements([_peak_memory(device)])
+        result = train(model, trial, data, folder, report, stop)
+    record = _trained_record(trial, folder, model, data, result).with_measurements([_peak_memory(device)])
     save_record(record, folder)
     if not result.finished:
         return record
-    save_weights(model, cell, data.content_hash, folder / tensors.WEIGHTS)
-    evaluation = evaluate(model, cell, data, lambda *event: _report_or_stop(report, stop, *event))
+    save_weights(model, trial, data.content_hash, folder / tensors.WEIGHTS)
+    evaluation = evaluate(model, trial, data, lambda *event: _report_or_stop(report, stop, *event))
     record = _with_evaluation(record, evaluation, folder)
     save_record(record, folder)
     (folder / tensors.STATE).unlink(missing_ok=True)
@@ -89,11 +89,11 @@ def _report_or_stop(report: Reporter, stop: StopSignal, done: int, total: int, p
         raise KeyboardInterrupt
 
 
-def _trained_record(cell: CellConfig, folder: Path, model: Model, data: DataSet, result: TrainingResult) -> RunRecord:
+def _trained_record(trial: TrialConfig, folder: Path, model: Model, data: DataSet, result: TrainingResult) -> RunRecord:
     """The record before evaluation."""
     undone = f"{result.skipped} training steps were not finite and were undone; {result.trouble}"
     return RunRecord(
-        **record_head(cell, folder),
+        **record_head(trial, folder),
         data_hash=data.content_hash,
         status="trained" if result.finished else "interrupted",
         parameters=parameter_count(model),

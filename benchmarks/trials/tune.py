@@ -21,7 +21,7 @@ from benchmarks.cli.parser import Parser
 from benchmarks.data import DataSet, load
 from benchmarks.machine.environment import choose_device, collect
 from benchmarks.storage.weights import build_model
-from benchmarks.suites.config import CellConfig, build_suite, read_suite, set_path
+from benchmarks.suites.config import TrialConfig, build_suite, read_suite, set_path
 from benchmarks.training.loop import train
 
 LEARNING_RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
@@ -31,24 +31,24 @@ COLUMNS: tuple[str, ...] = (
 )  # fmt: skip
 
 
-def run_trial(cell: CellConfig, data: DataSet) -> dict[str, object]:
-    """One line of the log: the cell trained from scratch, scored on the validation split after its last step.
+def score_trial(trial: TrialConfig, data: DataSet) -> dict[str, object]:
+    """One line of the log: the trial trained from scratch, scored on the validation split after its last step.
 
     The score is the ELBO of one draw in nats per image; for models without a prior, log p(x given code).
     """
-    model = build_model(cell, data.image, choose_device(cell.device))
+    model = build_model(trial, data.image, choose_device(trial.device))
     with tempfile.TemporaryDirectory() as folder:
-        result = train(model, cell, data, Path(folder), lambda done, total, phase: None, lambda: False)
-    environment = collect(choose_device(cell.device), cell.threads, cell.training.precision)
+        result = train(model, trial, data, Path(folder), lambda done, total, phase: None, lambda: False)
+    environment = collect(choose_device(trial.device), trial.threads, trial.training.precision)
     validation = next(curve for curve in result.curves if curve.name == "validation elbo")
     return {
-        "suite": cell.suite,
-        "row": cell.row,
-        "seed": cell.seed,
+        "suite": trial.suite,
+        "row": trial.row,
+        "seed": trial.seed,
         "images": result.images,
-        "batch_size": cell.training.batch_size,
-        "optimizer": cell.training.optimizer,
-        "learning_rate": cell.training.learning_rate,
+        "batch_size": trial.training.batch_size,
+        "optimizer": trial.training.optimizer,
+        "learning_rate": trial.training.learning_rate,
         "validation_elbo": round(validation.values[-1], 4),
         "unit": validation.unit,
         "skipped": result.skipped,
@@ -99,17 +99,18 @@ def tune(options: argparse.Namespace) -> int:
         set_path(table, assignment)
     suite = build_suite(name, table, options.models.split(",") if options.models else None)
     data, log = load(suite.data), Path(options.log or f"results/tuning/{name}.csv")
-    torch.set_num_threads(suite.cells[0].threads)
-    for cell in suite.cells:
+    torch.set_num_threads(suite.trials[0].threads)
+    for trial in suite.trials:
         for rate in LEARNING_RATES:
-            if (cell.row, rate) in known_trials(log):
+            if (trial.row, rate) in known_trials(log):
                 continue
             start = time.perf_counter()
-            training = dataclasses.replace(cell.training, learning_rate=rate, validations=1)
-            line = run_trial(dataclasses.replace(cell, training=training), data)
+            training = dataclasses.replace(trial.training, learning_rate=rate, validations=1)
+            line = score_trial(dataclasses.replace(trial, training=training), data)
             append(log, line)
             print(
-                f"{cell.row} {rate:g}: {line['validation_elbo']} ({time.perf_counter() - start:.0f} s)", file=sys.stderr
+                f"{trial.row} {rate:g}: {line['validation_elbo']} ({time.perf_counter() - start:.0f} s)",
+                file=sys.stderr,
             )
     return 0
 

@@ -1,4 +1,4 @@
-"""Synthetic cells of a run: records and saved images that no model made."""
+"""Synthetic trials of a run: records and saved images that no model made."""
 
 import dataclasses
 from collections.abc import Callable
@@ -51,7 +51,7 @@ def value(metric: str, number: float | None, half: float | None = None, **fields
 
 
 def quality(elbo: float | None, mse: float, fid: float | None, likelihood: str) -> list[Measurement]:
-    """The quality metrics of one cell; `elbo` None is a plain autoencoder."""
+    """The quality metrics of one trial; `elbo` None is a plain autoencoder."""
     missing = {"note": "no prior"} if elbo is None else {}
     bound = None if elbo is None else elbo + 2.5
     return [
@@ -67,7 +67,7 @@ def quality(elbo: float | None, mse: float, fid: float | None, likelihood: str) 
 
 
 def rates(train: float, sample: bool) -> list[Measurement]:
-    """The throughput metrics of one cell."""
+    """The throughput metrics of one trial."""
     details = {"batch": 32, "threads": 1, "precision": "float32", "load": 0.3}
     factors = {"train": 1.0, "encode": 6.0, "reconstruct": 3.0, "sample": 4.0}
     found = [
@@ -120,21 +120,21 @@ def build_suite() -> list[RunRecord]:
             Curve("validation elbo", "nats/image", images[3::4], [-v - 1 for v in falling[3::4]]),
         ]
 
-    def cell(row: str, label: str, elbo: float | None, mse: float, fid: float | None, rate: float, **fields: Any):
+    def trial(row: str, label: str, elbo: float | None, mse: float, fid: float | None, rate: float, **fields: Any):
         found = quality(elbo, mse, fid, "bernoulli") + rates(rate, elbo is not None)
         if elbo is not None:
             found.append(Measurement("active_units", 14.0, "units", None, 1000))
         return build_record(row, measurements=found, label=label, curves=curves(-(elbo or -40)), **fields)
 
     return [
-        cell("ae", "AE", None, 0.0060, None, 1100, latent_groups=[]),
-        cell("vae", "VAE", -107.8, 0.0148, 9.17, 1004),
-        cell("residual", "Residual VAE", -112.2, 0.0157, 12.9, 260, parameters=281_002),
-        cell("nvae", "NVAE", -101.1, 0.0098, 3.97, 240, parameters=278_431, latent_groups=HIERARCHY),
+        trial("ae", "AE", None, 0.0060, None, 1100, latent_groups=[]),
+        trial("vae", "VAE", -107.8, 0.0148, 9.17, 1004),
+        trial("residual", "Residual VAE", -112.2, 0.0157, 12.9, 260, parameters=281_002),
+        trial("nvae", "NVAE", -101.1, 0.0098, 3.97, 240, parameters=278_431, latent_groups=HIERARCHY),
     ]
 
 
-def write_cell(out: Path, record: RunRecord, seed: int = 0) -> Path:
+def write_trial(out: Path, record: RunRecord, seed: int = 0) -> Path:
     """Save a record and its images below `out`; squares stand for the images."""
     folder = out / record.config_hash
     save_record(record, folder)
@@ -152,8 +152,8 @@ def write_cell(out: Path, record: RunRecord, seed: int = 0) -> Path:
 
 
 def write_run(out: Path) -> Path:
-    """Save the four cells of a run and their order below `out`."""
-    folders = [write_cell(out, record).name for record in build_suite()]
+    """Save the four trials of a run and their order below `out`."""
+    folders = [write_trial(out, record).name for record in build_suite()]
     save_run(out, folders)
     return out
 
@@ -186,5 +186,5 @@ def built_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
-    """A run's output folder with four cells and their images."""
+    """A run's output folder with four trials and their images."""
     return write_run(tmp_path)

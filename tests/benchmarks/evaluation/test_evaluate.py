@@ -24,11 +24,11 @@ SHAPES = {
 }
 
 
-def cells(name, *assignments):
+def trials(name, *assignments):
     name, table = read_suite(name)
     for assignment in assignments:
         set_path(table, assignment)
-    return {cell.row: cell for cell in build_suite(name, table).cells}
+    return {trial.row: trial for trial in build_suite(name, table).trials}
 
 
 @pytest.fixture
@@ -44,11 +44,11 @@ def silent(done, total, phase):
 
 @pytest.mark.parametrize("row", ["ae", "vae", "nvae"])
 def test_batch_size_moves_nothing(row, colour):
-    cell = cells("patches", "evaluation.iwae_samples=2")[row]
-    model = build_model(cell, colour.image, CPU)
+    trial = trials("patches", "evaluation.iwae_samples=2")[row]
+    model = build_model(trial, colour.image, CPU)
     results = []
     for size in (23, 7):
-        smaller = dataclasses.replace(cell, evaluation=dataclasses.replace(cell.evaluation, batch_size=size))
+        smaller = dataclasses.replace(trial, evaluation=dataclasses.replace(trial.evaluation, batch_size=size))
         results.append(evaluate(model, smaller, colour, silent).per_image)
     assert results[0].keys() == results[1].keys()
     for name, values in results[0].items():
@@ -56,12 +56,12 @@ def test_batch_size_moves_nothing(row, colour):
         np.testing.assert_allclose(values, results[1][name], rtol=FLOAT32, err_msg=name)
 
 
-def inputs(cell, data):
+def inputs(trial, data):
     """Every batch that the model was shown in an evaluation, in order."""
-    model, shown = build_model(cell, data.image, CPU), []
+    model, shown = build_model(trial, data.image, CPU), []
     padded = model.padded
     model.padded = lambda x: shown.append(x) or padded(x)
-    evaluate(model, cell, data, silent)
+    evaluate(model, trial, data, silent)
     return shown
 
 
@@ -69,7 +69,9 @@ def test_pixels_are_binarised_once_an_evaluation_by_the_seed():
     gen = torch.Generator().manual_seed(0)
     splits = [torch.randint(0, 256, (n, 1, 28, 28), dtype=torch.uint8, generator=gen) for n in (20, 10, 23)]
     grey = DataSet("noise", SHAPES["quick"], *splits, "hash", None, "random pixels")
-    one, other = (cells("quick", f"evaluation.iwae_samples={k}", f"first_seed={s}")["vae"] for k, s in ((3, 0), (1, 1)))
+    one, other = (
+        trials("quick", f"evaluation.iwae_samples={k}", f"first_seed={s}")["vae"] for k, s in ((3, 0), (1, 1))
+    )
     shown = inputs(one, grey)
     assert len(shown) == 3  # once for all draws of the bound, the reconstruction, the use of latents
     assert set(shown[0].unique().tolist()) == {0.0, 1.0}
@@ -79,8 +81,8 @@ def test_pixels_are_binarised_once_an_evaluation_by_the_seed():
 
 
 def test_colour_without_an_extractor_says_what_it_needs(colour):
-    cell = cells("patches", "evaluation.iwae_samples=1")["vae"]
-    found = {m.metric: m for m in evaluate(build_model(cell, colour.image, CPU), cell, colour, silent).measurements}
+    trial = trials("patches", "evaluation.iwae_samples=1")["vae"]
+    found = {m.metric: m for m in evaluate(build_model(trial, colour.image, CPU), trial, colour, silent).measurements}
     for metric in FEATURE_METRICS:
         assert found[metric].value is None
         assert "--inception-weights PATH" in found[metric].note
@@ -88,11 +90,11 @@ def test_colour_without_an_extractor_says_what_it_needs(colour):
 
 
 def test_weights_and_config_survive_the_disk(colour, tmp_path):
-    cell = cells("patches")["nvae"]
-    model = build_model(cell, colour.image, CPU)
-    save_weights(model, cell, colour.content_hash, tmp_path / "weights.safetensors")
+    trial = trials("patches")["nvae"]
+    model = build_model(trial, colour.image, CPU)
+    save_weights(model, trial, colour.content_hash, tmp_path / "weights.safetensors")
     loaded = load_model(tmp_path / "weights.safetensors", CPU)
-    assert loaded.cell == cell
+    assert loaded.trial == trial
     assert loaded.data_hash == "hash"
     for (key, a), b in zip(model.state_dict().items(), loaded.model.state_dict().values(), strict=True):
         assert torch.equal(a, b), key
@@ -101,8 +103,8 @@ def test_weights_and_config_survive_the_disk(colour, tmp_path):
 @pytest.mark.parametrize("name", SHAPES)
 def test_residual_vae_matches_nvae_in_size_in_every_suite(name):
     counts = {
-        row: parameter_count(build_model(cell, SHAPES[name], CPU))
-        for row, cell in cells(name).items()
+        row: parameter_count(build_model(trial, SHAPES[name], CPU))
+        for row, trial in trials(name).items()
         if row in ("nvae", "residual-vae")
     }
     assert abs(counts["residual-vae"] / counts["nvae"] - 1) < 0.10
@@ -110,7 +112,7 @@ def test_residual_vae_matches_nvae_in_size_in_every_suite(name):
 
 def test_macs_are_those_of_convolutions_and_linear_layers():
     """A convolution: output pixels times weights; a linear layer: its weights."""
-    model = build_model(cells("quick")["ae"], SHAPES["quick"], CPU).eval()
+    model = build_model(trials("quick")["ae"], SHAPES["quick"], CPU).eval()
     counted = []
 
     def count(module, inputs, output):
@@ -119,6 +121,6 @@ def test_macs_are_those_of_convolutions_and_linear_layers():
     for module in model.modules():
         if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
             module.register_forward_hook(count)
-    expected = macs_per_image(build_model(cells("quick")["ae"], SHAPES["quick"], CPU), SHAPES["quick"])
+    expected = macs_per_image(build_model(trials("quick")["ae"], SHAPES["quick"], CPU), SHAPES["quick"])
     model(torch.zeros(1, 1, 28, 28), Draw(torch.tensor(0)))
     assert sum(counted) == expected

@@ -11,8 +11,8 @@ import pytest
 from benchmarks.records.record import (
     Measurement,
     from_json,
-    load_cells,
     load_records,
+    load_trials,
     save_record,
     save_run,
     to_json,
@@ -85,15 +85,15 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["record.json"]
 
 
-def test_records_are_found_in_cell_folders_only(tmp_path, make_record):
+def test_records_are_found_in_trial_folders_only(tmp_path, make_record):
     save_record(make_record("vae"), tmp_path / "vae-1")
     save_record(make_record("ae"), tmp_path / "ae-1")
     (tmp_path / "figures").mkdir()
     assert [r.row for r in load_records(tmp_path)] == ["ae", "vae"]
-    assert [folder.name for folder in load_cells(tmp_path)] == ["ae-1", "vae-1"]
+    assert [folder.name for folder in load_trials(tmp_path)] == ["ae-1", "vae-1"]
 
 
-def test_the_latest_run_says_which_cells_count_and_in_which_order(tmp_path, make_record):
+def test_the_latest_run_says_which_trials_count_and_in_which_order(tmp_path, make_record):
     for row in ("ae", "nvae", "vae", "old"):
         save_record(make_record(row), tmp_path / row)
     save_run(tmp_path, ["vae", "planned", "nvae", "ae"])
@@ -101,11 +101,11 @@ def test_the_latest_run_says_which_cells_count_and_in_which_order(tmp_path, make
 
 
 @pytest.mark.parametrize("text", ["{", "{}", "[]", '{"cells": 3}'])
-def test_an_unreadable_list_of_cells_is_named(tmp_path, make_record, text):
-    save_record(make_record(), tmp_path / "cell")
+def test_an_unreadable_list_of_trials_is_named(tmp_path, make_record, text):
+    save_record(make_record(), tmp_path / "trial")
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(ValueError, match=r"run\.json"):
-        load_cells(tmp_path)
+        load_trials(tmp_path)
 
 
 def test_an_unreadable_record_is_named(tmp_path, make_record):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.base.errors import UserError
-from benchmarks.records.record import load_cells, save_record
+from benchmarks.records.record import load_trials, save_record
 from benchmarks.report.compare import PAIRED, SPREADS, compare, differences, find_row
 
 IMAGES = 400
@@ -27,8 +27,8 @@ def save_pair(out, make_record, make_value, arrays=None, **fields_of_b):
 
 
 def between(out, a="a", b="b"):
-    cells = load_cells(out)
-    found = differences(find_row(cells.values(), a), find_row(cells.values(), b), cells)
+    trials = load_trials(out)
+    found = differences(find_row(trials.values(), a), find_row(trials.values(), b), trials)
     return {d.column.quantity.metric: d for d in found}
 
 
@@ -112,7 +112,7 @@ def test_an_unknown_row_is_answered_with_the_nearest(run_folder):
 
 
 def test_labels_find_rows_too(run_folder):
-    assert find_row(load_cells(run_folder).values(), "residual vae").name == "residual"
+    assert find_row(load_trials(run_folder).values(), "residual vae").name == "residual"
 
 
 def test_an_ambiguous_name_lists_the_labels(tmp_path, make_record):

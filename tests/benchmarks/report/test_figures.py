@@ -8,7 +8,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from benchmarks.records.record import Curve, LatentGroupInfo, load_cells
+from benchmarks.records.record import Curve, LatentGroupInfo, load_trials
 from benchmarks.report import charts, figures
 from benchmarks.report.rows import gather
 
@@ -33,29 +33,29 @@ def test_a_grid_of_too_few_images_is_white_where_they_lack():
 
 
 def test_reconstructions_show_the_originals_once_and_every_model(run_folder):
-    cells = load_cells(run_folder)
-    shown = figures.images_by_label(gather(cells.values()), cells)
+    trials = load_trials(run_folder)
+    shown = figures.images_by_label(gather(trials.values()), trials)
     figure = figures.reconstructions(shown)
     assert [axis.get_ylabel() for axis in figure.axes] == ["Originals", "AE", "VAE", "Residual VAE", "NVAE"]
 
 
 def test_originals_are_repeated_for_a_model_that_saw_others(run_folder):
-    cells = load_cells(run_folder)
-    shown = figures.images_by_label(gather(cells.values()), cells)
+    trials = load_trials(run_folder)
+    shown = figures.images_by_label(gather(trials.values()), trials)
     shown["NVAE"] = dataclasses.replace(shown["NVAE"], originals=shown["NVAE"].originals[::-1].copy())
     labels = [axis.get_ylabel() for axis in figures.reconstructions(shown).axes]
     assert labels == ["Originals", "AE", "VAE", "Residual VAE", "Originals", "NVAE"]
 
 
 def test_samples_leave_out_models_without_a_prior(run_folder):
-    cells = load_cells(run_folder)
-    figure = figures.samples(figures.images_by_label(gather(cells.values()), cells))
+    trials = load_trials(run_folder)
+    figure = figures.samples(figures.images_by_label(gather(trials.values()), trials))
     assert [axis.get_title() for axis in figure.axes] == ["Real test images", "VAE", "Residual VAE", "NVAE"]
 
 
 def test_no_samples_no_figure(run_folder):
-    cells = {folder: record for folder, record in load_cells(run_folder).items() if record.row == "ae"}
-    assert figures.samples(figures.images_by_label(gather(cells.values()), cells)) is None
+    trials = {folder: record for folder, record in load_trials(run_folder).items() if record.row == "ae"}
+    assert figures.samples(figures.images_by_label(gather(trials.values()), trials)) is None
 
 
 def test_colour_images_keep_their_colours(tmp_path):

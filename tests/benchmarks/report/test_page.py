@@ -30,8 +30,8 @@ SHIPPED = Path(__file__).parents[3] / "results" / "published.csv"
 
 @pytest.fixture
 def small_run(tmp_path, make_record):
-    """A run of one cell without saved images."""
-    save_record(make_record("vae"), tmp_path / "cell")
+    """A run of one trial without saved images."""
+    save_record(make_record("vae"), tmp_path / "trial")
     return tmp_path
 
 
@@ -122,7 +122,7 @@ def test_published_values_stand_in_a_block_of_their_own(small_run, published_fil
     ],
 )
 def test_known_incomparabilities_are_footnotes_of_the_shipped_values(tmp_path, make_record, data, reasons):
-    save_record(make_record("vae", data=data), tmp_path / "cell")
+    save_record(make_record("vae", data=data), tmp_path / "trial")
     build_report(tmp_path, SHIPPED)
     for page in ("index.md", "index.html"):
         block = (tmp_path / page).read_text().split("Published values")[1]
@@ -160,8 +160,8 @@ def test_an_empty_folder_is_one_line(tmp_path):
 
 
 def test_a_broken_record_is_one_line_that_names_it(small_run):
-    (small_run / "cell" / "record.json").write_text("{")
-    with pytest.raises(UserError, match=r"cell/record\.json"):
+    (small_run / "trial" / "record.json").write_text("{")
+    with pytest.raises(UserError, match=r"trial/record\.json"):
         build_report(small_run)
 
 
@@ -172,7 +172,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(small_run):
 
 
 def test_labels_cannot_break_the_page(tmp_path, make_record):
-    save_record(make_record("vae", label="<b>|VAE|</b> & co"), tmp_path / "cell")
+    save_record(make_record("vae", label="<b>|VAE|</b> & co"), tmp_path / "trial")
     text = build_report(tmp_path)
     assert "<b>\\|VAE\\|</b>" in text
     page = (tmp_path / "index.html").read_text()

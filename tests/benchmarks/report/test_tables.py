@@ -17,7 +17,7 @@ def text_of(records):
     return "\n".join(tables.markdown(part) for part in tables.sections(records))
 
 
-def cells_of(records, title="Quality"):
+def trials_of(records, title="Quality"):
     """The table of that title with its first column as index."""
     (part,) = tables.sections(records)
     table = next(t for t in part.tables if t.title == title)
@@ -33,19 +33,19 @@ def pair(make_record, make_value, a, b, **fields):
 
 
 def test_rows_keep_the_order_of_the_records(suite_records):
-    assert list(cells_of(suite_records[::-1]).index)[:4] == ["NVAE", "Residual VAE", "VAE", "AE"]
-    assert list(cells_of(suite_records).index) == ["AE", "VAE", "Residual VAE", "NVAE", "real images"]
+    assert list(trials_of(suite_records[::-1]).index)[:4] == ["NVAE", "Residual VAE", "VAE", "AE"]
+    assert list(trials_of(suite_records).index) == ["AE", "VAE", "Residual VAE", "NVAE", "real images"]
 
 
 def test_headings_have_arrows_units_and_the_name_of_the_extractor(suite_records):
-    assert list(cells_of(suite_records).columns) == [
+    assert list(trials_of(suite_records).columns) == [
         "ELBO ↑ (nats)",
         "IWAE(50) ↑ (nats)",
         "MSE ↓ (0-1)",
         "FID[mnist-cnn-v1] ↓",
         "rFID[mnist-cnn-v1] ↓",
     ]
-    assert list(cells_of(suite_records, "Cost").columns) == [
+    assert list(trials_of(suite_records, "Cost").columns) == [
         "Params",
         "MMACs/img",
         "Images seen",
@@ -59,7 +59,7 @@ def test_headings_have_arrows_units_and_the_name_of_the_extractor(suite_records)
 
 
 def test_a_value_that_does_not_apply_is_a_dash_with_its_reason_below(suite_records):
-    quality, cost = cells_of(suite_records), cells_of(suite_records, "Cost")
+    quality, cost = trials_of(suite_records), trials_of(suite_records, "Cost")
     assert list(quality.loc["AE"][["ELBO ↑ (nats)", "IWAE(50) ↑ (nats)", "FID[mnist-cnn-v1] ↓"]]) == ["-"] * 3
     assert cost.loc["AE", "Sample ↑ (img/s)"] == "-"
     assert "- AE: no prior (ELBO, IWAE, FID)" in text_of(suite_records)
@@ -72,14 +72,14 @@ def test_a_metric_that_is_defined_for_no_row_has_no_column(suite_records):
 def test_a_missing_extractor_keeps_a_column_of_dashes_that_says_what_to_do(make_record, make_value):
     note = "needs --inception-weights PATH"
     record = make_record(measurements=[make_value("sample_fid", None, note=note), make_value("mse", 0.1, 0.01)])
-    assert cells_of([record]).loc["VAE", "FID[no extractor] ↓"] == "-"
+    assert trials_of([record]).loc["VAE", "FID[no extractor] ↓"] == "-"
     assert f"- VAE: {note} (FID)" in text_of([record])
 
 
 def test_only_inception_may_be_called_a_bare_fid(make_record, make_value):
     details = {"extractor": "inception", "weights_sha256": "67" * 32}
     record = make_record(measurements=[make_value("sample_fid", 30.0, n=5000, details=details)])
-    assert "FID ↓" in cells_of([record]).columns
+    assert "FID ↓" in trials_of([record]).columns
 
 
 def test_extractors_and_their_weights_never_share_a_column(make_record, make_value):
@@ -87,7 +87,7 @@ def test_extractors_and_their_weights_never_share_a_column(make_record, make_val
         details = {"extractor": name, "weights_sha256": sha * 32}
         return make_record(row, 0, [make_value("sample_fid", 5.0, n=5000, details=details)])
 
-    table = cells_of([scored("a", "cnn", "11"), scored("b", "cnn", "22"), scored("c", "other", "33")])
+    table = trials_of([scored("a", "cnn", "11"), scored("b", "cnn", "22"), scored("c", "other", "33")])
     assert list(table.columns) == [
         "FID[cnn@11111111] ↓",
         "FID[cnn@22222222] ↓",
@@ -101,7 +101,7 @@ def test_bounds_with_different_k_never_share_a_column(make_record, make_value):
         make_record(row, 0, [make_value("iwae_bound", -90.0, 1.0, unit="nats", details={"k": k})])
         for row, k in (("a", 5), ("b", 50))
     ]
-    assert set(cells_of(records).columns) == {"IWAE(5) ↑ (nats)", "IWAE(50) ↑ (nats)"}
+    assert set(trials_of(records).columns) == {"IWAE(5) ↑ (nats)", "IWAE(50) ↑ (nats)"}
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_bounds_with_different_k_never_share_a_column(make_record, make_value):
     ],
 )
 def test_bold_only_beyond_the_spread(make_record, make_value, a, b, bold):
-    column = cells_of(pair(make_record, make_value, a, b))["MSE ↓ (0-1)"]
+    column = trials_of(pair(make_record, make_value, a, b))["MSE ↓ (0-1)"]
     assert [name.lower() for name, text in column.items() if text.startswith("**")] == bold
 
 
@@ -147,15 +147,15 @@ def test_an_autoencoder_has_no_beta_to_differ_in(make_record, make_value):
 
 
 def test_higher_is_better_for_the_elbo(suite_records):
-    column = cells_of(suite_records)["ELBO ↑ (nats)"]
+    column = trials_of(suite_records)["ELBO ↑ (nats)"]
     assert column["NVAE"] == "**-101.1 ± 0.9**"
     assert column["VAE"] == "-107.8 ± 0.9"
 
 
 def test_distances_of_one_seed_and_cost_are_never_bold(suite_records):
-    quality = cells_of(suite_records)
+    quality = trials_of(suite_records)
     assert not quality["FID[mnist-cnn-v1] ↓"].str.contains(r"\*").any()
-    assert not cells_of(suite_records, "Cost").map(lambda text: "*" in text).any(axis=None)
+    assert not trials_of(suite_records, "Cost").map(lambda text: "*" in text).any(axis=None)
 
 
 def test_distances_over_different_numbers_of_images_are_not_ranked(make_record, make_value):
@@ -169,7 +169,7 @@ def test_distances_over_different_numbers_of_images_are_not_ranked(make_record, 
 
 
 def test_the_floor_is_the_last_row_and_that_of_reconstructions_is_zero(suite_records):
-    floor = cells_of(suite_records).iloc[-1]
+    floor = trials_of(suite_records).iloc[-1]
     assert floor["FID[mnist-cnn-v1] ↓"] == "0.13"
     assert floor["rFID[mnist-cnn-v1] ↓"] == "0 (paired)"
     assert floor["MSE ↓ (0-1)"] == "-"
@@ -190,7 +190,7 @@ def test_seeds_are_one_row_with_mean_and_standard_deviation(make_record, make_va
         make_record("vae", seed, [make_value("mse", value, 0.5, n=1000, unit="0-1")])
         for seed, value in ((0, 1.0), (1, 2.0), (2, 3.0))
     ]
-    table = cells_of(records)
+    table = trials_of(records)
     assert list(table.index) == ["VAE"]
     assert table.loc["VAE", "MSE ↓ (0-1)"] == "2.000 ± 1.000"
     text = text_of(records)
@@ -205,14 +205,14 @@ def test_one_seed_is_labelled_as_a_bootstrap_interval(suite_records):
 
 def test_a_configuration_that_differs_in_more_than_the_seed_is_a_row_of_its_own(make_record):
     records = [make_record("vae", 0), make_record("vae", 1, config={"width": 8}, config_hash="c0ffee00")]
-    assert {"VAE (vae-0-)", "VAE (c0ffee)"} < set(cells_of(records).index)
+    assert {"VAE (vae-0-)", "VAE (c0ffee)"} < set(trials_of(records).index)
 
 
 def test_the_newest_record_of_a_seed_counts_and_the_others_are_mentioned(make_record, make_value):
     old, new = (make_record(measurements=[make_value("mse", v, unit="0-1")]) for v in (0.5, 0.25))
     later = dataclasses.replace(new.environment, date="2026-11-23T00:00:00+00:00", torch="2.15.0")
     records = [dataclasses.replace(new, environment=later), old]
-    assert cells_of(records).loc["VAE", "MSE ↓ (0-1)"] == "0.2500"
+    assert trials_of(records).loc["VAE", "MSE ↓ (0-1)"] == "0.2500"
     assert "- VAE: 1 older record of the same seed and configuration left out" in text_of(records)
 
 
@@ -231,7 +231,7 @@ def test_different_likelihoods_empty_the_likelihood_columns_and_no_other(make_re
         )
 
     records = [row("a", "bernoulli"), row("b", "logistic-mixture(bits=8)")]
-    table = cells_of(records)
+    table = trials_of(records)
     for heading in ("ELBO ↑ (nats)", "bits/dim ↓", "IWAE(50) ↑ (nats)"):
         assert list(table[heading]) == ["-", "-"]
     assert list(table["MSE ↓ (0-1)"]) == ["0.01000 ± 0.00100"] * 2
@@ -275,7 +275,7 @@ def test_unfinished_rows_are_printed_with_their_reason(make_record, status):
     text = text_of([make_record(), broken])
     assert f"NVAE ({status})" in text
     assert f"- NVAE: {status} (seed 0) after 32,000 images: ValueError: loss is not finite" in text
-    assert list(cells_of([make_record(), broken]).loc[f"NVAE ({status})"]) == ["-"] * 5
+    assert list(trials_of([make_record(), broken]).loc[f"NVAE ({status})"]) == ["-"] * 5
 
 
 def test_a_failed_seed_does_not_hide_the_others(make_record, make_value):
@@ -348,7 +348,7 @@ def test_a_spread_over_subsets_of_one_set_of_samples_is_printed_but_wins_nothing
         return make_record(name, 0, [make_value("kid", value, n=5000, details=EXTRACTOR, **spread)])
 
     records = [row("a", 0.1), row("b", 0.9)]
-    assert list(cells_of(records, "Quality, continued")["KID[mnist-cnn-v1] ↓"]) == [
+    assert list(trials_of(records, "Quality, continued")["KID[mnist-cnn-v1] ↓"]) == [
         "0.1000 ± 0.0100",
         "0.9000 ± 0.0100",
     ]
@@ -357,13 +357,13 @@ def test_a_spread_over_subsets_of_one_set_of_samples_is_printed_but_wins_nothing
 
 def test_the_extractor_is_named_once_beside_precision_and_recall(make_record, make_value):
     found = [make_value(name, 0.5, n=5000, details=EXTRACTOR) for name in ("precision", "recall")]
-    assert list(cells_of([make_record(measurements=found)], "Quality, continued").columns[:2]) == [
+    assert list(trials_of([make_record(measurements=found)], "Quality, continued").columns[:2]) == [
         "Latents",
         "precision ↑",
     ]
     assert "Features by mnist-cnn-v1 (weights 5f5f5f5f)." in text_of([make_record(measurements=found)])
     other = make_record("b", 0, [make_value("recall", 0.5, n=5000, details={"extractor": "inception"})])
-    both = cells_of([make_record(measurements=found), other], "Quality, continued").columns
+    both = trials_of([make_record(measurements=found), other], "Quality, continued").columns
     assert {"recall ↑", "recall[mnist-cnn-v1] ↑"} < set(both)
 
 
@@ -375,7 +375,7 @@ def test_a_value_that_flags_its_own_small_n_is_not_flagged_twice(make_record, ma
     assert text.count("biased upwards") == 1
 
 
-def test_a_cell_that_failed_before_its_data_was_read_stays_in_its_table(make_record):
+def test_a_trial_that_failed_before_its_data_was_read_stays_in_its_table(make_record):
     failed = make_record("nvae", 0, [], data_hash="", status="failed", error="out of memory")
     (part,) = tables.sections([make_record(), failed])
     assert {row.label for row in part.rows} == {"VAE", "NVAE"}
@@ -396,5 +396,5 @@ def test_different_batches_are_mentioned(make_record, make_value):
 
 
 def test_a_code_without_latents_has_no_count(suite_records):
-    assert cells_of(suite_records, "Quality, continued").loc["AE", "Latents"] == "-"
+    assert trials_of(suite_records, "Quality, continued").loc["AE", "Latents"] == "-"
     assert "- AE: a code without noise, no latents (Latents)" in text_of(suite_records)

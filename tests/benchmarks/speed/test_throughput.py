@@ -36,25 +36,25 @@ def threads():
 def test_targets_by_name():
     assert [target.row for target in resolve("quick", ["nvae", "vae"])] == ["vae", "nvae"]
     (preset,) = resolve("nvae-tiny")
-    assert (preset.name, preset.cell.model, preset.cell.training.optimizer) == ("nvae-tiny", "nvae", "adamax")
+    assert (preset.name, preset.trial.model, preset.trial.training.optimizer) == ("nvae-tiny", "nvae", "adamax")
 
 
 def test_a_trained_model_is_timed_under_overrides(tmp_path):
     target = preset_target("nvae-tiny").overridden(["training.batch_size=3"])
     model = target.build(CPU)
-    save_weights(model, target.cell, "", tmp_path / "weights.safetensors")
-    write_config(target.cell, tmp_path)
+    save_weights(model, target.trial, "", tmp_path / "weights.safetensors")
+    write_config(target.trial, tmp_path)
     for source in (tmp_path, tmp_path / "weights.safetensors"):
         (found,) = resolve(str(source))
         found = found.overridden(["training.precision=bfloat16", "model.residual_gain=0.5"])
-        assert (found.cell.training.batch_size, found.cell.training.precision) == (3, "bfloat16")
-        assert found.cell.model_config.residual_gain == 0.5
+        assert (found.trial.training.batch_size, found.trial.training.precision) == (3, "bfloat16")
+        assert found.trial.model_config.residual_gain == 0.5
         assert torch.equal(found.build(CPU).prior_ftr0, model.prior_ftr0)
 
 
 def test_weights_that_do_not_fit_an_override_are_an_error(tmp_path):
     target = preset_target("nvae-tiny")
-    save_weights(target.build(CPU), target.cell, "", tmp_path / "weights.safetensors")
+    save_weights(target.build(CPU), target.trial, "", tmp_path / "weights.safetensors")
     (found,) = resolve(str(tmp_path / "weights.safetensors"))
     with pytest.raises(UserError, match="do not fit"):
         found.overridden(["model.latent_channels=3"]).build(CPU)

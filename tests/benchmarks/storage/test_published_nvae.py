@@ -143,9 +143,9 @@ def test_what_is_no_bound_is_not_called_one(folder, capsys):
 
 @pytest.mark.parametrize("row", ["ae", "vae", "residual-vae", "nvae"])
 def test_every_model_of_the_suite_is_scored(row, tmp_path):
-    cell = build_suite(*read_suite("quick"), [row]).cells[0]
-    model = build_model(cell, ImageShape(1, 28, 28), CPU)
-    save_weights(model, cell, "hash", tmp_path / "weights.safetensors")
+    trial = build_suite(*read_suite("quick"), [row]).trials[0]
+    model = build_model(trial, ImageShape(1, 28, 28), CPU)
+    save_weights(model, trial, "hash", tmp_path / "weights.safetensors")
     np.savez(tmp_path / "images.npz", images=np.random.default_rng(0).integers(0, 256, (1, 28, 28), np.uint8))
     (found,) = scores(tmp_path / "weights.safetensors", tmp_path / "images.npz", tmp_path / "out.json")
     assert len(found["rates"]) == len(model.latent_shapes)
@@ -156,8 +156,8 @@ def test_every_model_of_the_suite_is_scored(row, tmp_path):
 
 
 def test_without_a_file_the_test_split_is_scored_image_by_image(tmp_path):
-    cell = build_suite(*read_suite("quick"), ["vae"]).cells[0]
-    save_weights(build_model(cell, ImageShape(1, 28, 28), CPU), cell, "hash", tmp_path / "weights.safetensors")
+    trial = build_suite(*read_suite("quick"), ["vae"]).trials[0]
+    save_weights(build_model(trial, ImageShape(1, 28, 28), CPU), trial, "hash", tmp_path / "weights.safetensors")
     options = ["--per-image", str(tmp_path / "out.json"), "--set", "images=7"]
     assert run_command(["evaluate", str(tmp_path / "weights.safetensors"), *options]) == 0
     assert len(json.loads((tmp_path / "out.json").read_text())["images"]) == 7
@@ -167,7 +167,7 @@ def test_without_a_file_the_test_split_is_scored_image_by_image(tmp_path):
 def test_bits_are_those_of_the_checkpoint(mixtures, tmp_path):
     config = load("color_iaf")["config"] | {"num_mixture_dec": mixtures, "num_x_bits": 5}
     path = write_original(tmp_path / "checkpoint.pt", build({"config": config}, torch.float32), config)
-    assert load_model(path, CPU).cell.bits == 5
+    assert load_model(path, CPU).trial.bits == 5
 
 
 def test_sample_and_throughput_take_an_original_checkpoint(folder, tmp_path, capsys):

@@ -8,11 +8,11 @@ from benchmarks.base.errors import UserError
 from benchmarks.suites.config import (
     Suite,
     build_suite,
-    cell_from_dict,
     read_suite,
     set_path,
     suite_names,
     to_dict,
+    trial_from_dict,
     with_overrides,
 )
 from models.registry import MODELS
@@ -29,20 +29,20 @@ def suite(*assignments, name="quick", rows=None):
 def test_every_shipped_suite_reads_and_round_trips(name):
     read = suite(name=name)
     assert isinstance(read, Suite)
-    for cell in read.cells:
-        assert cell_from_dict(to_dict(cell)) == cell
+    for trial in read.trials:
+        assert trial_from_dict(to_dict(trial)) == trial
 
 
 def test_quick_holds_the_four_models_in_order():
-    assert [cell.row for cell in suite().cells] == ["ae", "vae", "residual-vae", "nvae"]
+    assert [trial.row for trial in suite().trials] == ["ae", "vae", "residual-vae", "nvae"]
 
 
 def test_rows_of_one_table_share_likelihood_data_and_images():
     for name in suite_names():
-        cells = [cell for cell in suite(name=name).cells if MODELS[cell.model].model.has_prior]
-        assert len({cell.likelihood_spec for cell in cells}) == 1
-        assert len({cell.data for cell in cells}) == 1
-        assert len({(cell.training.images, cell.training.epochs) for cell in cells}) == 1
+        trials = [trial for trial in suite(name=name).trials if MODELS[trial.model].model.has_prior]
+        assert len({trial.likelihood_spec for trial in trials}) == 1
+        assert len({trial.data for trial in trials}) == 1
+        assert len({(trial.training.images, trial.training.epochs) for trial in trials}) == 1
 
 
 @pytest.mark.parametrize(
@@ -117,39 +117,39 @@ def test_broken_toml_is_one_error(tmp_path):
 
 
 def test_row_tables_override_the_suite():
-    cells = {c.row: c for c in suite("models.vae.training.learning_rate=0.123").cells}
-    assert cells["vae"].training.learning_rate == 0.123
-    assert cells["ae"].training.learning_rate != 0.123
-    assert cells["vae"].training.images == cells["ae"].training.images
+    trials = {c.row: c for c in suite("models.vae.training.learning_rate=0.123").trials}
+    assert trials["vae"].training.learning_rate == 0.123
+    assert trials["ae"].training.learning_rate != 0.123
+    assert trials["vae"].training.images == trials["ae"].training.images
 
 
 def test_precision_compilation_and_hidden_layers_are_part_of_the_identity():
-    cell = suite(rows=["vae"]).cells[0]
-    assert (cell.training.precision, cell.training.compile, cell.model_config.hidden) == ("float32", "off", ())
+    trial = suite(rows=["vae"]).trials[0]
+    assert (trial.training.precision, trial.training.compile, trial.model_config.hidden) == ("float32", "off", ())
     changes = ["training.precision='bfloat16'", "training.compile='on'", "models.vae.hidden=[512]"]
-    cells = [cell, *(suite(change, rows=["vae"]).cells[0] for change in changes)]
-    assert len({one.identity("data", "torch 1") for one in cells}) == len(cells)
-    assert all(cell_from_dict(to_dict(one)) == one for one in cells)
+    trials = [trial, *(suite(change, rows=["vae"]).trials[0] for change in changes)]
+    assert len({one.identity("data", "torch 1") for one in trials}) == len(trials)
+    assert all(trial_from_dict(to_dict(one)) == one for one in trials)
 
 
 def test_identity_depends_on_everything_that_changes_a_number():
-    cell = suite().cells[-1]
-    base = cell.identity("data", "torch 1")
+    trial = suite().trials[-1]
+    base = trial.identity("data", "torch 1")
     changed = [
-        dataclasses.replace(cell, seed=1).identity("data", "torch 1"),
-        dataclasses.replace(cell, threads=2).identity("data", "torch 1"),
-        dataclasses.replace(cell, training=dataclasses.replace(cell.training, images=64)).identity("data", "torch 1"),
-        cell.identity("other data", "torch 1"),
-        cell.identity("data", "torch 2"),
+        dataclasses.replace(trial, seed=1).identity("data", "torch 1"),
+        dataclasses.replace(trial, threads=2).identity("data", "torch 1"),
+        dataclasses.replace(trial, training=dataclasses.replace(trial.training, images=64)).identity("data", "torch 1"),
+        trial.identity("other data", "torch 1"),
+        trial.identity("data", "torch 2"),
     ]
-    assert cell.identity("data", "torch 1") == base
+    assert trial.identity("data", "torch 1") == base
     assert len({base, *changed}) == len(changed) + 1
 
 
-def test_overrides_reach_every_cell():
+def test_overrides_reach_every_trial():
     new = with_overrides(suite(), device="cpu", threads=3, training={"epochs": 2.0})
-    assert {(c.threads, c.training.epochs) for c in new.cells} == {(3, 2.0)}
+    assert {(c.threads, c.training.epochs) for c in new.trials} == {(3, 2.0)}
 
 
-def test_seeds_make_cells():
-    assert [c.seed for c in suite("seeds=3", rows=["vae"]).cells] == [0, 1, 2]
+def test_seeds_make_trials():
+    assert [c.seed for c in suite("seeds=3", rows=["vae"]).trials] == [0, 1, 2]

@@ -24,16 +24,16 @@ OF_ROW = {
 }
 
 
-def cell(*assignments):
+def trial(*assignments):
     name, table = read_suite("quick")
     for assignment in assignments:
         set_path(table, assignment)
-    return build_suite(name, table, ["big"]).cells[0]
+    return build_suite(name, table, ["big"]).trials[0]
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_fills_the_row(name):
-    found = cell(f"models.big.preset={name}")
+    found = trial(f"models.big.preset={name}")
     assert (found.model, found.label) == ("nvae", name)
     assert found.model_config == PRESETS[name].config
     assert found.likelihood_spec == PRESETS[name].likelihood
@@ -43,7 +43,7 @@ def test_a_preset_fills_the_row(name):
 def test_published_trainings_are_those_of_the_table(name):
     with (DATA / "presets.csv").open() as file:
         row = next(row for row in csv.DictReader(file) if row["preset"] == name)
-    found = cell(f"models.big.preset={OF_ROW[name]}")
+    found = trial(f"models.big.preset={OF_ROW[name]}")
     training, objective = found.training, found.objective
     assert training.epochs == int(row["epochs"])
     assert training.batch_size == int(row["batch_size"])
@@ -66,16 +66,16 @@ def test_presets_to_time_have_the_sizes_of_the_timed_originals(name, parameters)
 
 
 def test_a_row_overrides_its_preset_field_by_field():
-    found = cell("models.big.preset=nvae-cifar10", "models.big.flows=0", "models.big.training.batch_size=8")
+    found = trial("models.big.preset=nvae-cifar10", "models.big.flows=0", "models.big.training.batch_size=8")
     assert found.model_config.flows == 0
     assert found.model_config.channels_encoder == 128
     assert (found.training.batch_size, found.training.optimizer) == (8, "adamax")
 
 
 def test_small_presets_leave_the_training_to_the_suite():
-    assert cell("models.big.preset=nvae-tiny").training == cell("models.big.name=nvae").training
+    assert trial("models.big.preset=nvae-tiny").training == trial("models.big.name=nvae").training
 
 
 def test_an_unknown_preset_is_answered_with_the_nearest():
     with pytest.raises(UserError, match="did you mean 'nvae-cifar10'"):
-        cell("models.big.preset=nvae-cifar")
+        trial("models.big.preset=nvae-cifar")

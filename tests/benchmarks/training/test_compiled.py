@@ -15,7 +15,7 @@ from benchmarks.storage.weights import build_model, write_config
 from benchmarks.suites.config import build_suite, read_suite, set_path
 from benchmarks.training.loop import train, training_batch
 from benchmarks.training.step import loss_of
-from benchmarks.trials.trial import run_cell
+from benchmarks.trials.trial import run_trial
 from models.output import Draw, ImageShape
 
 CPU = torch.device("cpu")
@@ -42,16 +42,16 @@ def data():
     return DataSet("noise", ImageShape(1, 28, 28), *splits, "hash", None, "random pixels")
 
 
-def make_cell(row, *assignments):
+def make_trial(row, *assignments):
     name, table = read_suite("quick")
     for assignment in [*TINY, *assignments]:
         set_path(table, assignment)
-    return build_suite(name, table, [row]).cells[0]
+    return build_suite(name, table, [row]).trials[0]
 
 
-def trained(cell, data, folder):
-    model = build_model(cell, data.image, CPU)
-    return model, train(model, cell, data, folder, lambda done, total, phase: None, lambda: False)
+def trained(trial, data, folder):
+    model = build_model(trial, data.image, CPU)
+    return model, train(model, trial, data, folder, lambda done, total, phase: None, lambda: False)
 
 
 def broken(*arguments, **options):
@@ -79,10 +79,10 @@ def test_a_compiled_step_is_the_eager_one(name):
 
 
 def test_without_a_compiler_training_is_eager_and_says_so_once(data, tmp_path, monkeypatch, capsys):
-    plain, _ = trained(make_cell("vae"), data, tmp_path / "off")
+    plain, _ = trained(make_trial("vae"), data, tmp_path / "off")
     capsys.readouterr()
     monkeypatch.setattr(torch, "compile", broken)
-    model, result = trained(make_cell("vae", "training.compile='on'"), data, tmp_path / "on")
+    model, result = trained(make_trial("vae", "training.compile='on'"), data, tmp_path / "on")
     assert result.compilation == "compile = on, but the training ran eagerly, for RuntimeError: no C++ compiler found"
     assert capsys.readouterr().err.splitlines() == [result.compilation]
     for (key, value), other in zip(plain.state_dict().items(), model.state_dict().values(), strict=True):
@@ -93,13 +93,13 @@ def test_the_record_says_what_came_of_compilation(tmp_path, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    cell = make_cell("ae", "training.compile='on'", "training.images=16")
-    write_config(cell, tmp_path)
+    trial = make_trial("ae", "training.compile='on'", "training.images=16")
+    write_config(trial, tmp_path)
     monkeypatch.setattr(torch, "compile", broken)
     monkeypatch.setattr("benchmarks.trials.trial.StopSignal", lambda: lambda: False)
     monkeypatch.setattr("benchmarks.trials.trial.evaluate", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        run_cell(tmp_path)
+        run_trial(tmp_path)
     (note,) = load_record(tmp_path).notes
     assert note.startswith("compile = on, but the training ran eagerly")
     assert load_record(tmp_path).config["training"]["compile"] == "on"
@@ -109,10 +109,10 @@ def test_the_record_says_what_came_of_compilation(tmp_path, monkeypatch):
 def test_a_step_in_bfloat16_is_near_the_one_in_float32(row, data):
     found = []
     for precision in ("float32", "bfloat16"):
-        cell = make_cell(row, f"training.precision='{precision}'")
-        model = build_model(cell, data.image, CPU).train()
-        x = training_batch(cell, data.train, torch.arange(8), 0)
-        loss = loss_of(model, cell, x, Draw(seed_tensor(0, "t", CPU)), 1.0)
+        trial = make_trial(row, f"training.precision='{precision}'")
+        model = build_model(trial, data.image, CPU).train()
+        x = training_batch(trial, data.train, torch.arange(8), 0)
+        loss = loss_of(model, trial, x, Draw(seed_tensor(0, "t", CPU)), 1.0)
         loss.backward()
         found.append((loss.item(), torch.cat([p.grad.flatten() for p in model.parameters()])))
     (exact, gradient), (rounded, other) = found

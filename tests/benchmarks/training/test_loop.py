@@ -45,18 +45,18 @@ def data():
     return DataSet("noise", ImageShape(1, 28, 28), *splits, "hash", None, "random pixels")
 
 
-def make_cell(row="vae", *assignments):
+def make_trial(row="vae", *assignments):
     name, table = read_suite("quick")
     for assignment in [*TINY, *assignments]:
         set_path(table, assignment)
-    return build_suite(name, table, [row]).cells[0]
+    return build_suite(name, table, [row]).trials[0]
 
 
-def run(cell, data, folder, stop_at=None):
-    model = build_model(cell, data.image, CPU)
+def run(trial, data, folder, stop_at=None):
+    model = build_model(trial, data.image, CPU)
     steps = []
     stop = lambda: stop_at is not None and len(steps) >= stop_at  # noqa: E731
-    result = train(model, cell, data, folder, lambda done, total, phase: steps.append(done), stop)
+    result = train(model, trial, data, folder, lambda done, total, phase: steps.append(done), stop)
     return model, result
 
 
@@ -69,49 +69,49 @@ def assert_same(one, two):
 
 @pytest.mark.parametrize("row", ["ae", "vae", "residual-vae", "nvae"])
 def test_two_runs_are_identical(row, data, tmp_path):
-    cell = make_cell(row)
-    assert_same(run(cell, data, tmp_path / "a"), run(cell, data, tmp_path / "b"))
+    trial = make_trial(row)
+    assert_same(run(trial, data, tmp_path / "a"), run(trial, data, tmp_path / "b"))
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "adamax"])
 @pytest.mark.parametrize("row", ["vae", "nvae"])
 def test_a_run_killed_half_way_continues_bit_for_bit(row, optimizer, data, tmp_path):
-    cell = make_cell(row, f"training.optimizer='{optimizer}'", "training.ema=0.9", "training.ema_batches=2")
-    whole = run(cell, data, tmp_path / "whole")
-    _, partial = run(cell, data, tmp_path / "parts", stop_at=3)
+    trial = make_trial(row, f"training.optimizer='{optimizer}'", "training.ema=0.9", "training.ema_batches=2")
+    whole = run(trial, data, tmp_path / "whole")
+    _, partial = run(trial, data, tmp_path / "parts", stop_at=3)
     assert not partial.finished
     assert partial.steps == 3
-    assert_same(whole, run(cell, data, tmp_path / "parts"))
+    assert_same(whole, run(trial, data, tmp_path / "parts"))
 
 
 def test_another_seed_trains_another_model(data, tmp_path):
-    cell = make_cell()
-    one, _ = run(cell, data, tmp_path / "a")
-    two, _ = run(dataclasses.replace(cell, seed=1), data, tmp_path / "b")
+    trial = make_trial()
+    one, _ = run(trial, data, tmp_path / "a")
+    two, _ = run(dataclasses.replace(trial, seed=1), data, tmp_path / "b")
     assert not torch.equal(one.decoder.head.weight, two.decoder.head.weight)
 
 
 def test_training_lowers_the_loss(data, tmp_path):
-    cell = make_cell("vae", "training.images=320", "training.learning_rate=3e-3")
-    _, result = run(cell, data, tmp_path)
+    trial = make_trial("vae", "training.images=320", "training.learning_rate=3e-3")
+    _, result = run(trial, data, tmp_path)
     loss = result.curves[0].values
     assert sum(loss[-5:]) < sum(loss[:5])
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "adamax"])
 def test_a_non_finite_step_leaves_no_trace(optimizer, data):
-    cell = make_cell("vae", f"training.optimizer='{optimizer}'", "training.clip_norm=0")
-    model = build_model(cell, data.image, CPU).train()
-    state = TrainingState(model, build_optimizer(cell.training, model, CPU), torch.full((4,), torch.nan), 4)
+    trial = make_trial("vae", f"training.optimizer='{optimizer}'", "training.clip_norm=0")
+    model = build_model(trial, data.image, CPU).train()
+    state = TrainingState(model, build_optimizer(trial.training, model, CPU), torch.full((4,), torch.nan), 4)
     guard = StepGuard(model, state.optimizer)
-    x = training_batch(cell, data.train, torch.arange(8), 0)
-    train_step(state, guard, cell, x, Draw(seed_tensor(0, "t", CPU)))
+    x = training_batch(trial, data.train, torch.arange(8), 0)
+    train_step(state, guard, trial, x, Draw(seed_tensor(0, "t", CPU)))
     before = {key: value.clone() for key, value in model.state_dict().items()}
     moments = {
         (i, key): value.clone() for i, s in enumerate(state.optimizer.state.values()) for key, value in s.items()
     }
     handle = model.decoder.head.register_forward_hook(lambda module, inputs, output: output * torch.nan)
-    train_step(state, guard, cell, x, Draw(seed_tensor(0, "t", CPU)))
+    train_step(state, guard, trial, x, Draw(seed_tensor(0, "t", CPU)))
     handle.remove()
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key]), key
@@ -119,26 +119,26 @@ def test_a_non_finite_step_leaves_no_trace(optimizer, data):
         for key, value in values.items():
             assert torch.equal(value, moments[i, key]), key
     assert state.skipped == 1
-    train_step(state, guard, cell, x, Draw(seed_tensor(0, "t", CPU)))
+    train_step(state, guard, trial, x, Draw(seed_tensor(0, "t", CPU)))
     assert state.skipped == 1
     assert not torch.equal(model.decoder.head.weight, before["decoder.head.weight"])
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adamax"])
 def test_a_non_finite_first_step_leaves_no_trace(optimizer, data):
-    cell = make_cell("vae", f"training.optimizer='{optimizer}'")
+    trial = make_trial("vae", f"training.optimizer='{optimizer}'")
     results = []
     for broken in (True, False):
-        model = build_model(cell, data.image, CPU).train()
-        state = TrainingState(model, build_optimizer(cell.training, model, CPU), torch.full((4,), torch.nan), 4)
+        model = build_model(trial, data.image, CPU).train()
+        state = TrainingState(model, build_optimizer(trial.training, model, CPU), torch.full((4,), torch.nan), 4)
         guard = StepGuard(model, state.optimizer)
-        x = training_batch(cell, data.train, torch.arange(8), 0)
+        x = training_batch(trial, data.train, torch.arange(8), 0)
         if broken:
             handle = model.decoder.head.register_forward_hook(lambda module, inputs, output: output * torch.nan)
-            train_step(state, guard, cell, x, Draw(seed_tensor(0, "t", CPU)))
+            train_step(state, guard, trial, x, Draw(seed_tensor(0, "t", CPU)))
             handle.remove()
         state.step = 1
-        train_step(state, guard, cell, x, Draw(seed_tensor(0, "t", CPU)))
+        train_step(state, guard, trial, x, Draw(seed_tensor(0, "t", CPU)))
         results.append(model.state_dict())
     for key in results[0]:
         assert torch.equal(results[0][key], results[1][key]), key
@@ -146,8 +146,8 @@ def test_a_non_finite_first_step_leaves_no_trace(optimizer, data):
 
 def test_averaged_weights_follow_their_formula(data):
     """After each step t the average moves by 1 - min(decay, (1 + t) / (10 + t)); it starts at the first weights."""
-    model = build_model(make_cell(), data.image, CPU)
-    state = TrainingState(model, build_optimizer(make_cell().training, model, CPU), torch.zeros(100), 100)
+    model = build_model(make_trial(), data.image, CPU)
+    state = TrainingState(model, build_optimizer(make_trial().training, model, CPU), torch.zeros(100), 100)
     weight, expected = model.decoder.head.weight, None
     for step in (1, 2, 50):
         state.step = step
@@ -160,7 +160,7 @@ def test_averaged_weights_follow_their_formula(data):
 
 
 def test_learning_rate_warms_up_and_ends_at_its_final_fraction():
-    config = make_cell("vae", "training.warmup=0.1", "training.final_rate=0.05").training
+    config = make_trial("vae", "training.warmup=0.1", "training.final_rate=0.05").training
     rates = [learning_rate(config, step, 100) for step in range(100)]
     assert rates[:10] == sorted(rates[:10])
     assert rates[10:] == sorted(rates[10:], reverse=True)
@@ -169,39 +169,39 @@ def test_learning_rate_warms_up_and_ends_at_its_final_fraction():
 
 
 def test_length_in_images_and_epochs():
-    assert planned_steps(make_cell("vae").training, 40) == STEPS
-    assert planned_steps(make_cell("vae", "training.epochs=2.0").training, 40) == 10
+    assert planned_steps(make_trial("vae").training, 40) == STEPS
+    assert planned_steps(make_trial("vae", "training.epochs=2.0").training, 40) == 10
 
 
 def test_validation_is_spread_evenly_and_ends_with_the_training():
-    config = make_cell("vae", "training.validations=4").training
+    config = make_trial("vae", "training.validations=4").training
     assert sorted(validation_steps(config, 100)) == [25, 50, 75, 100]
 
 
 def test_a_budget_in_seconds_fixes_the_number_of_steps(data, tmp_path):
-    cell = make_cell("vae", "training.seconds=0.5")
-    _, result = run(cell, data, tmp_path)
+    trial = make_trial("vae", "training.seconds=0.5")
+    _, result = run(trial, data, tmp_path)
     assert result.finished
     assert result.steps >= 1
-    _, same = run(cell, data, tmp_path)
+    _, same = run(trial, data, tmp_path)
     assert same.steps == result.steps
 
 
 def test_measuring_speed_changes_nothing(data):
-    cell = make_cell()
-    model = build_model(cell, data.image, CPU)
+    trial = make_trial()
+    model = build_model(trial, data.image, CPU)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    assert seconds_per_step(model, cell, data) > 0
+    assert seconds_per_step(model, trial, data) > 0
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key]), key
 
 
 def test_flips_are_keyed(data):
-    cell = make_cell("ae", "training.flip=true")
-    plain = make_cell("ae")
+    trial = make_trial("ae", "training.flip=true")
+    plain = make_trial("ae")
     indices = torch.arange(8)
-    flipped = training_batch(cell, data.train, indices, 3)
-    assert torch.equal(flipped, training_batch(cell, data.train, indices, 3))
+    flipped = training_batch(trial, data.train, indices, 3)
+    assert torch.equal(flipped, training_batch(trial, data.train, indices, 3))
     straight = training_batch(plain, data.train, indices, 3)
     which = [not torch.equal(a, b) for a, b in zip(flipped, straight, strict=True)]
     assert 0 < sum(which) < 8

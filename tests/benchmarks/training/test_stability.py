@@ -14,7 +14,7 @@ from benchmarks.storage.weights import build_model, write_config
 from benchmarks.suites.config import build_suite, read_suite, set_path
 from benchmarks.training.loop import note_trouble, train
 from benchmarks.training.step import TrainingState, build_optimizer
-from benchmarks.trials.trial import run_cell
+from benchmarks.trials.trial import run_trial
 from models.output import ImageShape
 
 CPU = torch.device("cpu")
@@ -28,12 +28,12 @@ def data():
     return DataSet("noise", ImageShape(1, 28, 28), *splits, "hash", None, "random pixels")
 
 
-def make_cell(suite, row, *assignments):
+def make_trial(suite, row, *assignments):
     name, table = read_suite(suite)
     table["models"][row].pop("training", None)
     for assignment in assignments:
         set_path(table, assignment)
-    return build_suite(name, table, [row]).cells[0]
+    return build_suite(name, table, [row]).trials[0]
 
 
 def silent(done, total, phase):
@@ -57,11 +57,11 @@ def broken_from(call):
 
 @pytest.mark.parametrize("row", ["vae", "nvae"])
 def test_the_layer_that_breaks_is_named(row, data, tmp_path):
-    cell = make_cell("quick", row, "training.images=40", "training.batch_size=8", "training.validations=0")
-    model = build_model(cell, data.image, CPU)
+    trial = make_trial("quick", row, "training.images=40", "training.batch_size=8", "training.validations=0")
+    model = build_model(trial, data.image, CPU)
     layer = {"vae": "decoder.head", "nvae": "enc_tower.0"}[row]
     model.get_submodule(layer).register_forward_hook(broken_from(3))
-    result = train(model, cell, data, tmp_path, silent, lambda: False)
+    result = train(model, trial, data, tmp_path, silent, lambda: False)
     assert result.skipped == 3
     assert result.trouble.startswith("step 3 replayed after step 3: ")
     assert result.trouble.endswith(f"in the output of {layer}")
@@ -69,38 +69,38 @@ def test_the_layer_that_breaks_is_named(row, data, tmp_path):
 
 def test_a_gradient_that_breaks_is_named(data, tmp_path):
     """The square root of 0 is finite, and its slope is not."""
-    cell = make_cell("quick", "vae", "training.images=8", "training.batch_size=8", "training.validations=0")
-    model = build_model(cell, data.image, CPU)
+    trial = make_trial("quick", "vae", "training.images=8", "training.batch_size=8", "training.validations=0")
+    model = build_model(trial, data.image, CPU)
     model.decoder.head.register_forward_hook(lambda module, inputs, output: output + torch.sqrt(output * 0))
-    result = train(model, cell, data, tmp_path, silent, lambda: False)
+    result = train(model, trial, data, tmp_path, silent, lambda: False)
     assert "in the gradient of " in result.trouble
 
 
 def test_a_step_that_cannot_be_repeated_is_said_to_be_finite(data):
-    cell = make_cell("quick", "vae", "training.batch_size=8")
-    model = build_model(cell, data.image, CPU)
+    trial = make_trial("quick", "vae", "training.batch_size=8")
+    model = build_model(trial, data.image, CPU)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     losses = torch.tensor([1.0, torch.nan, 1.0, torch.nan])
-    state = TrainingState(model, build_optimizer(cell.training, model, CPU), losses, 4, step=3)
-    note_trouble(state, cell, data.train, torch.tensor(0))
+    state = TrainingState(model, build_optimizer(trial.training, model, CPU), losses, 4, step=3)
+    note_trouble(state, trial, data.train, torch.tensor(0))
     assert state.trouble == "step 2 replayed after step 3: it is finite with the weights of now"
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_a_finite_training_has_nothing_to_explain(data, tmp_path):
-    cell = make_cell("quick", "vae", "training.images=16", "training.batch_size=8")
-    result = train(build_model(cell, data.image, CPU), cell, data, tmp_path, silent, lambda: False)
+    trial = make_trial("quick", "vae", "training.images=16", "training.batch_size=8")
+    result = train(build_model(trial, data.image, CPU), trial, data, tmp_path, silent, lambda: False)
     assert (result.skipped, result.trouble) == (0, "")
 
 
 def test_the_record_says_where_a_training_broke(tmp_path, monkeypatch):
-    cell = make_cell("quick", "vae", "training.images=64", "training.learning_rate=1e18", "training.warmup=0")
-    write_config(cell, tmp_path)
+    trial = make_trial("quick", "vae", "training.images=64", "training.learning_rate=1e18", "training.warmup=0")
+    write_config(trial, tmp_path)
     monkeypatch.setattr("benchmarks.trials.trial.StopSignal", lambda: lambda: False)
     monkeypatch.setattr("benchmarks.trials.trial.evaluate", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        run_cell(tmp_path)
+        run_trial(tmp_path)
     (note,) = load_record(tmp_path).notes
     assert "1 training steps were not finite and were undone; step 2 replayed" in note
     assert "in the output of " in note
@@ -129,9 +129,9 @@ def test_precision_is_float32_on_a_cpu_and_bfloat16_on_a_gpu_unless_given(capsys
 @pytest.mark.slow
 @pytest.mark.parametrize("suite", ["quick", "patches"])
 def test_hundreds_of_steps_at_the_papers_learning_rate_stay_finite(suite, tmp_path):
-    cell = make_cell(suite, "nvae", *PAPER, "training.images=9600", "training.validations=1")
-    data = load(cell.data)
-    result = train(build_model(cell, data.image, CPU), cell, data, tmp_path, silent, lambda: False)
+    trial = make_trial(suite, "nvae", *PAPER, "training.images=9600", "training.validations=1")
+    data = load(trial.data)
+    result = train(build_model(trial, data.image, CPU), trial, data, tmp_path, silent, lambda: False)
     assert (result.steps, result.skipped) == (300, 0)
     loss = result.curves[0].values
     assert sum(loss[-10:]) < sum(loss[:10])
@@ -140,7 +140,7 @@ def test_hundreds_of_steps_at_the_papers_learning_rate_stay_finite(suite, tmp_pa
 @pytest.mark.slow
 def test_a_tiny_training_in_bfloat16_stays_finite(tmp_path):
     tiny = ["models.nvae.preset=nvae-tiny", "training.precision=bfloat16", "training.images=2400"]
-    cell = make_cell("quick", "nvae", *PAPER, *tiny, "training.batch_size=8", "training.validations=1")
-    data = load(cell.data)
-    result = train(build_model(cell, data.image, CPU), cell, data, tmp_path, silent, lambda: False)
+    trial = make_trial("quick", "nvae", *PAPER, *tiny, "training.batch_size=8", "training.validations=1")
+    data = load(trial.data)
+    result = train(build_model(trial, data.image, CPU), trial, data, tmp_path, silent, lambda: False)
     assert (result.steps, result.skipped) == (300, 0)

@@ -65,7 +65,7 @@ def finished(tmp_path_factory):
 
 
 def written(out):
-    """When each cell's files were written."""
+    """When each trial's files were written."""
     return {path: path.stat().st_mtime_ns for path in out.glob("*-seed*/*")}
 
 
@@ -151,12 +151,12 @@ def test_two_processes_give_the_same_quality_and_weights_bit_for_bit(tmp_path):
     """As two clones on one machine would: nothing is shared but the configuration, no cache either."""
     suite = write_suite(tmp_path, images=32, evaluation='extractor = "mnist-cnn-v1"')
     suite.write_text(suite.read_text() + NVAE_ROW)
-    (cell,) = build_suite(*read_suite(str(suite)), ["nvae"]).cells
+    (trial,) = build_suite(*read_suite(str(suite)), ["nvae"]).trials
     found = []
     for name in ("one", "two"):
-        folder = tmp_path / name / "cell"
-        write_config(cell, folder)
-        result = call("cell", folder, XDG_CACHE_HOME=str(tmp_path / f"cache-{name}"), OMP_NUM_THREADS="1")
+        folder = tmp_path / name / "trial"
+        write_config(trial, folder)
+        result = call("trial", folder, XDG_CACHE_HOME=str(tmp_path / f"cache-{name}"), OMP_NUM_THREADS="1")
         assert result.returncode == 0, result.stderr
         found.append((records(tmp_path / name)["nvae"], (folder / "weights.safetensors").read_bytes()))
     (first, weights), (second, same_weights) = found
@@ -169,14 +169,14 @@ def test_two_processes_give_the_same_quality_and_weights_bit_for_bit(tmp_path):
 
 def test_verbs_that_take_a_checkpoint(finished, tmp_path):
     folder, _ = finished
-    cell = next((folder / "out").glob("vae-*"))
-    evaluated = call("evaluate", cell, "--json")
+    trial = next((folder / "out").glob("vae-*"))
+    evaluated = call("evaluate", trial, "--json")
     assert evaluated.returncode == 0, evaluated.stderr
     stored = {m["metric"]: m["value"] for m in records(folder / "out")["vae"]["measurements"]}
     for row in json.loads(evaluated.stdout):
         if row["value"] is not None:
             assert row["value"] == pytest.approx(stored[row["metric"]], rel=1e-5), row["metric"]
-    drawn = call("sample", cell / "weights.safetensors", "--n", "9", "--out", tmp_path / "grid.png")
+    drawn = call("sample", trial / "weights.safetensors", "--n", "9", "--out", tmp_path / "grid.png")
     assert drawn.returncode == 0, drawn.stderr
     assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
     compared = call("compare", "ae", "vae", "--out", folder / "out")
@@ -209,7 +209,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_continues(tmp_path):
     assert records(tmp_path / "out")["vae"]["images_seen"] == 6400
 
 
-def test_a_failed_cell_is_a_row_and_the_sweep_goes_on(tmp_path):
+def test_a_failed_trial_is_a_row_and_the_sweep_goes_on(tmp_path):
     suite = write_suite(tmp_path)
     text = suite.read_text().replace("[models.vae]", "[models.vae]\ntraining = { batch_size = 64, images = 64 }")
     suite.write_text(text.replace("[models.ae]\n", "[models.ae]\ntraining = { batch_size = 65 }\n"))
