@@ -22,10 +22,8 @@ from torch import Tensor
 from kernels.ops import GaussianForm
 
 FOLDER = Path(__file__).parent / "source"
-SOURCES = tuple(
-    FOLDER / name for name in ("native.c", "cells.c", "maps.c", "products.c", "depthwise.c", "weights.c", "pixels.c")
-)
-HEADERS = tuple(FOLDER / name for name in ("native.h", "cells.h"))
+SOURCES = tuple(sorted(FOLDER.glob("*.c")))
+HEADERS = tuple(sorted(FOLDER.glob("*.h")))
 FLAGS = (
     *("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"),
     *("-shared", "-fPIC"),

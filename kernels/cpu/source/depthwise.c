@@ -1,6 +1,6 @@
 /* Depthwise convolutions, vectorised over channels; maps in blocks (blocks, height, width, WIDE). */
 
-#include "cells.h"
+#include "layout.h"
 
 #define TOGETHER 4 /* output pixels whose sums are in registers together */
 

@@ -1,7 +1,7 @@
 /* Passes over maps, a few channels at a time: what a convolution reads and what its gradient becomes, statistics of
  * images, and linear forms of two maps. */
 
-#include "cells.h"
+#include "layout.h"
 
 float *scratch(int use, int64_t floats)
 {

@@ -1,6 +1,6 @@
 /* Weight normalisation and spectral norms of all convolutions of a model at once; each weight is (rows, columns). */
 
-#include "native.h"
+#include "exp_log.h"
 
 #include <math.h>
 

@@ -1,6 +1,6 @@
 /* Pixels: binary draws, the Bernoulli log probability with its gradient, products with images that are mostly zero. */
 
-#include "native.h"
+#include "exp_log.h"
 
 #define LANES 16 /* sums kept apart, so that they fill vectors and lose few digits */
 #define ROWS 4   /* rows added to a sum at a time */

@@ -4,7 +4,7 @@
  * activation while a few images are copied into scratch memory that stays in the cache; backward, the gradient of the
  * layer's output is formed there likewise from what the next layer left. Images are shared out to threads. */
 
-#include "cells.h"
+#include "layout.h"
 
 #ifdef _OPENMP
 #include <omp.h>

@@ -2,7 +2,7 @@
  * turns every inner loop into vector instructions: no branches, no calls. Built and loaded by native.py;
  * kernels/reference/philox.py and kernels/reference/backend.py say what is computed. */
 
-#include "native.h"
+#include "exp_log.h"
 
 #define LANES 64 /* pixels or counters that an inner loop works on */
 #define MIN_LOG_SCALE (-7.0f)

@@ -6,7 +6,7 @@
 #ifndef VAEBENCH_CELLS_H
 #define VAEBENCH_CELLS_H
 
-#include "native.h"
+#include "exp_log.h"
 
 #if defined(__AVX512F__)
 #define WIDE 16 /* floats of a vector */

@@ -1,6 +1,6 @@
 /* Dense convolutions as matrix products in registers: a tile of ROWS output pixels by a panel of output channels. */
 
-#include "cells.h"
+#include "layout.h"
 
 #define STRIP 64 /* output pixels whose patches are worked on together */
 
