@@ -1,10 +1,19 @@
-/* Layers of convolution cells, forward and backward: [batch norm,] activation, [repeated pixels,] convolution.
+/* A layer of a convolution cell, forward and backward: [batch norm,] activation, [repeated pixels,] convolution.
  *
  * A layer reads its input once and writes its output once: the norm is a scale and a shift per channel, applied with the
- * activation while a few images are copied into scratch memory that stays in the cache; backward, the gradient of the
- * layer's output is formed there likewise from what the next layer left. Images are shared out to threads. */
+ * activation while a few images are copied into padded maps, in scratch memory that stays in the cache; backward, the
+ * gradient of the layer's output is formed there likewise from what the next layer left. Images are shared out to threads. */
 
-#include "layout.h"
+#include "layer.h"
+
+#include "dense.h"
+#include "depthwise.h"
+#include "maps.h"
+#include "norm.h"
+#include "scratch.h"
+#include "vector.h"
+
+#include <string.h>
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -14,248 +23,192 @@ static int omp_get_num_threads(void) { return 1; }
 #endif
 
 #define MOST_THREADS 256
-#define PIXELS_TOGETHER 64
+#define ENOUGH_PIXELS 64 /* of output, to use packed weights often while they are in the cache */
 
-static int64_t images_together(const Layer *of, int64_t threads)
+int64_t images_at_once(const Layer *layer, int64_t threads)
 {
-    int64_t pixels = of->out_height * of->out_width, fair = (of->batch + threads - 1) / threads;
-    int64_t wanted = of->depthwise ? 1 : (PIXELS_TOGETHER + pixels - 1) / pixels;
-    return wanted < fair ? wanted : fair;
+    int64_t pixels = layer->out_height * layer->out_width, fair_share = (layer->batch + threads - 1) / threads;
+    int64_t wanted = layer->depthwise ? 1 : (ENOUGH_PIXELS + pixels - 1) / pixels;
+    return wanted < fair_share ? wanted : fair_share;
 }
 
-/* Depthwise weights (channels, kernel^2) as (blocks, kernel^2, WIDE), turned for the backward convolution. */
-static void pack_depthwise(const float *weight, int64_t channels, int64_t taps, int backward, float *packed)
+void pack_weight(const Layer *layer, const float *weight, int backward, float *packed)
 {
-#pragma omp for schedule(static)
-    for (int64_t first = 0; first < channels; first += WIDE)
-        for (int64_t tap = 0; tap < taps; tap++)
-            for (int64_t i = 0; i < WIDE; i++) {
-                int64_t from = backward ? taps - 1 - tap : tap;
-                packed[first * taps + tap * WIDE + i] = first + i < channels ? weight[(first + i) * taps + from] : 0.0f;
-            }
+    if (layer->depthwise) pack_depthwise(layer, weight, backward, packed);
+    else pack_dense(layer, weight, backward, packed);
 }
 
-static void pack(const Layer *of, const float *weight, int backward, float *packed)
+/* A bias, or nothing, followed by zeros: a row of `channels` that is long enough for whole panels. */
+static float *start_row(const float *bias, int64_t channels)
 {
-    if (of->depthwise) pack_depthwise(weight, of->c_in, (int64_t)of->kernel * of->kernel, backward, packed);
-    else pack_products(weight, of->c_out, of->c_in, of->kernel, backward, packed);
-}
-
-static int64_t packed_size(const Layer *of)
-{
-    int64_t taps = (int64_t)of->kernel * of->kernel;
-    if (of->depthwise) return rounded(of->c_in, WIDE) * taps;
-    int64_t forward = rounded(of->c_out, panel_of(of->c_out)) * of->c_in;
-    int64_t backward = rounded(of->c_in, panel_of(of->c_in)) * of->c_out;
-    return taps * (forward > backward ? forward : backward);
-}
-
-/* A row of zeros, or of a bias followed by zeros, long enough for whole panels. */
-static float *start_row(const float *bias, int64_t channels, int64_t room)
-{
-    float *row = scratch(START, room + 3 * WIDE);
-    memset(row, 0, (size_t)(room + 3 * WIDE) * sizeof(float));
+    int64_t room = channels + 3 * WIDE; /* the widest panel has three vectors */
+    float *row = scratch(START, room);
+    memset(row, 0, (size_t)room * sizeof(float));
     if (bias) memcpy(row, bias, (size_t)channels * sizeof(float));
     return row;
 }
 
-static void run_convolution(int depthwise, const Geometry *g, int64_t images, const float *map, const float *packed,
-                            const float *start, int64_t n, float *out)
-{
-    if (depthwise) convolve_depthwise(g, map, packed, start, out);
-    else convolve(g, images, map, packed, start, n, out);
-}
-
-/* Room for some maps, and for the pixels after the last that a tile reads in vain. */
+/* Room for some padded maps, and for the pixels after the last that a tile reads in vain. */
 static float *map_scratch(int use, const Geometry *g, int64_t images)
 {
-    return scratch(use, images * map_size(g) + ROWS * (g->pixel * g->stride + 1));
+    return scratch(use, images * map_size(g) + TILE * (g->pixel * g->stride + 1));
+}
+
+/* out (pixels, n) = start + convolution of padded maps; of one map if depthwise. */
+static void convolve(int depthwise, const Geometry *g, int64_t images, const float *map, const float *packed,
+                     const float *start, int64_t n, float *out)
+{
+    if (depthwise) convolve_depthwise(g, map, packed, start, out);
+    else convolve_dense(g, images, map, packed, start, n, out);
+}
+
+void run_layer(const Layer *layer, int64_t images, const float *x, const float *scale, const float *shift,
+               const float *packed, const float *start, float *y)
+{
+    Geometry g = forward_geometry(layer);
+    int64_t at_once = layer->depthwise ? 1 : images;
+    float *map = map_scratch(MAP, &g, at_once);
+    for (int64_t first = 0; first < images; first += at_once) {
+        for (int64_t i = 0; i < at_once; i++)
+            pad_input(layer, &g, x + (first + i) * input_size(layer), scale, shift, map + i * map_size(&g));
+        convolve(layer->depthwise, &g, at_once, map, packed, start, layer->c_out, y + first * output_size(layer));
+    }
 }
 
 /* y (batch, out_height, out_width, c_out), and unless null the mean and the sum of squared deviations of each image's
  * channels (batch, c_out). scale and shift (c_in) are those of the norm; bias may be null. */
-void vaebench_layer(Layer of, const float *x, const float *scale, const float *shift, const float *weight,
+void vaebench_layer(Layer layer, const float *x, const float *scale, const float *shift, const float *weight,
                     const float *bias, float *y, float *mean, float *squares, int32_t threads)
 {
-    Geometry g = forward_geometry(&of);
-    int64_t together = images_together(&of, threads), in = of.height * of.width * of.c_in;
-    int64_t pixels = of.out_height * of.out_width, out = pixels * of.c_out;
-    float *packed = scratch(PACKED, packed_size(&of)), *start = start_row(bias, of.c_out, of.c_out);
+    int64_t at_once = images_at_once(&layer, threads), in = input_size(&layer), out = output_size(&layer);
+    float *packed = scratch(PACKED, packed_size(&layer)), *start = start_row(bias, layer.c_out);
 #pragma omp parallel num_threads(threads)
     {
-        pack(&of, weight, 0, packed);
-        float *map = map_scratch(MAP, &g, together);
+        pack_weight(&layer, weight, 0, packed);
 #pragma omp for schedule(static)
-        for (int64_t first = 0; first < of.batch; first += together) {
-            int64_t images = of.batch - first < together ? of.batch - first : together;
-            for (int64_t i = 0; i < images; i++)
-                prepare(&of, &g, x + (first + i) * in, scale, shift, map + i * map_size(&g));
-            run_convolution(of.depthwise, &g, images, map, packed, start, of.c_out, y + first * out);
+        for (int64_t first = 0; first < layer.batch; first += at_once) {
+            int64_t images = layer.batch - first < at_once ? layer.batch - first : at_once;
+            run_layer(&layer, images, x + first * in, scale, shift, packed, start, y + first * out);
             for (int64_t i = first; mean && i < first + images; i++)
-                image_statistics(y + i * out, pixels, of.c_out, mean + i * of.c_out, squares + i * of.c_out);
+                image_statistics(y + i * out, layer.out_height * layer.out_width, layer.c_out, mean + i * layer.c_out,
+                                 squares + i * layer.c_out);
         }
     }
 }
 
-/* The sum of the threads' weight gradients as weights are laid out, (c_out, c_in or 1, kernel, kernel). */
-static void gather_weights(const Layer *of, float *const *parts, int threads, int64_t row, float *out)
+/* What all threads of a backward pass read and where they write; see vaebench_layer_backward. */
+typedef struct {
+    Layer layer;
+    Geometry forward, backward; /* of the input's and of the output's gradient's padded maps */
+    const float *x, *scale, *shift, *center, *packed, *start;
+    Upstream upstream;
+    float *d;
+} Backward;
+
+/* Sums over pixels, per channel: of d, of d (x - center), and of the output's gradient. */
+enum { D, D_TIMES_X, D_OUTPUT, SUM_COUNT };
+
+/* One thread's scratch memory: padded maps and the activated inputs' gradient for a few images; over all its images the
+ * weight's gradient and the sums (SUM_COUNT, channels), which single precision holds for a few images only. */
+typedef struct {
+    float *map, *spread, *d_activated, *d_weight, *few_sums;
+    double *sums;
+    int64_t weight_size, channels;
+} Workspace;
+
+static Workspace new_workspace(const Backward *pass, int64_t images)
 {
-    int64_t taps = (int64_t)of->kernel * of->kernel, depth = of->depthwise ? 1 : of->c_in;
+    const Layer *layer = &pass->layer;
+    Workspace w;
+    w.channels = layer->c_in > layer->c_out ? layer->c_in : layer->c_out;
+    w.weight_size = taps_of(layer) * (layer->depthwise ? round_up(layer->c_in, WIDE) : layer->c_in * pass->backward.pixel);
+    w.map = map_scratch(MAP, &pass->forward, images);
+    w.spread = map_scratch(SPREAD, &pass->backward, images);
+    w.d_activated = scratch(INPUT_GRADIENT, images * layer->repeat * layer->repeat * input_size(layer));
+    w.d_weight = scratch(WEIGHT_GRADIENT, w.weight_size);
+    w.sums = (double *)scratch(SUMS, 3 * SUM_COUNT * w.channels); /* a double is two floats */
+    w.few_sums = (float *)(w.sums + SUM_COUNT * w.channels);
+    memset(w.d_weight, 0, (size_t)w.weight_size * sizeof(float));
+    memset(w.sums, 0, (size_t)(SUM_COUNT * w.channels) * sizeof(double));
+    return w;
+}
+
+/* The pass over `images` images from `first` on: d, and what they add to the weight's gradient and the sums. */
+static void backward_images(const Backward *pass, int64_t first, int64_t images, const Workspace *w)
+{
+    const Layer *layer = &pass->layer;
+    const Geometry *forward = &pass->forward, *backward = &pass->backward;
+    int64_t in = input_size(layer), activated = layer->repeat * layer->repeat * in;
+    const float *gradient = w->spread + first_inside(layer, backward), *x = pass->x + first * in;
+    memset(w->few_sums, 0, (size_t)(SUM_COUNT * w->channels) * sizeof(float));
+    for (int64_t i = 0; i < images; i++) {
+        pad_input(layer, forward, x + i * in, pass->scale, pass->shift, w->map + i * map_size(forward));
+        spread_gradient(layer, backward, &pass->upstream, first + i, w->spread + i * map_size(backward),
+                        w->few_sums + D_OUTPUT * w->channels);
+    }
+    if (layer->depthwise) weight_gradient_depthwise(forward, w->map, backward, gradient, w->d_weight);
+    else weight_gradient_dense(forward, images, w->map, backward, gradient, w->d_weight);
+    if (pass->d)
+        convolve(layer->depthwise, backward, images, w->spread, pass->packed, pass->start, layer->c_in, w->d_activated);
+    for (int64_t i = 0; pass->d && i < images; i++)
+        normalised_gradient(layer, x + i * in, pass->scale, pass->shift, pass->center, w->d_activated + i * activated,
+                            pass->d + (first + i) * in, w->few_sums + D * w->channels,
+                            w->few_sums + D_TIMES_X * w->channels);
+    for (int64_t c = 0; c < SUM_COUNT * w->channels; c++) w->sums[c] += w->few_sums[c];
+}
+
+/* The sum of the threads' weight gradients as weights are laid out, (c_out, c_in or 1, kernel, kernel). */
+static void sum_weight_gradients(const Layer *layer, const Workspace *of_thread, int threads, int64_t row, float *out)
+{
+    int64_t taps = taps_of(layer), depth = layer->depthwise ? 1 : layer->c_in;
 #pragma omp for schedule(static)
-    for (int64_t n = 0; n < of->c_out; n++)
+    for (int64_t n = 0; n < layer->c_out; n++)
         for (int64_t d = 0; d < depth; d++)
             for (int64_t tap = 0; tap < taps; tap++) {
-                int64_t at = of->depthwise ? (n / WIDE * taps + tap) * WIDE + n % WIDE : (tap * depth + d) * row + n;
-                float sum = parts[0][at];
-                for (int part = 1; part < threads; part++) sum += parts[part][at];
+                int64_t at = layer->depthwise ? (n / WIDE * taps + tap) * WIDE + n % WIDE : (tap * depth + d) * row + n;
+                float sum = of_thread[0].d_weight[at];
+                for (int thread = 1; thread < threads; thread++) sum += of_thread[thread].d_weight[at];
                 out[(n * depth + d) * taps + tap] = sum;
             }
 }
 
+/* Adds the threads' sums to those of the batch, (2, c_in) and, unless null, (c_out). */
+static void sum_sums(const Layer *layer, const Workspace *of_thread, int threads, double *sums, float *d_bias)
+{
+    int64_t channels = of_thread[0].channels;
+    for (int thread = 0; thread < threads; thread++) {
+        const double *part = of_thread[thread].sums;
+        for (int64_t c = 0; c < layer->c_in; c++) {
+            sums[c] += part[D * channels + c];
+            sums[layer->c_in + c] += part[D_TIMES_X * channels + c];
+        }
+        for (int64_t c = 0; d_bias && c < layer->c_out; c++) d_bias[c] += (float)part[D_OUTPUT * channels + c];
+    }
+}
+
 /* Gradients of the normalised input (batch, height, width, c_in) unless null, of the weight, and of the bias unless null;
  * and sums (2, c_in) over all pixels of the former and of its product with x - center. Threads add in a fixed order. */
-void vaebench_layer_backward(Layer of, const float *x, const float *scale, const float *shift, const float *center,
-                             const float *weight, Upstream up, float *d, float *d_weight, float *d_bias, double *sums,
-                             int32_t threads)
+void vaebench_layer_backward(Layer layer, const float *x, const float *scale, const float *shift, const float *center,
+                             const float *weight, Upstream upstream, float *d, float *d_weight, float *d_bias,
+                             double *sums, int32_t threads)
 {
-    Geometry g = forward_geometry(&of), back = backward_geometry(&of);
-    int64_t together = images_together(&of, threads), in = of.height * of.width * of.c_in;
-    int64_t repeated = of.repeat * of.repeat * in, taps = (int64_t)of.kernel * of.kernel, row = back.pixel;
-    int64_t weights = taps * (of.depthwise ? rounded(of.c_in, WIDE) : of.c_in * row);
-    int64_t most = of.c_in > of.c_out ? of.c_in : of.c_out, inner = padding(&of) * (back.width + 1) * back.pixel;
-    float *packed = scratch(PACKED, packed_size(&of)), *start = start_row(NULL, 0, of.c_in), *parts[MOST_THREADS];
-    double *totals[MOST_THREADS];
-    int team = 1;
+    float *packed = scratch(PACKED, packed_size(&layer)), *start = start_row(NULL, layer.c_in);
+    Backward pass = {layer, forward_geometry(&layer), backward_geometry(&layer), x, scale, shift, center, packed, start,
+                     upstream, d};
+    int64_t at_once = images_at_once(&layer, threads);
+    Workspace of_thread[MOST_THREADS];
+    int team = 1; /* there may be fewer threads than asked for */
     if (threads > MOST_THREADS) threads = MOST_THREADS;
 #pragma omp parallel num_threads(threads)
     {
         int me = omp_get_thread_num();
-        float *map = map_scratch(MAP, &g, together), *spread = map_scratch(SPREAD, &back, together);
-        float *d_activated = scratch(INPUT_GRADIENT, together * repeated), *part = scratch(WEIGHT_GRADIENT, weights);
-        double *total = (double *)scratch(SUMS, 9 * most);
-        float *sum = (float *)(total + 3 * most), *product = sum + most, *bias = product + most;
-        memset(part, 0, (size_t)weights * sizeof(float));
-        memset(total, 0, (size_t)(3 * most) * sizeof(double));
-        parts[me] = part, totals[me] = total;
         if (me == 0) team = omp_get_num_threads();
-        if (d) pack(&of, weight, 1, packed);
+        Workspace w = of_thread[me] = new_workspace(&pass, at_once);
+        if (d) pack_weight(&layer, weight, 1, packed);
 #pragma omp for schedule(static)
-        for (int64_t first = 0; first < of.batch; first += together) {
-            int64_t images = of.batch - first < together ? of.batch - first : together;
-            memset(sum, 0, (size_t)(3 * most) * sizeof(float));
-            for (int64_t i = 0; i < images; i++) {
-                prepare(&of, &g, x + (first + i) * in, scale, shift, map + i * map_size(&g));
-                spread_gradient(&of, &back, &up, first + i, spread + i * map_size(&back), bias);
-            }
-            if (of.depthwise) weight_gradient_depthwise(&g, map, &back, spread + inner, part);
-            else weight_gradient(&g, images, map, &back, spread + inner, part);
-            if (d) run_convolution(of.depthwise, &back, images, spread, packed, start, of.c_in, d_activated);
-            for (int64_t i = 0; d && i < images; i++)
-                normalised_gradient(&of, x + (first + i) * in, scale, shift, center, d_activated + i * repeated,
-                                    d + (first + i) * in, sum, product);
-            for (int64_t c = 0; c < most; c++) {
-                total[c] += sum[c];
-                total[most + c] += product[c];
-                total[2 * most + c] += bias[c];
-            }
-        }
-        gather_weights(&of, parts, team, row, d_weight);
+        for (int64_t first = 0; first < layer.batch; first += at_once)
+            backward_images(&pass, first, layer.batch - first < at_once ? layer.batch - first : at_once, &w);
+        sum_weight_gradients(&layer, of_thread, team, pass.backward.pixel, d_weight);
     }
-    for (int64_t c = 0; c < most; c++)
-        for (int part = 0; part < team; part++) {
-            if (c < of.c_in) sums[c] += totals[part][c], sums[of.c_in + c] += totals[part][most + c];
-            if (d_bias && c < of.c_out) d_bias[c] += (float)totals[part][2 * most + c];
-        }
-}
-
-#define MOST_LAYERS 8
-
-/* A cell without gradients: layers with packed weights and start rows, norms (4, c) before each and after the last, the
- * two linear layers of the gate (none if `hidden` is 0), and the factor on the branch. */
-typedef struct {
-    int64_t count, hidden;
-    float gain;
-    Layer layers[MOST_LAYERS];
-    const float *packed[MOST_LAYERS], *start[MOST_LAYERS], *norms[MOST_LAYERS + 1], *gate[4];
-} Cell;
-
-/* Packs a layer's weight and, as a row of whole panels, its bias (zeros if null). */
-void vaebench_pack(Layer of, const float *weight, const float *bias, float *packed, float *start)
-{
-    pack(&of, weight, 0, packed);
-    if (bias) memcpy(start, bias, (size_t)of.c_out * sizeof(float));
-}
-
-int64_t vaebench_packed_size(Layer of) { return packed_size(&of); }
-
-/* out (rows) = weight (rows, columns) times x, plus bias. */
-static void linear_layer(const float *weight, const float *bias, const float *x, int64_t rows, int64_t columns, float *out)
-{
-    for (int64_t row = 0; row < rows; row++) {
-        float sum = bias[row];
-        for (int64_t i = 0; i < columns; i++) sum += weight[row * columns + i] * x[i];
-        out[row] = sum;
-    }
-}
-
-/* scale and shift (c) of one image's last map y in the cell's output. */
-static void open_gate(const Cell *of, const float *y, int64_t pixels, int64_t channels, float *scale, float *shift)
-{
-    const float *norm = of->norms[of->count];
-    float *mean = scratch(SUMS, 3 * channels + of->hidden), *rest = mean + channels, *hidden = rest + channels;
-    for (int64_t c = 0; c < channels; c++)
-        scale[c] = of->gain * norm[2 * channels + c], shift[c] = of->gain * norm[3 * channels + c];
-    if (!of->hidden) return;
-    image_statistics(y, pixels, channels, mean, rest);
-    for (int64_t c = 0; c < channels; c++) mean[c] = mean[c] * norm[2 * channels + c] + norm[3 * channels + c];
-    linear_layer(of->gate[0], of->gate[1], mean, of->hidden, channels, hidden);
-    for (int64_t i = 0; i < of->hidden; i++) hidden[i] = hidden[i] > 0.0f ? hidden[i] : 0.0f;
-    linear_layer(of->gate[2], of->gate[3], hidden, channels, of->hidden, rest);
-    for (int64_t c = 0; c < channels; c++) {
-        float gate = 1.0f / (1.0f + exponential(-rest[c]));
-        scale[c] *= gate, shift[c] *= gate;
-    }
-}
-
-/* One layer over some images, without statistics. */
-static void run_layer(const Layer *of, int64_t images, const float *x, const float *norm, const float *packed,
-                      const float *start, float *y)
-{
-    Geometry g = forward_geometry(of);
-    int64_t in = of->height * of->width * of->c_in, out = of->out_height * of->out_width * of->c_out;
-    int64_t together = of->depthwise ? 1 : images;
-    float *map = map_scratch(MAP, &g, together);
-    for (int64_t first = 0; first < images; first += together) {
-        for (int64_t i = 0; i < together; i++)
-            prepare(of, &g, x + (first + i) * in, norm + 2 * of->c_in, norm + 3 * of->c_in, map + i * map_size(&g));
-        run_convolution(of->depthwise, &g, together, map, packed, start, of->c_out, y + first * out);
-    }
-}
-
-/* out = skip + gain gate norm(branch(x)), a few images at a time through all layers while they are in the cache. */
-void vaebench_cell(const Cell *of, const float *x, const float *skip, float *out, int32_t threads)
-{
-    const Layer *first_layer = of->layers, *last = of->layers + of->count - 1;
-    int64_t batch = last->batch, pixels = last->out_height * last->out_width, together = images_together(last, threads);
-    int64_t in = first_layer->height * first_layer->width * first_layer->c_in, most = 0;
-    for (int64_t i = 0; i < of->count; i++) {
-        int64_t size = of->layers[i].out_height * of->layers[i].out_width * of->layers[i].c_out;
-        most = size > most ? size : most;
-    }
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t first = 0; first < batch; first += together) {
-        int64_t images = batch - first < together ? batch - first : together, size = pixels * last->c_out;
-        float *y = scratch(SPREAD, 2 * together * most), *coefficients = scratch(START, 2 * last->c_out);
-        const float *from = x + first * in;
-        for (int64_t i = 0; i < of->count; i++) {
-            float *to = y + i % 2 * together * most;
-            run_layer(of->layers + i, images, from, of->norms[i], of->packed[i], of->start[i], to);
-            from = to;
-        }
-        for (int64_t i = 0; i < images; i++, from += size) {
-            open_gate(of, from, pixels, last->c_out, coefficients, coefficients + last->c_out);
-            Upstream sum = {from, NULL, coefficients, NULL, coefficients + last->c_out, 0};
-            linear_image(&sum, 0, skip + (first + i) * size, out + (first + i) * size, pixels, last->c_out);
-        }
-    }
+    sum_sums(&layer, of_thread, team, sums, d_bias);
 }
