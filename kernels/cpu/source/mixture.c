@@ -1,213 +1,43 @@
-/* CPU kernels in C: the keyed noise, the Gaussian draw with its KL, and the logistic mixture. Written so that a compiler
- * turns every inner loop into vector instructions: no branches, no calls. Built and loaded by native.py;
- * kernels/reference/philox.py and kernels/reference/backend.py say what is computed. */
+/* Log p(x) under a mixture of discretised logistics (Salimans et al. 2017), with its gradient in the same pass. The
+ * reference is `logistic_mixture_log_prob` in kernels/reference/.
+ *
+ * Parameters of an image are planes of pixels: a logit for each of K components, then for each colour K means, K log scales
+ * and, with three colours, K logits of coefficients. LANES pixels are worked on at a time, in loops that become vectors. */
 
 #include "exp_log.h"
 
-#define LANES 64 /* pixels or counters that an inner loop works on */
+#include <stdlib.h>
+
+#define LANES 64 /* pixels that an inner loop works on */
 #define MIN_LOG_SCALE (-7.0f)
 
-/* Four words of Philox 4x32-10 for LANES consecutive counters. */
-static void philox(uint32_t first, uint32_t sample, uint32_t group, uint64_t seed, uint32_t words[4][LANES])
-{
-    uint32_t *c0 = words[0], *c1 = words[1], *c2 = words[2], *c3 = words[3];
-    uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
-    for (int i = 0; i < LANES; i++) {
-        c0[i] = first + (uint32_t)i;
-        c1[i] = sample;
-        c2[i] = group;
-        c3[i] = 0;
-    }
-    for (int round = 0; round < 10; round++) {
-        for (int i = 0; i < LANES; i++) {
-            uint64_t product0 = (uint64_t)c0[i] * 0xD2511F53u, product1 = (uint64_t)c2[i] * 0xCD9E8D57u;
-            c0[i] = (uint32_t)(product1 >> 32) ^ c1[i] ^ k0;
-            c1[i] = (uint32_t)product1;
-            c2[i] = (uint32_t)(product0 >> 32) ^ c3[i] ^ k1;
-            c3[i] = (uint32_t)product0;
-        }
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
-    }
-}
-
-/* Two normals from each pair of words; the angle is reduced to [-pi / 4, pi / 4] in integers. */
-static void box_muller(const uint32_t *radius_word, const uint32_t *angle_word, float *first, float *second)
-{
-    float square[LANES];
-    for (int i = 0; i < LANES; i++) {
-        float uniform = (float)radius_word[i] * 0x1p-32f + 0x1p-33f;
-        square[i] = -2.0f * logarithm(uniform);
-    }
-    for (int i = 0; i < LANES; i++) {
-        uint32_t quarters = (angle_word[i] + 0x20000000u) >> 30;
-        float x = (float)(int32_t)(angle_word[i] - (quarters << 30)) * 1.4629180792671596e-9f;
-        float q = x * x;
-        float sine = x + x * q * (-1.666665494e-1f + q * (8.332178130e-3f + q * -1.951729703e-4f));
-        float cosine = 1.0f - 0.5f * q + q * q * (4.166127852e-2f + q * -1.365244812e-3f);
-        float horizontal = quarters & 1 ? sine : cosine, vertical = quarters & 1 ? cosine : sine;
-        float radius = __builtin_sqrtf(square[i] > 0.0f ? square[i] : 0.0f);
-        first[i] = radius * ((quarters + 1) & 2 ? -horizontal : horizontal);
-        second[i] = radius * (quarters & 2 ? -vertical : vertical);
-    }
-}
-
-/* Normals of 4 LANES latents of one sample, from latent 4 quad on. */
-static void draw(uint32_t quad, int64_t sample, int64_t group, int64_t seed, float out[4 * LANES])
-{
-    uint32_t words[4][LANES];
-    float normals[4][LANES];
-    philox(quad, (uint32_t)sample, (uint32_t)group, (uint64_t)seed, words);
-    box_muller(words[0], words[1], normals[0], normals[1]);
-    box_muller(words[2], words[3], normals[2], normals[3]);
-    for (int i = 0; i < LANES; i++)
-        for (int lane = 0; lane < 4; lane++) out[4 * i + lane] = normals[lane][i];
-}
-
-/* Standard normals of `samples` images of `size` latents each, into out (samples, size). */
-void vaebench_normals(float *out, int64_t seed, int64_t group, int64_t first_sample, int64_t samples, int64_t size,
-                      int32_t threads)
-{
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t sample = 0; sample < samples; sample++)
-        for (int64_t at = 0; at < size; at += 4 * LANES) {
-            float noise[4 * LANES];
-            int64_t left = size - at < 4 * LANES ? size - at : 4 * LANES;
-            draw((uint32_t)(at / 4), first_sample + sample, group, seed, noise);
-            memcpy(out + sample * size + at, noise, (size_t)left * sizeof(float));
-        }
-}
-
-/* How raw values become Gaussians: clamp 0 and floor 0 stand for none. */
+/* What a mixture's parameters look like, and half the distance between two levels of a pixel. */
 typedef struct {
-    float clamp, floor;
-    int32_t residual;
-} Form;
+    int64_t components, colours, plane;
+    float half;
+} Mixture;
 
-/* Raw mean and log scale of samples `row` floats apart; null pointers stand for zeros. */
+/* One component of LANES pixels: joint log probability with its logit, slopes of the level's log probability in mean and
+ * log scale, and the coefficients that add red to the mean of green, and red and green to that of blue. */
 typedef struct {
-    const float *mean, *log_scale;
-    int64_t row;
-} Raw;
+    float joint[LANES], d_mean[3][LANES], d_log_scale[3][LANES], coefficient[3][LANES];
+} Component;
 
-/* A Gaussian of up to 4 LANES latents, and the slopes of mean and log scale in the raw values. */
-typedef struct {
-    float mean[4 * LANES], scale[4 * LANES], log_scale[4 * LANES], mean_slope[4 * LANES], slope[4 * LANES];
-} Gaussian;
-
-static void soft_clamp(float *value, float *slope, float clamp, int n)
+/* First plane of a colour's means; its log scales and coefficients follow after as many planes as there are components. */
+static int64_t mean_plane(const Mixture *m, int64_t colour, int64_t k)
 {
-    for (int i = 0; i < n; i++) {
-        float magnitude = value[i] < 0.0f ? -value[i] : value[i];
-        float t = exponential(magnitude * (-2.0f / clamp)), inverse = 1.0f / (1.0f + t);
-        float result = clamp * (1.0f - t) * inverse;
-        value[i] = value[i] < 0.0f ? -result : result;
-        slope[i] = 4.0f * t * inverse * inverse;
-    }
+    int64_t per_colour = m->colours == 3 ? 3 : 2;
+    return (m->components + colour * per_colour * m->components + k) * m->plane;
 }
 
-/* The Gaussian of n latents of a sample from `at` on; `offset`, if any, holds raw values to add. */
-static void read_gaussian(Raw raw, Raw offset, int64_t sample, int64_t at, Form form, int n, Gaussian *out)
-{
-    for (int i = 0; i < n; i++) {
-        out->mean[i] = raw.mean ? raw.mean[sample * raw.row + at + i] : 0.0f;
-        out->log_scale[i] = raw.mean ? raw.log_scale[sample * raw.row + at + i] : 0.0f;
-        out->mean_slope[i] = out->slope[i] = 1.0f;
-    }
-    for (int i = 0; i < n && offset.mean; i++) {
-        out->mean[i] += offset.mean[sample * offset.row + at + i];
-        out->log_scale[i] += offset.log_scale[sample * offset.row + at + i];
-    }
-    if (form.clamp > 0.0f) {
-        soft_clamp(out->mean, out->mean_slope, form.clamp, n);
-        soft_clamp(out->log_scale, out->slope, form.clamp, n);
-    }
-    for (int i = 0; i < n; i++) out->scale[i] = exponential(out->log_scale[i]);
-    if (form.floor > 0.0f)
-        for (int i = 0; i < n; i++) {
-            float narrow = out->scale[i];
-            out->scale[i] = narrow + form.floor;
-            out->slope[i] *= narrow / out->scale[i];
-            out->log_scale[i] = logarithm(out->scale[i]);
-        }
-}
-
-/* z (samples, size), KL and, unless null, log q(z) - log p(z) (samples), nats. Noise (samples, size) is read if `keyed` is
- * 0, else drawn and written. */
-void vaebench_gaussian(Raw posterior, Raw prior, Form form, float *noise, int32_t keyed, int64_t seed, int64_t group,
-                       int64_t first_sample, float *z, float *kl, float *log_ratio, int64_t samples, int64_t size,
-                       int32_t threads)
-{
-    Raw none = {0, 0, 0};
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t sample = 0; sample < samples; sample++) {
-        Gaussian q, p;
-        float drawn[4 * LANES], total[4 * LANES] = {0}, ratios[4 * LANES] = {0};
-        double sum = 0, ratio_sum = 0;
-        for (int64_t at = 0; at < size; at += 4 * LANES) {
-            int n = size - at < 4 * LANES ? (int)(size - at) : 4 * LANES;
-            float *eps = noise + sample * size + at, *row = z + sample * size + at;
-            if (keyed) {
-                draw((uint32_t)(at / 4), first_sample + sample, group, seed, drawn);
-                memcpy(eps, drawn, (size_t)n * sizeof(float));
-            }
-            read_gaussian(posterior, form.residual ? prior : none, sample, at, form, n, &q);
-            read_gaussian(prior, none, sample, at, form, n, &p);
-            for (int i = 0; i < n; i++) {
-                float inverse = 1.0f / p.scale[i], shift = (q.mean[i] - p.mean[i]) * inverse, ratio = q.scale[i] * inverse;
-                row[i] = q.mean[i] + q.scale[i] * eps[i];
-                total[i] += 0.5f * (shift * shift + (ratio * ratio - 1.0f)) - (q.log_scale[i] - p.log_scale[i]);
-            }
-            for (int i = 0; i < n && log_ratio; i++) {
-                float away = (row[i] - p.mean[i]) / p.scale[i];
-                ratios[i] += 0.5f * (away * away - eps[i] * eps[i]) - (q.log_scale[i] - p.log_scale[i]);
-            }
-        }
-        for (int i = 0; i < 4 * LANES; i++) sum += total[i], ratio_sum += ratios[i];
-        kl[sample] = (float)sum;
-        if (log_ratio) log_ratio[sample] = (float)ratio_sum;
-    }
-}
-
-/* Gradients of the raw values, (samples, size) each; those of the prior are skipped if null. Upstream gradients are
- * grad_z (samples, size) and grad_kl (samples). */
-void vaebench_gaussian_backward(Raw posterior, Raw prior, Form form, const float *noise, const float *grad_z,
-                                const float *grad_kl, float *d_mean, float *d_log_scale, float *d_prior_mean,
-                                float *d_prior_log_scale, int64_t samples, int64_t size, int32_t threads)
-{
-    Raw none = {0, 0, 0};
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t sample = 0; sample < samples; sample++) {
-        Gaussian q, p;
-        float k = grad_kl[sample];
-        for (int64_t at = 0; at < size; at += 4 * LANES) {
-            int n = size - at < 4 * LANES ? (int)(size - at) : 4 * LANES;
-            int64_t first = sample * size + at;
-            float p_mean[4 * LANES], p_log[4 * LANES];
-            read_gaussian(posterior, form.residual ? prior : none, sample, at, form, n, &q);
-            read_gaussian(prior, none, sample, at, form, n, &p);
-            for (int i = 0; i < n; i++) {
-                float inverse = 1.0f / p.scale[i], shift = (q.mean[i] - p.mean[i]) * inverse, ratio = q.scale[i] * inverse;
-                float pull = k * shift * inverse, g = grad_z[first + i], d_log = k * (ratio * ratio - 1.0f);
-                p_mean[i] = -pull * p.mean_slope[i];
-                p_log[i] = -(k * shift * shift + d_log) * p.slope[i];
-                d_mean[first + i] = (g + pull) * q.mean_slope[i];
-                d_log_scale[first + i] = (g * q.scale[i] * noise[first + i] + d_log) * q.slope[i];
-            }
-            for (int i = 0; i < n && d_prior_mean; i++) {
-                d_prior_mean[first + i] = p_mean[i] + (form.residual ? d_mean[first + i] : 0.0f);
-                d_prior_log_scale[first + i] = p_log[i] + (form.residual ? d_log_scale[first + i] : 0.0f);
-            }
-        }
-    }
-}
-
-/* One colour of one component: adds to the log probability and multiplies `factor`; writes the two gradients. */
-static void colour(const float *mean, const float *log_scale, const float *shift, const float *x, float half, int lanes,
-                   float *linear, float *factor, float *d_mean, float *d_log_scale)
+/* Log probability of a pixel's level in one colour of one component, as sum of `linear` and the log of `factor` (a product
+ * over colours needs one logarithm only), and its slopes. With p and m = (centred +- half) / scale, it is
+ * ln sigma(p) + ln sigma(-m) + ln(1 - e^-width); the lowest level keeps the first term alone, the highest the second. */
+static void level_log_prob(const float *mean, const float *log_scale, const float *shift, const float *x, float half,
+                           int lanes, float *linear, float *factor, float *d_mean, float *d_log_scale)
 {
     for (int i = 0; i < lanes; i++) {
-        float low = log_scale[i] < MIN_LOG_SCALE ? 0.0f : 1.0f;
+        float above_floor = log_scale[i] < MIN_LOG_SCALE ? 0.0f : 1.0f;
         float inverse = exponential(-(log_scale[i] < MIN_LOG_SCALE ? MIN_LOG_SCALE : log_scale[i]));
         float above_lowest = x[i] < half - 1.0f ? 0.0f : 1.0f, below_highest = x[i] > 1.0f - half ? 0.0f : 1.0f;
         float interior = above_lowest * below_highest;
@@ -217,20 +47,20 @@ static void colour(const float *mean, const float *log_scale, const float *shift
         float b = exponential(lower < 0.0f ? lower : -lower) * above_lowest;
         float shrunk = exponential(-width);
         float series = width * (1.0f - width * (0.5f - width * (0.16666667f - width * (0.041666668f - width * 0.008333334f))));
-        float bin_width = (width < 0.125f ? series : 1.0f - shrunk) * interior + (1.0f - interior);
+        float bin_width = (width < 0.125f ? series : 1.0f - shrunk) * interior + (1.0f - interior); /* 1 - e^-width */
         float one_a = 1.0f + a, one_b = 1.0f + b;
-        float joint = 1.0f / (one_a * one_b * bin_width);
+        float joint = 1.0f / (one_a * one_b * bin_width); /* one division for all three quotients */
         float tail = (upper > 0.0f ? a : below_highest) * (joint * one_b * bin_width);
         float head = (lower > 0.0f ? above_lowest : b) * (joint * one_a * bin_width);
         float narrowing = width * shrunk * (joint * one_a * one_b) * interior;
         linear[i] += (upper < 0.0f ? upper : 0.0f) * below_highest - (lower > 0.0f ? lower : 0.0f) * above_lowest;
         factor[i] *= joint * bin_width * bin_width;
         d_mean[i] = (head - tail) * inverse;
-        d_log_scale[i] = (head * lower - tail * upper - narrowing) * low;
+        d_log_scale[i] = (head * lower - tail * upper - narrowing) * above_floor;
     }
 }
 
-/* tanh of LANES values: (1 - t) / (1 + t) with t = e^-2|v|. */
+/* value = tanh of the logits, by tanh |v| = (1 - t) / (1 + t) with t = e^-2|v|. */
 static void coefficients(const float *logit, int lanes, float *value)
 {
     for (int i = 0; i < lanes; i++) {
@@ -240,100 +70,100 @@ static void coefficients(const float *logit, int lanes, float *value)
     }
 }
 
-/* Room for the components of LANES pixels. */
-typedef struct {
-    float joint[LANES], d_mean[3][LANES], d_log_scale[3][LANES], coefficient[3][LANES];
-} Component;
-
-/* Component k of up to LANES pixels from `at` on; p points to the image's parameters, `plane` apart. */
-static void component(const float *p, int64_t plane, int k, int mixture, int colours, float x[3][LANES], float half,
-                      int lanes, Component *out)
+/* Component k of up to LANES pixels x in [-1, 1], from their parameters. */
+static void component(const Mixture *m, int64_t k, const float *parameters, float x[3][LANES], int lanes, Component *out)
 {
     float linear[LANES] = {0}, factor[LANES], shift[LANES] = {0};
-    int per_colour = colours == 3 ? 3 : 2;
+    int64_t next = m->components * m->plane;
     for (int i = 0; i < lanes; i++) factor[i] = 1.0f;
-    for (int c = 0; c < colours; c++) {
-        const float *first = p + (mixture + c * per_colour * mixture + k) * plane;
-        if (colours == 3) coefficients(first + 2 * mixture * plane, lanes, out->coefficient[c]);
-    }
-    for (int c = 0; c < colours; c++) {
-        const float *first = p + (mixture + c * per_colour * mixture + k) * plane;
+    for (int64_t c = 0; c < m->colours && m->colours == 3; c++)
+        coefficients(parameters + mean_plane(m, c, k) + 2 * next, lanes, out->coefficient[c]);
+    for (int64_t c = 0; c < m->colours; c++) {
+        const float *mean = parameters + mean_plane(m, c, k);
         for (int i = 0; i < lanes && c == 1; i++) shift[i] = out->coefficient[0][i] * x[0][i];
         for (int i = 0; i < lanes && c == 2; i++)
             shift[i] = out->coefficient[1][i] * x[0][i] + out->coefficient[2][i] * x[1][i];
-        colour(first, first + mixture * plane, shift, x[c], half, lanes, linear, factor, out->d_mean[c],
-               out->d_log_scale[c]);
+        level_log_prob(mean, mean + next, shift, x[c], m->half, lanes, linear, factor, out->d_mean[c], out->d_log_scale[c]);
     }
-    for (int i = 0; i < lanes; i++) out->joint[i] = p[k * plane + i] + linear[i] + logarithm(factor[i]);
+    for (int i = 0; i < lanes; i++) out->joint[i] = parameters[k * m->plane + i] + linear[i] + logarithm(factor[i]);
 }
 
-/* Writes log of sum over components of e^value into `out`, for values `stride` floats apart. */
-static void log_sum_exp(const float *values, int64_t stride, int mixture, int lanes, float *out)
+/* out (lanes) = log of the sum over components of e^value, for values `stride` floats apart. */
+static void log_sum_exp(const float *values, int64_t stride, int64_t components, int lanes, float *out)
 {
     float top[LANES], sum[LANES] = {0};
     for (int i = 0; i < lanes; i++) top[i] = values[i];
-    for (int k = 1; k < mixture; k++)
+    for (int64_t k = 1; k < components; k++)
         for (int i = 0; i < lanes; i++) top[i] = values[k * stride + i] > top[i] ? values[k * stride + i] : top[i];
-    for (int k = 0; k < mixture; k++)
+    for (int64_t k = 0; k < components; k++)
         for (int i = 0; i < lanes; i++) sum[i] += exponential(values[k * stride + i] - top[i]);
     for (int i = 0; i < lanes; i++) out[i] = top[i] + logarithm(sum[i]);
 }
 
-/* Gradients of component k, weighted by its responsibility. */
-static void write_gradient(float *g, int64_t plane, int k, int mixture, int colours, float x[3][LANES], int lanes,
-                           const Component *of, const float *logit, const float *evidence, const float *normaliser)
+/* Gradients of the parameters of component k, weighted by its responsibility e^(joint - evidence). */
+static void component_gradient(const Mixture *m, int64_t k, const Component *of, const float *parameters,
+                               float x[3][LANES], const float *evidence, const float *normaliser, int lanes,
+                               float *gradient)
 {
-    int per_colour = colours == 3 ? 3 : 2;
-    float weight[LANES];
+    int64_t next = m->components * m->plane;
+    const float *logit = parameters + k * m->plane;
+    float responsibility[LANES];
     for (int i = 0; i < lanes; i++) {
-        weight[i] = exponential(of->joint[i] - evidence[i]);
-        g[k * plane + i] = weight[i] - exponential(logit[i] - normaliser[i]);
+        responsibility[i] = exponential(of->joint[i] - evidence[i]);
+        gradient[k * m->plane + i] = responsibility[i] - exponential(logit[i] - normaliser[i]);
     }
-    for (int c = 0; c < colours; c++) {
-        float *first = g + (mixture + c * per_colour * mixture + k) * plane;
+    for (int64_t c = 0; c < m->colours; c++) {
+        float *out = gradient + mean_plane(m, c, k);
         for (int i = 0; i < lanes; i++) {
-            first[i] = weight[i] * of->d_mean[c][i];
-            first[mixture * plane + i] = weight[i] * of->d_log_scale[c][i];
+            out[i] = responsibility[i] * of->d_mean[c][i];
+            out[next + i] = responsibility[i] * of->d_log_scale[c][i];
         }
-        for (int i = 0; i < lanes && colours == 3; i++) {
+        for (int i = 0; i < lanes && m->colours == 3; i++) {
             float coefficient = of->coefficient[c][i];
             float d_mean = c == 0 ? of->d_mean[1][i] : of->d_mean[2][i], other = c == 2 ? x[1][i] : x[0][i];
-            first[2 * mixture * plane + i] = weight[i] * d_mean * other * (1.0f - coefficient * coefficient);
+            out[2 * next + i] = responsibility[i] * d_mean * other * (1.0f - coefficient * coefficient);
         }
     }
+}
+
+/* Adds log p of up to LANES pixels to `log_prob` and, unless null, writes their gradient; `room` is for all components. */
+static void add_pixels(const Mixture *m, const float *parameters, const float *x, int lanes, Component *room,
+                       double *log_prob, float *gradient)
+{
+    float levels[3][LANES], evidence[LANES], normaliser[LANES];
+    for (int64_t c = 0; c < m->colours; c++)
+        for (int i = 0; i < lanes; i++) levels[c][i] = 2.0f * x[c * m->plane + i] - 1.0f;
+    for (int64_t k = 0; k < m->components; k++) component(m, k, parameters, levels, lanes, room + k);
+    log_sum_exp(room->joint, sizeof(Component) / sizeof(float), m->components, lanes, evidence);
+    log_sum_exp(parameters, m->plane, m->components, lanes, normaliser);
+    for (int i = 0; i < lanes; i++) *log_prob += (double)evidence[i] - normaliser[i];
+    for (int64_t k = 0; k < m->components && gradient; k++)
+        component_gradient(m, k, room + k, parameters, levels, evidence, normaliser, lanes, gradient);
 }
 
 /* Log p(x) of each image, and the gradient of the parameters for unit upstream unless `gradient` is null.
  * Parameters (batch, P, plane), x (batch, colours, plane) in [0, 1], log_prob (batch). Returns 0, or 1 without memory. */
 int vaebench_mixture(const float *parameters, const float *x, double *log_prob, float *gradient, int64_t batch,
-                     int64_t mixture, int64_t colours, int64_t plane, float half, int32_t threads)
+                     int64_t components, int64_t colours, int64_t plane, float half, int32_t threads)
 {
-    int64_t channels = (colours == 3 ? 10 : 3) * mixture;
+    Mixture m = {components, colours, plane, half};
+    int64_t size = (colours == 3 ? 10 : 3) * components * plane;
     int failed = 0;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t image = 0; image < batch; image++) {
-        Component *of = malloc((size_t)mixture * sizeof(Component));
-        if (!of) {
+        Component *room = malloc((size_t)components * sizeof(Component));
+        if (!room) {
             failed = 1;
             continue;
         }
-        const float *p = parameters + image * channels * plane;
+        const float *p = parameters + image * size, *pixels = x + image * colours * plane;
+        float *g = gradient ? gradient + image * size : NULL;
         log_prob[image] = 0;
         for (int64_t at = 0; at < plane; at += LANES) {
             int lanes = plane - at < LANES ? (int)(plane - at) : LANES;
-            float levels[3][LANES], evidence[LANES], normaliser[LANES];
-            for (int c = 0; c < colours; c++)
-                for (int i = 0; i < lanes; i++) levels[c][i] = 2.0f * x[(image * colours + c) * plane + at + i] - 1.0f;
-            for (int k = 0; k < mixture; k++)
-                component(p + at, plane, k, (int)mixture, (int)colours, levels, half, lanes, of + k);
-            log_sum_exp(of->joint, sizeof(Component) / sizeof(float), (int)mixture, lanes, evidence);
-            log_sum_exp(p + at, plane, (int)mixture, lanes, normaliser);
-            for (int i = 0; i < lanes; i++) log_prob[image] += (double)evidence[i] - normaliser[i];
-            for (int k = 0; k < mixture && gradient; k++)
-                write_gradient(gradient + image * channels * plane + at, plane, k, (int)mixture, (int)colours, levels,
-                               lanes, of + k, p + at + k * plane, evidence, normaliser);
+            add_pixels(&m, p + at, pixels + at, lanes, room, log_prob + image, g ? g + at : NULL);
         }
-        free(of);
+        free(room);
     }
     return failed;
 }
