@@ -109,7 +109,7 @@ def why_missing() -> str | None:
 
 
 def declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
-    """The library with the types of what its functions of `native.c` take."""
+    """The library with the types of what its Gaussian, noise and mixture functions take."""
     integer, address, threads = ctypes.c_int64, ctypes.c_void_p, ctypes.c_int32
     forward = (Raw, Raw, Form, address, ctypes.c_int32, *(integer,) * 3, *(address,) * 3)
     loaded.vaebench_gaussian.argtypes = (*forward, integer, integer, threads)

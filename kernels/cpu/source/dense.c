@@ -9,6 +9,7 @@
 #include "vector.h"
 
 #define MOST_TAPS 169 /* 13 x 13, the largest kernel */
+#define MOST_VECTORS 3 /* of a panel */
 #define STRIP 64      /* output pixels that meet all panels while their patches are in the cache */
 
 /* Where the values of a patch lie from its first one on: `count` runs of `length` floats. */
@@ -27,70 +28,77 @@ static Runs runs_of(const Geometry *g)
     return runs;
 }
 
-typedef void Product(const float *, int64_t, const Runs *, const float *, const float *, float *, int64_t, int, int);
-
-/* One tile: out (rows, columns) = start + patches times panel; patch r starts at a + r row. */
-#define PRODUCT(NAME, VECTORS)                                                                                         \
-    static void NAME(const float *a, int64_t row, const Runs *runs, const float *panel, const float *start,            \
-                     float *out, int64_t out_row, int rows, int columns)                                               \
-    {                                                                                                                  \
-        vector sum[TILE][VECTORS];                                                                                     \
-        for (int r = 0; r < TILE; r++)                                                                                 \
-            for (int v = 0; v < VECTORS; v++) sum[r][v] = load(start + v * WIDE);                                      \
-        for (int64_t run = 0; run < runs->count; run++) {                                                              \
-            const float *from = a + runs->offset[run];                                                                 \
-            for (int64_t i = 0; i < runs->length; i++, panel += VECTORS * WIDE) {                                      \
-                vector right[VECTORS];                                                                                 \
-                for (int v = 0; v < VECTORS; v++) right[v] = load(panel + v * WIDE);                                   \
-                _Pragma("GCC unroll 8") for (int r = 0; r < TILE; r++)                                                 \
-                    for (int v = 0; v < VECTORS; v++) sum[r][v] += from[r * row + i] * right[v];                       \
-            }                                                                                                          \
-        }                                                                                                              \
-        if (rows == TILE && columns == VECTORS * WIDE) {                                                               \
-            for (int r = 0; r < TILE; r++)                                                                             \
-                for (int v = 0; v < VECTORS; v++) store(out + r * out_row + v * WIDE, sum[r][v]);                      \
-            return;                                                                                                    \
-        }                                                                                                              \
-        float kept[TILE][VECTORS * WIDE];                                                                              \
-        for (int r = 0; r < TILE; r++)                                                                                 \
-            for (int v = 0; v < VECTORS; v++) store(kept[r] + v * WIDE, sum[r][v]);                                    \
-        for (int r = 0; r < rows; r++) memcpy(out + r * out_row, kept[r], (size_t)columns * sizeof(float));            \
+/* One tile: out (rows, columns) = start + patches times panel, for a panel of `vectors`; patch r starts at a + r row. */
+INLINE void product(int vectors, const float *a, int64_t row, const Runs *runs, const float *panel, const float *start,
+                    float *out, int64_t out_row, int rows, int columns)
+{
+    vector sum[TILE][MOST_VECTORS];
+    for (int r = 0; r < TILE; r++)
+        for (int v = 0; v < vectors; v++) sum[r][v] = load(start + v * WIDE);
+    for (int64_t run = 0; run < runs->count; run++) {
+        const float *from = a + runs->offset[run];
+        for (int64_t i = 0; i < runs->length; i++, panel += vectors * WIDE) {
+            vector right[MOST_VECTORS];
+            for (int v = 0; v < vectors; v++) right[v] = load(panel + v * WIDE);
+            _Pragma("GCC unroll 8") for (int r = 0; r < TILE; r++)
+                for (int v = 0; v < vectors; v++) sum[r][v] += from[r * row + i] * right[v];
+        }
     }
-PRODUCT(product_1, 1)
-PRODUCT(product_2, 2)
-PRODUCT(product_3, 3)
-static Product *const products[] = {product_1, product_2, product_3};
-
-typedef void Outer(const Geometry *, int64_t, const float *, const Geometry *, const float *, float *, int64_t);
+    if (rows == TILE && columns == vectors * WIDE) {
+        for (int r = 0; r < TILE; r++)
+            for (int v = 0; v < vectors; v++) store(out + r * out_row + v * WIDE, sum[r][v]);
+        return;
+    }
+    float kept[TILE][MOST_VECTORS * WIDE];
+    for (int r = 0; r < TILE; r++)
+        for (int v = 0; v < vectors; v++) store(kept[r] + v * WIDE, sum[r][v]);
+    for (int r = 0; r < rows; r++) memcpy(out + r * out_row, kept[r], (size_t)columns * sizeof(float));
+}
 
 /* TILE values of a patch by a panel of the gradient: out (rows, spread pixel) += sum over output pixels of their products,
  * with the values from `a` on and the gradients from `b` on. */
-#define OUTER(NAME, VECTORS)                                                                                           \
-    static void NAME(const Geometry *g, int64_t images, const float *a, const Geometry *spread, const float *b,        \
-                     float *out, int64_t rows)                                                                         \
-    {                                                                                                                  \
-        vector sum[TILE][VECTORS] = {0};                                                                               \
-        int64_t left_step = g->stride * g->pixel, right_step = g->stride * spread->pixel;                              \
-        for (int64_t line = 0; line < images * g->out_height; line++) {                                                \
-            int64_t image = line / g->out_height, top = line % g->out_height * g->stride;                              \
-            const float *left = a + (image * g->height + top) * g->width * g->pixel;                                   \
-            const float *right = b + (image * spread->height + top) * spread->width * spread->pixel;                   \
-            for (int64_t x = 0; x < g->out_width; x++, left += left_step, right += right_step) {                       \
-                vector panel[VECTORS];                                                                                 \
-                for (int v = 0; v < VECTORS; v++) panel[v] = load(right + v * WIDE);                                   \
-                _Pragma("GCC unroll 8") for (int r = 0; r < TILE; r++)                                                 \
-                    for (int v = 0; v < VECTORS; v++) sum[r][v] += left[r] * panel[v];                                 \
-            }                                                                                                          \
-        }                                                                                                              \
-        for (int64_t r = 0; r < rows; r++)                                                                             \
-            for (int v = 0; v < VECTORS; v++) {                                                                        \
-                float *at = out + r * spread->pixel + v * WIDE;                                                        \
-                store(at, load(at) + sum[r][v]);                                                                       \
-            }                                                                                                          \
+INLINE void outer(int vectors, const Geometry *g, int64_t images, const float *a, const Geometry *spread, const float *b,
+                  float *out, int64_t rows)
+{
+    vector sum[TILE][MOST_VECTORS] = {0};
+    int64_t left_step = g->stride * g->pixel, right_step = g->stride * spread->pixel;
+    for (int64_t line = 0; line < images * g->out_height; line++) {
+        int64_t image = line / g->out_height, top = line % g->out_height * g->stride;
+        const float *left = a + (image * g->height + top) * g->width * g->pixel;
+        const float *right = b + (image * spread->height + top) * spread->width * spread->pixel;
+        for (int64_t x = 0; x < g->out_width; x++, left += left_step, right += right_step) {
+            vector panel[MOST_VECTORS];
+            for (int v = 0; v < vectors; v++) panel[v] = load(right + v * WIDE);
+            _Pragma("GCC unroll 8") for (int r = 0; r < TILE; r++)
+                for (int v = 0; v < vectors; v++) sum[r][v] += left[r] * panel[v];
+        }
     }
-OUTER(outer_1, 1)
-OUTER(outer_2, 2)
-OUTER(outer_3, 3)
+    for (int64_t r = 0; r < rows; r++)
+        for (int v = 0; v < vectors; v++) {
+            float *at = out + r * spread->pixel + v * WIDE;
+            store(at, load(at) + sum[r][v]);
+        }
+}
+
+/* A function of its own for each width of a panel, so that its sums are registers. */
+typedef void Product(const float *, int64_t, const Runs *, const float *, const float *, float *, int64_t, int, int);
+typedef void Outer(const Geometry *, int64_t, const float *, const Geometry *, const float *, float *, int64_t);
+
+#define OF_WIDTH(VECTORS)                                                                                              \
+    static void product_##VECTORS(const float *a, int64_t row, const Runs *runs, const float *panel,                   \
+                                  const float *start, float *out, int64_t out_row, int rows, int columns)              \
+    {                                                                                                                  \
+        product(VECTORS, a, row, runs, panel, start, out, out_row, rows, columns);                                     \
+    }                                                                                                                  \
+    static void outer_##VECTORS(const Geometry *g, int64_t images, const float *a, const Geometry *spread,             \
+                                const float *b, float *out, int64_t rows)                                              \
+    {                                                                                                                  \
+        outer(VECTORS, g, images, a, spread, b, out, rows);                                                            \
+    }
+OF_WIDTH(1)
+OF_WIDTH(2)
+OF_WIDTH(3)
+static Product *const products[] = {product_1, product_2, product_3};
 static Outer *const outers[] = {outer_1, outer_2, outer_3};
 
 /* Copies the patches of `rows` output pixels from `first` on into (rows, kernel^2 channels). */
