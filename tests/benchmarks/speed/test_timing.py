@@ -10,7 +10,7 @@ from benchmarks.base.errors import UserError
 from benchmarks.machine import peak
 from benchmarks.speed import clock, memory
 from benchmarks.speed.breakdown import FUSED, KINDS, OTHER, PREFIX, kind_of, step_breakdown
-from benchmarks.speed.spread import NO_WINNER, Goal, Spread, paired_ratio, quantile, spread, verdict, winner
+from benchmarks.speed.spread import NO_WINNER, Goal, Spread, paired_ratio, spread, verdict, winner
 from benchmarks.speed.target import preset_target
 from benchmarks.speed.work import job_of
 
@@ -41,7 +41,8 @@ class FakeClock:
 
 
 def test_quartiles_are_linear_between_values():
-    assert [quantile([4, 1, 3, 2], share) for share in (0, 0.25, 0.5, 1)] == [1, 1.75, 2.5, 4]
+    assert spread([4, 1, 3, 2]) == Spread(1.75, 2.5, 3.25, 4)
+    assert spread([2, 1]) == Spread(1.25, 1.5, 1.75, 2)
     assert spread([5.0]) == Spread(5, 5, 5, 1)
 
 
