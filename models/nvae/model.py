@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from kernels.ops import RESIDUAL, SOFT_CLAMPED, Ops
+from models.layers.convolutions import WeightBank, conv2d
 from models.nvae.cells import DecoderCombiner, EncoderCombiner
 from models.nvae.config import NVAEConfig
-from models.nvae.convolutions import WeightBank, conv2d
 from models.nvae.flows import FlowPair, through_flows
 from models.nvae.spectral import NormPenalty
 from models.nvae.towers import (

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from kernels.ops import Ops
+from models.layers.convolutions import ActivatedConv2d
 from models.nvae.config import ModelSetup
-from models.nvae.convolutions import ActivatedConv2d
 from models.nvae.model import ALIAS, NVAE
 from models.nvae.original import setup_from_arguments
 
