@@ -138,7 +138,7 @@ class ConvNormSwish(nn.Module):
 class InvertedResidual(CellOp):
     """`InvertedResidualOp` as a module: norm, 1x1 expansion, KxK grouped, 1x1 projection, norm.
 
-    The original repeats pixels first (index 0 of `conv`, without parameters). Norm, expansion and swish act pixel
+    The published code repeats pixels first (index 0 of `conv`, without parameters). Norm, expansion and swish act pixel
     by pixel, so they run before the repetition, at a quarter of the cost.
     """
 

@@ -231,6 +231,6 @@ def _halves(parameters: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _drop_aliases(module: nn.Module, state: dict[str, Tensor], *_: object) -> None:
-    """Remove the original's second names of weights from a state that is being loaded."""
+    """Remove the published code's second names of weights from a state that is being loaded."""
     for key in [key for key in state if key.endswith(ALIAS)]:
         del state[key]
