@@ -16,12 +16,13 @@ import torch
 from PIL import Image
 
 from benchmarks.base.errors import UserError
+from benchmarks.base.files import write_bytes_atomically
 from benchmarks.base.streams import seed_tensor
 from benchmarks.data import keyed_generator, load, to_uint8
 from benchmarks.data.files import npz_images
 from benchmarks.evaluation import per_image
 from benchmarks.machine.environment import choose_device
-from benchmarks.records.record import Measurement, write_bytes_atomically
+from benchmarks.records.record import Measurement
 from benchmarks.storage.tensors import WEIGHTS
 from benchmarks.storage.weights import LoadedModel, load_model, read_config, save_weights, write_config
 from benchmarks.suites.config import EvaluationConfig, TrialConfig, parse, set_path

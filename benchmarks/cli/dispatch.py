@@ -8,6 +8,7 @@ import importlib
 MODULES = {
     "run": "run",
     "trial": "trial",
+    "tune": "tune",
     "report": "reports",
     "compare": "reports",
     "throughput": "throughput",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import importlib
 import math
 import os
 import sys
@@ -12,9 +11,10 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from benchmarks.base.errors import INTERRUPTED, UserError, unknown
+from benchmarks.base.plugins import import_plugin
 from benchmarks.cli import dispatch
 
-PLUGGABLE = ("run", "trial", "throughput", "evaluate", "sample", "convert", "list")
+PLUGGABLE = ("run", "trial", "tune", "throughput", "evaluate", "sample", "convert", "list")
 CHECKPOINT = "run folder, weights file, or checkpoint.pt of the original NVAE code"
 UNWRITABLE = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
 
@@ -52,6 +52,7 @@ def build_parser() -> Parser:
         return sub
 
     _add_run(verb("run", "train and score the models of a suite, print the table"))
+    _add_tune(verb("tune", "try learning rates for every row of a suite, scored on the validation split"))
     _add_compare(verb("compare", "difference of two models of a run, with intervals"))
     _add_throughput(verb("throughput", "images per second, memory and breakdown of a model, alone or beside another"))
     report = verb("report", "rebuild table and figures from the records of a run")
@@ -93,6 +94,13 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a key of the suite")
     run.add_argument("--dry-run", action="store_true", help="print the plan with an estimate of time")
     run.add_argument("--json", action="store_true", help="print records (or the plan) as JSON in place of the table")
+
+
+def _add_tune(tune: argparse.ArgumentParser) -> None:
+    tune.add_argument("suite", help="a suite's name or a TOML file")
+    tune.add_argument("--models", help="comma-separated rows")
+    tune.add_argument("--log", help="CSV file, continued where it stopped (default: results/tuning/SUITE.csv)")
+    tune.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a key of the suite")
 
 
 def _add_profile(profile: argparse.ArgumentParser) -> None:
@@ -188,20 +196,6 @@ def _add_sample(sample: argparse.ArgumentParser) -> None:
     sample.add_argument("--draw", action="store_true", help="draw pixels in place of showing the likelihood's mean")
     sample.add_argument("--device", default="auto", help="auto, cpu or cuda")
     sample.add_argument("--out", default="samples.png", help="PNG file")
-
-
-def import_plugin(module: str) -> None:
-    """Import a module that adds models to the registry; the current folder is searched too.
-
-    Raises:
-        UserError: it cannot be imported.
-    """
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(f"--plugin {module}: expected a module that can be imported: {error}") from error
 
 
 def run_command(arguments: Sequence[str]) -> int:

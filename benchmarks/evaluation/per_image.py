@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.base.errors import UserError
+from benchmarks.base.files import write_text_atomically
 from benchmarks.base.streams import seed_tensor
 from benchmarks.data import keyed_generator, model_input
 from benchmarks.records.catalogue import measurement
-from benchmarks.records.record import Measurement, write_text_atomically
+from benchmarks.records.record import Measurement
 from benchmarks.records.uncertainty import per_image
 from benchmarks.storage.weights import LoadedModel
 from benchmarks.suites.config import TrialConfig

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 
 from benchmarks.base.errors import unknown
+from benchmarks.base.files import write_text_atomically
 from benchmarks.profiling.kernel_timing import Timing, problems, time_operations, write_trace
 from benchmarks.profiling.proton import KernelTime, ProtonMissing, kernel_times
-from benchmarks.records.record import write_text_atomically
 from kernels.backends import best_for
 from kernels.readback.disassembly import ToolsMissing
 from kernels.readback.static_profile import (

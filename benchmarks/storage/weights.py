@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from benchmarks.base.errors import UserError
+from benchmarks.base.files import write_text_atomically
 from benchmarks.base.streams import seeded
 from benchmarks.machine.environment import choose_device, collect
-from benchmarks.records.record import write_text_atomically
 from benchmarks.storage import tensors
 from benchmarks.storage.published.checkpoint import is_torch_file, load_weights
 from benchmarks.storage.published.registry import read_published

@@ -8,16 +8,8 @@ import sys
 
 import pytest
 
-from benchmarks.records.record import (
-    Measurement,
-    from_json,
-    load_records,
-    load_trials,
-    save_record,
-    save_run,
-    to_json,
-    write_bytes_atomically,
-)
+from benchmarks.base.files import write_bytes_atomically
+from benchmarks.records.record import Measurement, from_json, load_records, load_trials, save_record, save_run, to_json
 
 
 def test_json_round_trip_keeps_every_field(suite_records):
@@ -78,7 +70,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     def full_disk(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("benchmarks.records.record.os.fsync", full_disk)
+    monkeypatch.setattr("benchmarks.base.files.os.fsync", full_disk)
     with pytest.raises(OSError, match="No space"):
         write_bytes_atomically(path, b"new" * 1000)
     assert path.read_bytes() == b"old"
