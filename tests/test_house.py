@@ -19,17 +19,6 @@ TRITON_FILES = {
     "benchmarks/profiling/proton.py",
 }
 FILES_AND_ARGUMENTS = ("argparse", "io", "json", "os", "pathlib", "pickle", "safetensors", "shutil", "tomllib")
-    "argparse",
-    "io",
-    "json",
-    "os",
-    "pathlib",
-    "pickle",
-    "safetensors",
-    "shutil",
-    "tempfile",
-    "tomllib",
-)
 NO_TORCH = {"benchmarks/records/record.py", "benchmarks/base/errors.py", "benchmarks/records/uncertainty.py"}
 
 
