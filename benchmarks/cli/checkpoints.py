@@ -66,7 +66,7 @@ def evaluate(options: argparse.Namespace) -> int:
         raise UserError(f"{options.checkpoint}: it does not say what it was trained on; give --data")
     loaded = dataclasses.replace(loaded, trial=dataclasses.replace(loaded.trial, data=name, evaluation=settings))
     if options.original_rules:
-        loaded = per_image.with_original_rules(loaded)
+        loaded = per_image.with_published_rules(loaded)
     one_by_one = _is_file(options.data) or options.posterior_mean or options.per_image is not None
     _print_measurements(_score_images(loaded, options) if one_by_one else _score_test_split(loaded), options.json)
     return 0

@@ -16,9 +16,8 @@ from benchmarks.suites.config import read_suite, suite_names
 from benchmarks.training.cost import parameter_count
 from benchmarks.training.memory import estimate_memory
 from kernels.reference.backend import REFERENCE
-from models.nvae.config import ModelSetup
-from models.nvae.presets import PRESETS
-from models.registry import MODELS, build
+from models.presets import Preset
+from models.registry import MODELS, build, presets
 
 LARGE = 30_000_000
 """Parameters from which on the memory estimate of a preset takes many seconds."""
@@ -43,18 +42,19 @@ def list_known(options: argparse.Namespace) -> int:
 
 
 def _models(memory: bool) -> dict[str, str]:
-    """Models and NVAE's presets with what they are; `memory`: estimate that of large presets too."""
-    presets = {name: _describe_preset(setup, memory) for name, setup in PRESETS.items()}
-    return {name: entry.description for name, entry in MODELS.items()} | presets
+    """Models and their presets with what they are; `memory`: estimate that of large presets too."""
+    described = {name: _describe_preset(preset, memory) for name, preset in presets().items()}
+    return {name: entry.description for name, entry in MODELS.items()} | described
 
 
-def _describe_preset(setup: ModelSetup, memory: bool) -> str:
+def _describe_preset(preset: Preset, memory: bool) -> str:
     """Image, parameters and memory of a preset, built on the meta device."""
-    image = setup.image
+    image = preset.image
     with torch.device("meta"):
-        model = build("nvae", setup.config, image, setup.likelihood, REFERENCE)
+        model = build(preset.model, preset.config, image, preset.likelihood, REFERENCE)
     parameters = parameter_count(model)
-    text = f"preset of nvae for {image.channels}x{image.height}x{image.width} images, {parameters:,} parameters"
+    sides = f"{image.channels}x{image.height}x{image.width}"
+    text = f"preset of {preset.model} for {sides} images, {parameters:,} parameters"
     if parameters >= LARGE and not memory:
         return text
     estimate = estimate_memory(model)

@@ -113,7 +113,7 @@ def test_unwritable_folder(capsys, tmp_path):
 @pytest.mark.parametrize("what", ["models", "datasets", "metrics", "suites"])
 def test_list_prints_a_line_each(what, capsys, monkeypatch):
     presets = {name: PRESETS[name] for name in ("nvae-mnist", "nvae-tiny")}
-    monkeypatch.setattr("benchmarks.cli.info.PRESETS", presets)
+    monkeypatch.setattr("benchmarks.cli.info.presets", lambda: presets)
     assert run_command(["list", what]) == 0
     text = capsys.readouterr().out
     assert run_command(["list", what, "--json"]) == 0
@@ -127,7 +127,7 @@ def test_list_prints_a_line_each(what, capsys, monkeypatch):
 
 @pytest.mark.parametrize("options", [[], ["--memory"]])
 def test_memory_of_large_presets_is_estimated_on_request(options, capsys, monkeypatch):
-    monkeypatch.setattr("benchmarks.cli.info.PRESETS", {"nvae-tiny": PRESETS["nvae-tiny"]})
+    monkeypatch.setattr("benchmarks.cli.info.presets", lambda: {"nvae-tiny": PRESETS["nvae-tiny"]})
     monkeypatch.setattr("benchmarks.cli.info.LARGE", 1)
     assert run_command(["list", "models", *options]) == 0
     assert ("MiB an image" in capsys.readouterr().out) == bool(options)
