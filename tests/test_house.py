@@ -18,6 +18,7 @@ TRITON_FILES = {
     "kernels/gpu/device.py",
     "benchmarks/profiling/proton.py",
 }
+FILES_AND_ARGUMENTS = ("argparse", "io", "json", "os", "pathlib", "pickle", "safetensors", "shutil", "tomllib")
 NO_TORCH = {"benchmarks/records/record.py", "benchmarks/base/errors.py", "benchmarks/records/uncertainty.py"}
 
 
@@ -67,6 +68,12 @@ def test_a_model_imports_neither_another_model_nor_the_engine():
 def test_the_engine_imports_no_model():
     for module in imported(ROOT / "models/elbo.py"):
         assert not any(is_under(module, unit) for unit in model_units() | {"models.registry"})
+
+
+def test_models_know_no_file_and_no_argument_parser():
+    for path in files("models"):
+        for module in imported(path):
+            assert not any(is_under(module, name) for name in FILES_AND_ARGUMENTS), f"{path} imports {module}"
 
 
 def test_triton_is_imported_in_triton_files_only():
