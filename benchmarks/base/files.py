@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from pathlib import Path
-
-PUBLIC = 0o666
-"""What everybody may do with a new file, before the process's mask takes away from it."""
 
 
 def write_text_atomically(path: Path, text: str) -> None:
@@ -16,23 +13,15 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 
 def write_bytes_atomically(path: Path, data: bytes) -> None:
-    """As `write_text_atomically`, for bytes; flushed to disk before the rename, readable as the umask says."""
+    """As `write_text_atomically`, for bytes; flushed to disk before the rename, readable by whom the umask lets."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with part.open("xb") as file:  # unlike those of `tempfile`, which are 0600
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).chmod(PUBLIC & ~_umask())  # mkstemp lets nobody else read
-        Path(name).replace(path)
+        part.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise
-
-
-def _umask() -> int:
-    """The process's file mode mask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -117,7 +117,7 @@ def train(
     says `finished = False`.
     """
     device = next(model.parameters()).device
-    state = restore(model, trial, data, folder) or fresh_state(model, trial, data, device)
+    state = restore(model, trial, folder) or fresh_state(model, trial, data, device)
     guard = StepGuard(model, state.optimizer)
     images = data.train.to(device)
     latents = seed_tensor(trial.seed, "latents", device)
@@ -242,7 +242,7 @@ def save_state(state: TrainingState, folder: Path) -> None:
     tensors.save(folder / tensors.STATE, saved, metadata)
 
 
-def restore(model: Model, trial: TrialConfig, data: DataSet, folder: Path) -> TrainingState | None:
+def restore(model: Model, trial: TrialConfig, folder: Path) -> TrainingState | None:
     """The state saved in `folder`, loaded into `model`, or None if there is none."""
     if not (folder / tensors.STATE).exists():
         return None
