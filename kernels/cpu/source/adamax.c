@@ -2,8 +2,8 @@
 
 #include <stdint.h>
 
-/* A parameter of `count` floats: value, gradient, averaged gradient and largest gradient (exp_avg and exp_inf in PyTorch),
- * and the step size with its bias correction. */
+/* A parameter of `count` floats: value, gradient, averaged gradient and largest gradient (exp_avg and exp_inf in
+ * PyTorch), and the step size with its bias correction. */
 typedef struct {
     float *value;
     const float *gradient;

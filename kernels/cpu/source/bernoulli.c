@@ -1,4 +1,4 @@
-/* Log p(x) of independent Bernoulli pixels, with its gradient in the same pass. The reference is `bernoulli_log_prob`. */
+/* Log p(x) of independent Bernoulli pixels with its gradient, in one pass. The reference is `bernoulli_log_prob`. */
 
 #include "exp_log.h"
 
@@ -37,7 +37,7 @@ static float bernoulli_image(const float *logits, const float *x, float *gradien
     return total;
 }
 
-/* Log p(x) of each image (size) under independent Bernoulli pixels, and its gradient; returns whether all x are binary. */
+/* Log p(x) of each image (size) and its gradient in the logits; returns whether all x are binary. */
 int32_t vaebench_bernoulli(const float *logits, const float *x, float *log_prob, float *gradient, int64_t images,
                            int64_t size, int32_t threads)
 {

@@ -11,8 +11,8 @@
 
 #define MOST_LAYERS 8
 
-/* Layers with packed weights and start rows, norms (4, c) before each and after the last, weight and bias of the two linear
- * layers of the gate (none if `hidden`, the units between them, is 0), and the factor on the branch. */
+/* Layers with packed weights and start rows, norms (4, c) before each and after the last, weight and bias of the
+ * two linear layers of the gate (none if `hidden`, the units between them, is 0), and the factor on the branch. */
 typedef struct {
     int64_t count, hidden;
     float gain;
@@ -44,7 +44,8 @@ static void open_gate(const Cell *cell, const float *y, int64_t pixels, int64_t 
 {
     const float *norm_scale = cell->norms[cell->count] + NORM_SCALE * channels;
     const float *norm_shift = cell->norms[cell->count] + NORM_SHIFT * channels;
-    float *pooled = scratch(CELL_GATE, 3 * channels + cell->hidden), *logit = pooled + channels, *hidden = logit + channels;
+    float *pooled = scratch(CELL_GATE, 3 * channels + cell->hidden);
+    float *logit = pooled + channels, *hidden = logit + channels;
     for (int64_t c = 0; c < channels; c++) scale[c] = cell->gain * norm_scale[c], shift[c] = cell->gain * norm_shift[c];
     if (!cell->hidden) return;
     image_statistics(y, pixels, channels, pooled, logit); /* the squares are not needed */
@@ -63,7 +64,8 @@ static const float *run_branch(const Cell *cell, int64_t images, const float *x,
 {
     for (int64_t i = 0; i < cell->count; i++) {
         const Layer *layer = cell->layers + i;
-        const float *scale = cell->norms[i] + NORM_SCALE * layer->c_in, *shift = cell->norms[i] + NORM_SHIFT * layer->c_in;
+        const float *scale = cell->norms[i] + NORM_SCALE * layer->c_in;
+        const float *shift = cell->norms[i] + NORM_SHIFT * layer->c_in;
         float *y = room + i % 2 * half;
         run_layer(layer, images, x, scale, shift, cell->packed[i], cell->start[i], y);
         x = y;

@@ -1,7 +1,8 @@
 /* Dense convolutions as matrix products in registers: a tile of TILE output pixels by a panel of output channels.
  *
- * The patch of an output pixel, kernel^2 channels long, is a row of the left matrix; packed weights are the right one. Where
- * neighbouring tiles' patches lie at equal distances they are read from the map in place, else gathered first. */
+ * The patch of an output pixel, kernel^2 channels long, is a row of the left matrix; packed weights are the right
+ * one. Where neighbouring tiles' patches lie at equal distances they are read from the map in place, else gathered
+ * first. */
 
 #include "dense.h"
 
@@ -28,7 +29,7 @@ static Runs runs_of(const Geometry *g)
     return runs;
 }
 
-/* One tile: out (rows, columns) = start + patches times panel, for a panel of `vectors`; patch r starts at a + r row. */
+/* One tile by a panel of `vectors`: out (rows, columns) = start + patches times panel; patch r starts at a + r row. */
 INLINE void product(int vectors, const float *a, int64_t row, const Runs *runs, const float *panel, const float *start,
                     float *out, int64_t out_row, int rows, int columns)
 {
@@ -55,10 +56,10 @@ INLINE void product(int vectors, const float *a, int64_t row, const Runs *runs, 
     for (int r = 0; r < rows; r++) memcpy(out + r * out_row, kept[r], (size_t)columns * sizeof(float));
 }
 
-/* TILE values of a patch by a panel of the gradient: out (rows, spread pixel) += sum over output pixels of their products,
- * with the values from `a` on and the gradients from `b` on. */
-INLINE void outer(int vectors, const Geometry *g, int64_t images, const float *a, const Geometry *spread, const float *b,
-                  float *out, int64_t rows)
+/* TILE values of a patch by a panel of the gradient: out (rows, spread pixel) += sum over output pixels of their
+ * products, with the values from `a` on and the gradients from `b` on. */
+INLINE void outer(int vectors, const Geometry *g, int64_t images, const float *a, const Geometry *spread,
+                  const float *b, float *out, int64_t rows)
 {
     vector sum[TILE][MOST_VECTORS] = {0};
     int64_t left_step = g->stride * g->pixel, right_step = g->stride * spread->pixel;

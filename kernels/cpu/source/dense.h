@@ -12,9 +12,9 @@
 #define TILE 8
 #endif
 
-/* Weights (c_out, c_in, kernel, kernel) as panels (kernel^2 c, panel). Backward: for the convolution of the output's
- * gradient that gives the input's, with c_in and c_out exchanged and the kernel turned. Shares panels out to the threads
- * of the parallel region that calls it. */
+/* Weights (c_out, c_in, kernel, kernel) as panels (kernel^2 c, panel). Backward: for the convolution of the
+ * output's gradient that gives the input's, with c_in and c_out exchanged and the kernel turned. Shares panels out
+ * to the threads of the parallel region that calls it. */
 void pack_dense(const Layer *layer, const float *weight, int backward, float *packed);
 
 /* out (pixels of all maps, n) = start + convolution of `images` maps with packed weights; `start` has room for whole

@@ -1,5 +1,5 @@
-/* Depthwise convolutions, vectorised over channels; maps in blocks (blocks, height, width, WIDE). Kernels of 3 and 5 get
- * loops of their own, with constant bounds. */
+/* Depthwise convolutions, vectorised over channels; maps in blocks (blocks, height, width, WIDE). Kernels of 3 and
+ * 5 get loops of their own, with constant bounds. */
 
 #include "depthwise.h"
 
@@ -9,8 +9,8 @@
 #define MOST_SUMS 25 /* taps of a 5 x 5 kernel, whose gradients are in registers together */
 
 /* Some neighbouring output pixels of one block; weights (kernel^2, WIDE). */
-INLINE void pixels_forward(const Geometry *g, int kernel, int pixels, const float *map, const float *weight, vector bias,
-                           float *out, int64_t columns)
+INLINE void pixels_forward(const Geometry *g, int kernel, int pixels, const float *map, const float *weight,
+                           vector bias, float *out, int64_t columns)
 {
     vector sum[PIXELS];
     for (int pixel = 0; pixel < pixels; pixel++) sum[pixel] = bias;
@@ -75,7 +75,8 @@ INLINE void block_gradient(const Geometry *g, int kernel, int first, int rows, c
 void weight_gradient_depthwise(const Geometry *g, const float *map, const Geometry *spread, const float *gradient,
                                float *out)
 {
-    int64_t block_size = g->height * g->width * WIDE, line = spread->width * WIDE, taps = (int64_t)g->kernel * g->kernel;
+    int64_t block_size = g->height * g->width * WIDE, line = spread->width * WIDE;
+    int64_t taps = (int64_t)g->kernel * g->kernel;
     for (int64_t first = 0; first < g->channels; first += WIDE) {
         const float *block = map + first / WIDE * block_size, *d = gradient + first / WIDE * spread->height * line;
         float *sum = out + first * taps;

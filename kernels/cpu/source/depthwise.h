@@ -5,8 +5,8 @@
 
 #include "layout.h"
 
-/* Weights (channels, kernel^2) as (blocks, kernel^2, WIDE), turned for the backward convolution. Shares blocks out to the
- * threads of the parallel region that calls it. */
+/* Weights (channels, kernel^2) as (blocks, kernel^2, WIDE), turned for the backward convolution. Shares blocks out
+ * to the threads of the parallel region that calls it. */
 void pack_depthwise(const Layer *layer, const float *weight, int backward, float *packed);
 
 /* out (pixels, channels) = bias + convolution of one map with packed weights; `bias` has room for whole blocks. */

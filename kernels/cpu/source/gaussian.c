@@ -60,7 +60,8 @@ static void read_gaussian(Raw raw, Raw offset, int64_t sample, int64_t first, Fo
 }
 
 /* Posterior and prior of n latents; a residual posterior is an offset from the prior's raw values. */
-static void read_pair(Raw posterior, Raw prior, int64_t sample, int64_t first, Form form, int n, Gaussian *q, Gaussian *p)
+static void read_pair(Raw posterior, Raw prior, int64_t sample, int64_t first, Form form, int n, Gaussian *q,
+                      Gaussian *p)
 {
     Raw none = {0, 0, 0};
     read_gaussian(posterior, form.residual ? prior : none, sample, first, form, n, q);
@@ -82,8 +83,8 @@ static void sample_kl(const Gaussian *q, const Gaussian *p, const float *eps, in
     }
 }
 
-/* z (samples, size), KL and, unless null, log q(z) - log p(z) (samples), nats. Noise (samples, size) is read if `keyed` is
- * 0, else drawn and written. */
+/* z (samples, size), KL and, unless null, log q(z) - log p(z) (samples), nats. Noise (samples, size) is read if
+ * `keyed` is 0, else drawn and written. */
 void vaebench_gaussian(Raw posterior, Raw prior, Form form, float *noise, int32_t keyed, int64_t seed, int64_t group,
                        int64_t first_sample, float *z, float *kl, float *log_ratio, int64_t samples, int64_t size,
                        int32_t threads)
@@ -110,8 +111,9 @@ void vaebench_gaussian(Raw posterior, Raw prior, Form form, float *noise, int32_
 }
 
 /* Gradients of the raw values of n latents, from those of z (n) and of the sample's KL. */
-static void sample_kl_backward(const Gaussian *q, const Gaussian *p, const float *eps, const float *grad_z, float grad_kl,
-                               int n, float *d_mean, float *d_log_scale, float *d_prior_mean, float *d_prior_log_scale)
+static void sample_kl_backward(const Gaussian *q, const Gaussian *p, const float *eps, const float *grad_z,
+                               float grad_kl, int n, float *d_mean, float *d_log_scale, float *d_prior_mean,
+                               float *d_prior_log_scale)
 {
     for (int i = 0; i < n; i++) {
         float inverse = 1.0f / p->scale[i], shift = (q->mean[i] - p->mean[i]) * inverse, ratio = q->scale[i] * inverse;
@@ -137,8 +139,8 @@ void vaebench_gaussian_backward(Raw posterior, Raw prior, Form form, const float
             int64_t at = sample * size + first;
             float p_mean[LATENTS], p_log_scale[LATENTS];
             read_pair(posterior, prior, sample, first, form, n, &q, &p);
-            sample_kl_backward(&q, &p, noise + at, grad_z + at, grad_kl[sample], n, d_mean + at, d_log_scale + at, p_mean,
-                               p_log_scale);
+            sample_kl_backward(&q, &p, noise + at, grad_z + at, grad_kl[sample], n, d_mean + at, d_log_scale + at,
+                               p_mean, p_log_scale);
             for (int i = 0; i < n && d_prior_mean; i++) { /* a residual posterior's gradient reaches the prior too */
                 d_prior_mean[at + i] = p_mean[i] + (form.residual ? d_mean[at + i] : 0.0f);
                 d_prior_log_scale[at + i] = p_log_scale[i] + (form.residual ? d_log_scale[at + i] : 0.0f);

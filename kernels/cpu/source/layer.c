@@ -1,8 +1,9 @@
 /* A layer of a convolution cell, forward and backward: [batch norm,] activation, [repeated pixels,] convolution.
  *
- * A layer reads its input once and writes its output once: the norm is a scale and a shift per channel, applied with the
- * activation while a few images are copied into padded maps, in scratch memory that stays in the cache; backward, the
- * gradient of the layer's output is formed there likewise from what the next layer left. Images are shared out to threads. */
+ * A layer reads its input once and writes its output once: the norm is a scale and a shift per channel, applied
+ * with the activation while a few images are copied into padded maps, in scratch memory that stays in the cache;
+ * backward, the gradient of the layer's output is formed there likewise from what the next layer left. Images are
+ * shared out to threads. */
 
 #include "layer.h"
 
@@ -119,9 +120,10 @@ typedef struct {
 static Workspace new_workspace(const Backward *pass, int64_t images)
 {
     const Layer *layer = &pass->layer;
+    int64_t padded = layer->depthwise ? round_up(layer->c_in, WIDE) : layer->c_in * pass->backward.pixel;
     Workspace w;
     w.channels = layer->c_in > layer->c_out ? layer->c_in : layer->c_out;
-    w.weight_size = taps_of(layer) * (layer->depthwise ? round_up(layer->c_in, WIDE) : layer->c_in * pass->backward.pixel);
+    w.weight_size = taps_of(layer) * padded;
     w.map = map_scratch(MAP, &pass->forward, images);
     w.spread = map_scratch(SPREAD, &pass->backward, images);
     w.d_activated = scratch(INPUT_GRADIENT, images * layer->repeat * layer->repeat * input_size(layer));
@@ -186,8 +188,9 @@ static void sum_sums(const Layer *layer, const Workspace *of_thread, int threads
     }
 }
 
-/* Gradients of the normalised input (batch, height, width, c_in) unless null, of the weight, and of the bias unless null;
- * and sums (2, c_in) over all pixels of the former and of its product with x - center. Threads add in a fixed order. */
+/* Gradients of the normalised input (batch, height, width, c_in) unless null, of the weight, and of the bias unless
+ * null; and sums (2, c_in) over all pixels of the former and of its product with x - center. Threads add in a fixed
+ * order. */
 void vaebench_layer_backward(Layer layer, const float *x, const float *scale, const float *shift, const float *center,
                              const float *weight, Upstream upstream, float *d, float *d_weight, float *d_bias,
                              double *sums, int32_t threads)

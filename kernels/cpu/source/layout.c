@@ -18,14 +18,18 @@ Geometry backward_geometry(const Layer *layer)
 {
     int64_t around = 2 * padding(layer), height = layer->height * layer->repeat, width = layer->width * layer->repeat;
     int64_t pixel = layer->depthwise ? WIDE : round_up(layer->c_out, panel_width(layer->c_out));
-    return (Geometry){height + around, width + around, layer->c_out, pixel, height, width, layer->kernel, 1, layer->dilation};
+    return (Geometry){height + around, width + around, layer->c_out, pixel,
+                      height, width, layer->kernel, 1, layer->dilation};
 }
 
 int64_t map_size(const Geometry *g) { return g->height * g->width * round_up(g->channels, g->pixel); }
 
 int64_t first_inside(const Layer *layer, const Geometry *g) { return padding(layer) * (g->width + 1) * g->pixel; }
 
-int64_t vector_step(const Layer *layer, const Geometry *g) { return layer->depthwise ? g->height * g->width * WIDE : WIDE; }
+int64_t vector_step(const Layer *layer, const Geometry *g)
+{
+    return layer->depthwise ? g->height * g->width * WIDE : WIDE;
+}
 
 /* The width that pads the channels least; wider panels use the registers better, hence the weights 16, 17 and 20. */
 int64_t panel_width(int64_t channels)

@@ -5,7 +5,8 @@
 
 #include <stdint.h>
 
-/* Maps (batch, height, width, c_in) to (batch, out_height, out_width, c_out); `repeat` 2 doubles height and width first. */
+/* From (batch, height, width, c_in) to (batch, out_height, out_width, c_out); with `repeat` 2 each pixel is first
+ * written twice in both directions. */
 typedef struct {
     int64_t batch, height, width, c_in, c_out, out_height, out_width;
     int32_t kernel, stride, dilation, repeat, depthwise, activation;

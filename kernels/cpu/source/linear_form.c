@@ -1,4 +1,4 @@
-/* out = base + scale * gradient + output_scale * output + shift, with coefficients per channel and, if need be, image. */
+/* out = base + scale * gradient + output_scale * output + shift, with coefficients per channel (and image). */
 
 #include "linear_form.h"
 

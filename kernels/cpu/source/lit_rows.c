@@ -7,7 +7,8 @@
 #define ROWS 4 /* rows added to a sum at a time */
 
 /* Add `count` (at most ROWS) rows times their factors to `sum` (width). */
-static inline void add_rows(float *restrict sum, const float *const *rows, const float *factors, int count, int64_t width)
+static inline void add_rows(float *restrict sum, const float *const *rows, const float *factors, int count,
+                            int64_t width)
 {
     if (count == ROWS) {
         const float *a = rows[0], *b = rows[1], *c = rows[2], *d = rows[3];

@@ -1,5 +1,5 @@
-/* Passes over the maps of one image, a few channels at a time, in which norm, activation, repeated pixels and padding cost
- * one read and one write together. */
+/* Passes over the maps of one image, a few channels at a time, in which norm, activation, repeated pixels and
+ * padding cost one read and one write together. */
 
 #include "maps.h"
 
@@ -40,7 +40,8 @@ INLINE void pad_activated(int activation, const Layer *layer, const Geometry *g,
     BY_CHUNKS(layer->c_in, PAD)
 }
 
-void pad_input(const Layer *layer, const Geometry *g, const float *x, const float *scale, const float *shift, float *map)
+void pad_input(const Layer *layer, const Geometry *g, const float *x, const float *scale, const float *shift,
+               float *map)
 {
     int64_t inside = first_inside(layer, g);
     if (inside) memset(map, 0, (size_t)map_size(g) * sizeof(float));
@@ -116,8 +117,9 @@ INLINE void gradient_channels(int activation, int vectors, int64_t columns, cons
     }
 }
 
-INLINE void gradient_activated(int activation, const Layer *layer, const float *x, const float *scale, const float *shift,
-                               const float *center, const float *gradient, float *d, float *sum, float *product)
+INLINE void gradient_activated(int activation, const Layer *layer, const float *x, const float *scale,
+                               const float *shift, const float *center, const float *gradient, float *d, float *sum,
+                               float *product)
 {
 #define GRADIENT(VECTORS, COLUMNS)                                                                                     \
     gradient_channels(activation, VECTORS, COLUMNS, layer, x + c, scale + c, shift + c, center + c, gradient + c,      \
@@ -125,8 +127,8 @@ INLINE void gradient_activated(int activation, const Layer *layer, const float *
     BY_CHUNKS(layer->c_in, GRADIENT)
 }
 
-void normalised_gradient(const Layer *layer, const float *x, const float *scale, const float *shift, const float *center,
-                         const float *gradient, float *d, float *sum, float *product)
+void normalised_gradient(const Layer *layer, const float *x, const float *scale, const float *shift,
+                         const float *center, const float *gradient, float *d, float *sum, float *product)
 {
 #define GRADIENT_ACTIVATED(ACTIVATION)                                                                                 \
     gradient_activated(ACTIVATION, layer, x, scale, shift, center, gradient, d, sum, product)

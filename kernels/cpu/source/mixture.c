@@ -1,8 +1,9 @@
 /* Log p(x) under a mixture of discretised logistics (Salimans et al. 2017), with its gradient in the same pass. The
  * reference is `logistic_mixture_log_prob` in kernels/reference/.
  *
- * Parameters of an image are planes of pixels: a logit for each of K components, then for each colour K means, K log scales
- * and, with three colours, K logits of coefficients. LANES pixels are worked on at a time, in loops that become vectors. */
+ * Parameters of an image are planes of pixels: a logit for each of K components, then for each colour K means, K
+ * log scales and, with three colours, K logits of coefficients. LANES pixels are worked on at a time, in loops that
+ * become vectors. */
 
 #include "exp_log.h"
 
@@ -17,22 +18,24 @@ typedef struct {
     float half;
 } Mixture;
 
-/* One component of LANES pixels: joint log probability with its logit, slopes of the level's log probability in mean and
- * log scale, and the coefficients that add red to the mean of green, and red and green to that of blue. */
+/* One component of LANES pixels: joint log probability with its logit, slopes of the level's log probability in
+ * mean and log scale, and the coefficients that add red to the mean of green, and red and green to that of blue. */
 typedef struct {
     float joint[LANES], d_mean[3][LANES], d_log_scale[3][LANES], coefficient[3][LANES];
 } Component;
 
-/* First plane of a colour's means; its log scales and coefficients follow after as many planes as there are components. */
+/* First plane of a colour's means; its log scales and coefficients follow after as many planes as there are
+ * components. */
 static int64_t mean_plane(const Mixture *m, int64_t colour, int64_t k)
 {
     int64_t per_colour = m->colours == 3 ? 3 : 2;
     return (m->components + colour * per_colour * m->components + k) * m->plane;
 }
 
-/* Log probability of a pixel's level in one colour of one component, as sum of `linear` and the log of `factor` (a product
- * over colours needs one logarithm only), and its slopes. With p and m = (centred +- half) / scale, it is
- * ln sigma(p) + ln sigma(-m) + ln(1 - e^-width); the lowest level keeps the first term alone, the highest the second. */
+/* Log probability of a pixel's level in one colour of one component, as sum of `linear` and the log of `factor` (a
+ * product over colours needs one logarithm only), and its slopes. With p and m = (centred +- half) / scale, it is
+ * ln sigma(p) + ln sigma(-m) + ln(1 - e^-width); the lowest level keeps the first term alone, the highest the
+ * second. */
 static void level_log_prob(const float *mean, const float *log_scale, const float *shift, const float *x, float half,
                            int lanes, float *linear, float *factor, float *d_mean, float *d_log_scale)
 {
@@ -46,7 +49,8 @@ static void level_log_prob(const float *mean, const float *log_scale, const floa
         float a = exponential(upper < 0.0f ? upper : -upper) * below_highest;
         float b = exponential(lower < 0.0f ? lower : -lower) * above_lowest;
         float shrunk = exponential(-width);
-        float series = width * (1.0f - width * (0.5f - width * (0.16666667f - width * (0.041666668f - width * 0.008333334f))));
+        float series = 0.16666667f - width * (0.041666668f - width * 0.008333334f); /* of 1 - e^-width */
+        series = width * (1.0f - width * (0.5f - width * series));
         float bin_width = (width < 0.125f ? series : 1.0f - shrunk) * interior + (1.0f - interior); /* 1 - e^-width */
         float one_a = 1.0f + a, one_b = 1.0f + b;
         float joint = 1.0f / (one_a * one_b * bin_width); /* one division for all three quotients */
@@ -71,7 +75,8 @@ static void coefficients(const float *logit, int lanes, float *value)
 }
 
 /* Component k of up to LANES pixels x in [-1, 1], from their parameters. */
-static void component(const Mixture *m, int64_t k, const float *parameters, float x[3][LANES], int lanes, Component *out)
+static void component(const Mixture *m, int64_t k, const float *parameters, float x[3][LANES], int lanes,
+                      Component *out)
 {
     float linear[LANES] = {0}, factor[LANES], shift[LANES] = {0};
     int64_t next = m->components * m->plane;
@@ -83,7 +88,8 @@ static void component(const Mixture *m, int64_t k, const float *parameters, floa
         for (int i = 0; i < lanes && c == 1; i++) shift[i] = out->coefficient[0][i] * x[0][i];
         for (int i = 0; i < lanes && c == 2; i++)
             shift[i] = out->coefficient[1][i] * x[0][i] + out->coefficient[2][i] * x[1][i];
-        level_log_prob(mean, mean + next, shift, x[c], m->half, lanes, linear, factor, out->d_mean[c], out->d_log_scale[c]);
+        level_log_prob(mean, mean + next, shift, x[c], m->half, lanes, linear, factor, out->d_mean[c],
+                       out->d_log_scale[c]);
     }
     for (int i = 0; i < lanes; i++) out->joint[i] = parameters[k * m->plane + i] + linear[i] + logarithm(factor[i]);
 }
@@ -126,7 +132,8 @@ static void component_gradient(const Mixture *m, int64_t k, const Component *of,
     }
 }
 
-/* Adds log p of up to LANES pixels to `log_prob` and, unless null, writes their gradient; `room` is for all components. */
+/* Adds log p of up to LANES pixels to `log_prob` and, unless null, writes their gradient; `room` is for all
+ * components. */
 static void add_pixels(const Mixture *m, const float *parameters, const float *x, int lanes, Component *room,
                        double *log_prob, float *gradient)
 {
@@ -142,7 +149,8 @@ static void add_pixels(const Mixture *m, const float *parameters, const float *x
 }
 
 /* Log p(x) of each image, and the gradient of the parameters for unit upstream unless `gradient` is null.
- * Parameters (batch, P, plane), x (batch, colours, plane) in [0, 1], log_prob (batch). Returns 0, or 1 without memory. */
+ * Parameters (batch, P, plane), x (batch, colours, plane) in [0, 1], log_prob (batch). Returns 0, or 1 without
+ * memory. */
 int vaebench_mixture(const float *parameters, const float *x, double *log_prob, float *gradient, int64_t batch,
                      int64_t components, int64_t colours, int64_t plane, float half, int32_t threads)
 {

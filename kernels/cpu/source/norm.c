@@ -1,6 +1,6 @@
-/* Batch norm: statistics of the images, and from those a scale and a shift per channel, which the layer that reads the map
- * applies. Backward, two sums over pixels give the coefficients of a linear form (linear_form.h). The reference is
- * `torch.nn.functional.batch_norm`. */
+/* Batch norm: statistics of the images, and from those a scale and a shift per channel, which the layer that reads
+ * the map applies. Backward, two sums over pixels give the coefficients of a linear form (linear_form.h). The
+ * reference is `torch.nn.functional.batch_norm`. */
 
 #include "norm.h"
 
@@ -28,7 +28,8 @@ INLINE void channel_statistics(int vectors, int64_t columns, const float *x, int
 
 void image_statistics(const float *x, int64_t pixels, int64_t channels, float *mean, float *squares)
 {
-#define STATISTICS(VECTORS, COLUMNS) channel_statistics(VECTORS, COLUMNS, x + c, pixels, channels, mean + c, squares + c)
+#define STATISTICS(VECTORS, COLUMNS)                                                                                   \
+    channel_statistics(VECTORS, COLUMNS, x + c, pixels, channels, mean + c, squares + c)
     BY_CHUNKS(channels, STATISTICS)
 }
 
@@ -89,8 +90,8 @@ INLINE void sum_channels(int vectors, int64_t columns, const float *gradient, co
 }
 
 /* Sums over pixels of `gradient` and of gradient (y - center), (batch, channels) each. */
-void vaebench_sums(const float *gradient, const float *y, const float *center, float *sum, float *product, int64_t batch,
-                   int64_t pixels, int64_t channels, int32_t threads)
+void vaebench_sums(const float *gradient, const float *y, const float *center, float *sum, float *product,
+                   int64_t batch, int64_t pixels, int64_t channels, int32_t threads)
 {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t image = 0; image < batch; image++) {

@@ -1,5 +1,6 @@
-/* Keyed noise: Philox 4x32-10 (Salmon et al. 2011) and Box-Muller, the noise of kernels/reference/philox.py.
- * The counter is (latent / 4, sample, group, 0) and the key the seed, so that noise depends on neither threads nor batch. */
+/* Keyed noise: Philox 4x32-10 (Salmon et al. 2011) and Box-Muller, the noise of kernels/reference/philox.py. The
+ * counter is (latent / 4, sample, group, 0) and the key the seed, so that noise depends on neither threads nor
+ * batch. */
 
 #include "philox.h"
 

@@ -40,8 +40,8 @@ static inline void store_some(float *at, vector value, int64_t n)
 
 #define CHUNK 4 /* most vectors of channels that a pass over a map takes at a time */
 
-/* Calls BODY(vectors, columns) for all channels from c = 0 on: CHUNK whole vectors at a time, one, or `columns` floats of
- * one. BODY calls an INLINE function, which so becomes a loop of its own for each of the three. */
+/* Calls BODY(vectors, columns) for all channels from c = 0 on: CHUNK whole vectors at a time, one, or `columns`
+ * floats of one. BODY calls an INLINE function, which so becomes a loop of its own for each of the three. */
 #define BY_CHUNKS(CHANNELS, BODY)                                                                                      \
     for (int64_t c = 0, left; (left = (CHANNELS) - c) > 0; c += left >= CHUNK * WIDE ? CHUNK * WIDE : WIDE) {          \
         if (left >= CHUNK * WIDE) BODY(CHUNK, WIDE);                                                                   \
