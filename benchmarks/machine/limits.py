@@ -51,7 +51,8 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
     """
     mount = root / "sys/fs/cgroup"
     for line in _text(root / "proc/self/cgroup").splitlines():
-        number, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
         if number != "0" and controller not in controllers.split(","):
             continue
         tops = [mount, mount / "unified"] if number == "0" else [mount / controllers, mount / controller]
