@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from benchmarks.suites.config import EvaluationConfig, TrialConfig, parse, set_p
 from benchmarks.training.cost import parameter_count
 
 FILE = "npz:"
+ONE_BY_ONE = ("batch_size", "images")
+"""Evaluation settings that the likelihood of single images heeds."""
 
 
 def inception_fields(weights: str) -> dict[str, str]:
@@ -62,8 +65,21 @@ def evaluate(options: argparse.Namespace) -> int:
     if options.original_rules:
         loaded = per_image.with_original_rules(loaded)
     one_by_one = _is_file(options.data) or options.posterior_mean or options.per_image is not None
+    if one_by_one:
+        _require_heeded(options.set)
     _print_measurements(_score_images(loaded, options) if one_by_one else _score_test_split(loaded), options.json)
     return 0
+
+
+def _require_heeded(assignments: Sequence[str]) -> None:
+    """Raise UserError where a setting plays no part in the likelihood of single images."""
+    for assignment in assignments:
+        key = assignment.removeprefix("evaluation.").partition("=")[0].strip()
+        if key not in ONE_BY_ONE:
+            raise UserError(
+                f"--set {assignment} changes nothing in the likelihood of single images, which heeds "
+                f"{' and '.join(ONE_BY_ONE)}; leave it out"
+            )
 
 
 def _is_file(data: str | None) -> bool:

@@ -21,7 +21,8 @@ from benchmarks.cli.parser import Parser
 from benchmarks.data import DataSet, load
 from benchmarks.machine.environment import choose_device, collect
 from benchmarks.storage.weights import build_model
-from benchmarks.suites.config import TrialConfig, build_suite, read_suite, set_path
+from benchmarks.suites.config import TrialConfig, build_suite, read_suite
+from benchmarks.suites.overrides import apply_overrides
 from benchmarks.training.loop import train
 
 LEARNING_RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
@@ -95,9 +96,9 @@ def main(arguments: list[str] | None = None) -> int:
 def tune(options: argparse.Namespace) -> int:
     """Run the trials that the log lacks, one after the other."""
     name, table = read_suite(options.suite)
-    for assignment in options.set:
-        set_path(table, assignment)
-    suite = build_suite(name, table, options.models.split(",") if options.models else None)
+    rows = options.models.split(",") if options.models else None
+    apply_overrides(table, options.set, rows)
+    suite = build_suite(name, table, rows)
     data, log = load(suite.data), Path(options.log or f"results/tuning/{name}.csv")
     torch.set_num_threads(suite.trials[0].threads)
     for trial in suite.trials:
