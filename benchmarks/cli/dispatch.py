@@ -13,7 +13,7 @@ MODULES = {
     "compare": "reports",
     "throughput": "throughput",
     "evaluate": "checkpoints",
-    "sample": "checkpoints",
+    "sample": "sample",
     "convert": "checkpoints",
     "profile": "profile",
     "list": "info",

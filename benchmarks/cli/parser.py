@@ -58,7 +58,7 @@ def build_parser() -> Parser:
     report = verb("report", "rebuild table and figures from the records of a run")
     report.add_argument("out", nargs="?", default="results/local/quick", help="folder of the run")
     _add_evaluate(verb("evaluate", "score a trained model on a test split"))
-    _add_sample(verb("sample", "draw images from a trained model into a PNG"))
+    _add_sample(verb("sample", "draw images from a trained model into a grid, a folder or an archive"))
     convert = verb("convert", "write a checkpoint (of the original NVAE code, say) in this suite's format")
     convert.add_argument("checkpoint", help=CHECKPOINT)
     convert.add_argument("out", help="a .safetensors file, or a folder to make")
@@ -195,7 +195,9 @@ def _add_sample(sample: argparse.ArgumentParser) -> None:
     sample.add_argument("--seed", type=int, default=0, help="seed of the draw")
     sample.add_argument("--draw", action="store_true", help="draw pixels in place of showing the likelihood's mean")
     sample.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    sample.add_argument("--out", default="samples.png", help="PNG file")
+    sample.add_argument("--out", metavar="FILE", help="grid; the suffix is the format (default: samples.png)")
+    sample.add_argument("--each", metavar="DIR", help="a PNG an image, into a new or empty folder")
+    sample.add_argument("--npz", metavar="FILE", help="archive of `images` (n, H, W, C) uint8")
 
 
 def run_command(arguments: Sequence[str]) -> int:

@@ -16,7 +16,8 @@ from benchmarks.cli.checkpoints import inception_fields
 from benchmarks.cli.reports import report_of
 from benchmarks.machine.environment import bfloat16_by_default, choose_device, emulates_bfloat16, note_missing_kernels
 from benchmarks.records.record import load_records, run_folders
-from benchmarks.suites.config import Suite, build_suite, read_suite, set_path, with_overrides
+from benchmarks.suites.config import Suite, build_suite, read_suite, with_overrides
+from benchmarks.suites.overrides import apply_overrides
 from benchmarks.trials.processes import Outcome, default_jobs, execute, prepare_folder
 from benchmarks.trials.schedule import Plan, plan, schedule_rows
 from models.registry import MODELS
@@ -25,8 +26,8 @@ from models.registry import MODELS
 def suite_of(options: argparse.Namespace) -> Suite:
     """The suite that `run`'s options ask for."""
     name, table = read_suite(options.suite)
-    for assignment in options.set:
-        set_path(table, assignment)
+    rows = options.models.split(",") if options.models else None
+    apply_overrides(table, options.set, rows)
     for key in ("data", "seeds"):
         if getattr(options, key) is not None:
             table[key] = getattr(options, key)
@@ -36,7 +37,6 @@ def suite_of(options: argparse.Namespace) -> Suite:
     if bfloat16_by_default(device):
         _prefer_bfloat16(table)
     without = _set_latent_size(table, options.latent_size) if options.latent_size is not None else []
-    rows = options.models.split(",") if options.models else None
     suite = build_suite(name, table, rows)
     if without:
         print(f"--latent-size leaves {', '.join(without)} as they are (see latent_channels)", file=sys.stderr)

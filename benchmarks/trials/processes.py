@@ -17,6 +17,7 @@ from pathlib import Path
 
 from benchmarks.base import children
 from benchmarks.base.errors import INTERRUPTED, UserError
+from benchmarks.machine.limits import memory_limit, usable_cores
 from benchmarks.records.record import Measurement, RunRecord, save_record, save_run
 from benchmarks.storage.weights import read_config, record_head, write_config
 from benchmarks.suites.config import Suite
@@ -28,6 +29,8 @@ TIMED = "train,encode,reconstruct,sample"
 
 LOG = "log.txt"
 POLL_SECONDS = 0.1
+TRIAL_BYTES = 1 << 30
+"""What a small trial holds at its peak, imports and data included: 0.8 GiB in the quick suite, rounded up."""
 
 
 @dataclass
@@ -51,11 +54,11 @@ def prepare_folder(out: Path) -> None:
 
 
 def default_jobs(suite: Suite) -> int:
-    """Trials at a time: as many as the cores hold at the suite's threads on a CPU, one on a GPU."""
+    """Trials at a time: on a CPU as many as cores (at the suite's threads) and memory hold, on a GPU one."""
     if any(trial.device != "cpu" for trial in suite.trials):
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // max(trial.threads for trial in suite.trials))
+    cores, memory = usable_cores() // max(trial.threads for trial in suite.trials), memory_limit()
+    return max(1, cores if memory is None else min(cores, memory // TRIAL_BYTES))
 
 
 def execute(plan: Plan, jobs: int) -> Outcome:

@@ -72,6 +72,8 @@ def fails(capsys, *arguments):
         (["throughput", "--suite", "speed", "--models", "nvae-mnist-smal"], "did you mean 'nvae-mnist-small'"),
         (["throughput", "--suite", "speed", "--vs", "baseline"], "does not go with --suite"),
         (["throughput", "nvae-tiny", "--suite", "speed"], "got 'nvae-tiny' as well"),
+        (["run", "--set", "training.learning_rate=1e8"], "changes nothing: 'ae' has models.ae.training.learning_rate"),
+        (["run", "--models", "vae", "--set", "models.nvae.arch=x"], "row 'nvae' is not run"),
         (["sample", "absent.safetensors"], "found none"),
         (["sample", "absent", "--n", "0"], "--n >= 1"),
         (["report", "absent"], "absent"),
