@@ -8,12 +8,15 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from benchmarks.base.errors import INTERRUPTED, UserError, unknown
 from benchmarks.base.plugins import import_plugin
 from benchmarks.cli import dispatch
 
+COMMAND = "vaebench"
+"""The console command; `python -m benchmarks` is the same."""
 PLUGGABLE = ("run", "trial", "tune", "throughput", "evaluate", "sample", "convert", "list")
 CHECKPOINT = "run folder, weights file, or checkpoint.pt of the original NVAE code"
 UNWRITABLE = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
@@ -40,9 +43,8 @@ class Parser(argparse.ArgumentParser):
 
 def build_parser() -> Parser:
     """The parser of all verbs."""
-    parser = Parser(
-        prog="python -m benchmarks", description="Benchmarks of variational autoencoders.", allow_abbrev=False
-    )
+    called = COMMAND if Path(sys.argv[0]).stem == COMMAND else "python -m benchmarks"
+    parser = Parser(prog=called, description="Benchmarks of variational autoencoders.", allow_abbrev=False)
     parser.set_defaults(parser=parser)
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
 
