@@ -46,6 +46,8 @@ def imports(path: Path, known: dict[str, Path]) -> set[str]:
             found |= {name if name in known else node.module for name in names}
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and "." in node.value:
+            found.add(node.value)  # a name handed to importlib
     return found & known.keys()
 
 
