@@ -2,9 +2,12 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
+from benchmarks.cli import info
 from benchmarks.cli.parser import run_command
 from models.nvae.presets import PRESETS
 from models.registry import MODELS
@@ -111,9 +114,7 @@ def test_unwritable_folder(capsys, tmp_path):
 
 
 @pytest.mark.parametrize("what", ["models", "datasets", "metrics", "suites"])
-def test_list_prints_a_line_each(what, capsys, monkeypatch):
-    presets = {name: PRESETS[name] for name in ("nvae-mnist", "nvae-tiny")}
-    monkeypatch.setattr("benchmarks.cli.info.presets", lambda: presets)
+def test_list_prints_a_line_each(what, capsys):
     assert run_command(["list", what]) == 0
     text = capsys.readouterr().out
     assert run_command(["list", what, "--json"]) == 0
@@ -121,16 +122,53 @@ def test_list_prints_a_line_each(what, capsys, monkeypatch):
     assert len(text.strip().splitlines()) == len(table)
     assert all(description for description in table.values())
     if what == "models":
-        assert set(table) == {*MODELS, *presets}
+        assert set(table) == {*MODELS, *PRESETS}
         assert "33,363,134 parameters" in table["nvae-mnist"]
 
 
+def test_the_kept_list_of_models_is_that_of_the_registry():
+    """`python -m benchmarks.cli.info` writes it anew."""
+    assert json.loads(info.MODELS_FILE.read_text()) == info.described_models()
+
+
+def test_models_of_a_plugin_are_listed_beside_the_others(capsys, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("from models.registry import MODELS\nMODELS['mine'] = MODELS['vae']\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("models.registry.MODELS", dict(MODELS))
+    assert run_command(["list", "models", "--json", "--plugin", "mine"]) == 0
+    assert set(json.loads(capsys.readouterr().out)) == {*MODELS, *PRESETS, "mine"}
+
+
 @pytest.mark.parametrize("options", [[], ["--memory"]])
-def test_memory_of_large_presets_is_estimated_on_request(options, capsys, monkeypatch):
-    monkeypatch.setattr("benchmarks.cli.info.presets", lambda: {"nvae-tiny": PRESETS["nvae-tiny"]})
-    monkeypatch.setattr("benchmarks.cli.info.LARGE", 1)
+def test_memory_of_presets_is_estimated_on_request(options, capsys, monkeypatch):
+    monkeypatch.setattr("models.registry.presets", lambda: {"nvae-tiny": PRESETS["nvae-tiny"]})
     assert run_command(["list", "models", *options]) == 0
     assert ("MiB an image" in capsys.readouterr().out) == bool(options)
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None  # importing it fails
+from benchmarks.__main__ import main
+sys.argv[1:] = {arguments!r}
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--help"], "VERB"),
+        (["run", "--help"], "--budget"),
+        (["list", "models"], "nvae-mnist"),
+        (["list", "metrics"], "iwae_bound"),
+    ],
+)
+def test_texts_come_without_torch(arguments, said):
+    code = WITHOUT_TORCH.format(arguments=arguments)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert said in done.stdout
 
 
 def test_env_is_json(capsys):
