@@ -7,23 +7,18 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 
 import torch
 
 from kernels.cpu import library
 from kernels.cpu.backend import CPU
+from kernels.interpreter import interpreting
 from kernels.ops import Ops
 from kernels.reference.backend import REFERENCE
 
 
 class FusedUnavailable(RuntimeError):  # noqa: N818
     """The fused operations cannot run here; the message says why and what to do."""
-
-
-def interpreting() -> bool:
-    """Whether Triton was told to interpret its kernels on the CPU (tests only)."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def why_unavailable(device: torch.device) -> str | None:

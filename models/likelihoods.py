@@ -1,14 +1,15 @@
 """Image likelihoods p(x given z): log-probability, mean and samples of images in [0, 1].
 
-A `...Spec` is the configured choice (how many parameter channels, how to build); the object it builds holds
-the parameters of one batch. Both follow the protocols of `models/output.py`.
+A `...Spec` is the configured choice (how many parameter channels, how to build), a row of `LIKELIHOODS`; the object it
+builds holds the parameters of one batch. Both follow the protocols of `models/output.py`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -135,7 +136,7 @@ class DiscretizedLogisticMixture:
         """A draw at the levels (B, C, H, W): a component per pixel, then channel by channel.
 
         `temperature` t sharpens the choice of components (weights^(1/t)) and multiplies their scales, so that t < 1
-        draws closer to the modes; with `original_temperature` it divides the scales, as the original NVAE code does.
+        draws closer to the modes; with `original_temperature` it divides the scales, as the published NVAE code does.
         """
         weights, means, scales, coefficients = self._components()
         if temperature != 1.0:
@@ -176,9 +177,28 @@ def _coupling(coefficients: tuple[Tensor, ...] | list[Tensor], before: list[Tens
     return coefficients[1] * before[0] + coefficients[2] * before[1]
 
 
+class ConfiguredLikelihood(LikelihoodSpec):
+    """What the harness asks of a spec besides building it; its subclasses are frozen dataclasses.
+
+    `bits` of a pixel value of the images that the model sees. `binary`: they are binarised. `over_levels`: it is a
+    probability of the 2^bits integer levels, so that bits per dimension have a meaning.
+    """
+
+    bits: int = 8
+    binary: ClassVar[bool] = False
+    over_levels: ClassVar[bool] = False
+
+    @property
+    def variant(self) -> str:
+        """The settings under which the same images have other values, as text: rows of two variants do not compare."""
+        return ""
+
+
 @dataclass(frozen=True)
-class BernoulliSpec:
+class BernoulliSpec(ConfiguredLikelihood):
     """Bernoulli pixels; images must be binary."""
+
+    binary: ClassVar[bool] = True
 
     def parameter_channels(self, channels: int) -> int:
         """One logit per value."""
@@ -190,7 +210,7 @@ class BernoulliSpec:
 
 
 @dataclass(frozen=True)
-class GaussianSpec:
+class GaussianSpec(ConfiguredLikelihood):
     """Normal pixels with a fixed scale in units of the [0, 1] range, or `scale = "learned"` per value.
 
     A learned log scale is clamped below at -7, so that constant pixels cannot drive the density to infinity.
@@ -216,7 +236,7 @@ class GaussianSpec:
 
 
 @dataclass(frozen=True)
-class SoftClampedNormalSpec:
+class SoftClampedNormalSpec(ConfiguredLikelihood):
     """NVAE's Normal decoder (one mixture component): soft-clamped mean and log scale, density of 2x - 1.
 
     `bits` says how finely the images are quantised; the density is the same.
@@ -235,23 +255,29 @@ class SoftClampedNormalSpec:
 
 
 @dataclass(frozen=True)
-class LogisticMixtureSpec:
+class LogisticMixtureSpec(ConfiguredLikelihood):
     """Discretised mixture of logistics with `mixtures` components over 2^bits levels, 1 or 3 channels.
 
-    `original_edges` and `original_temperature` reproduce two errors of the original NVAE code: the right edge that also
-    catches the level below it, and the temperature that divides the scales of sampled pixels.
+    `original_edges` and `original_temperature` reproduce two errors of the published NVAE code: the right edge that
+    also catches the level below it, and the temperature that divides the scales of sampled pixels.
     """
 
     mixtures: int = 10
     bits: int = 8
     original_edges: bool = False
     original_temperature: bool = False
+    over_levels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 1 <= self.mixtures <= 32:
             raise ValueError(f"logistic-mixture likelihood: expected 1 to 32 mixtures, got {self.mixtures}")
         if not 1 <= self.bits <= 16:
             raise ValueError(f"logistic-mixture likelihood: expected 1 to 16 bits, got {self.bits}")
+
+    @property
+    def variant(self) -> str:
+        """Bits, and whose edges."""
+        return f"bits={self.bits}" + (", original edges" if self.original_edges else "")
 
     def parameter_channels(self, channels: int) -> int:
         """10 K for three channels, 3 K for one.
@@ -269,9 +295,7 @@ class LogisticMixtureSpec:
         return DiscretizedLogisticMixture(parameters, self.mixtures, self.bits, ops, edges, temperature)
 
 
-AnyLikelihoodSpec = BernoulliSpec | GaussianSpec | SoftClampedNormalSpec | LogisticMixtureSpec
-
-LIKELIHOODS: dict[str, type[AnyLikelihoodSpec]] = {
+LIKELIHOODS: dict[str, type[ConfiguredLikelihood]] = {
     "bernoulli": BernoulliSpec,
     "gaussian": GaussianSpec,
     "soft-clamped-normal": SoftClampedNormalSpec,
@@ -279,6 +303,11 @@ LIKELIHOODS: dict[str, type[AnyLikelihoodSpec]] = {
 }
 
 
-def likelihood_name(spec: LikelihoodSpec) -> str:
+def likelihood_name(spec: ConfiguredLikelihood) -> str:
     """The key of `LIKELIHOODS` under which a spec of this kind stands."""
     return next(name for name, kind in LIKELIHOODS.items() if type(spec) is kind)
+
+
+def nvae_rules(spec: ConfiguredLikelihood) -> ConfiguredLikelihood:
+    """`spec` as the published NVAE code computes it: with its right edge; other specs have one rule only."""
+    return dataclasses.replace(spec, original_edges=True) if isinstance(spec, LogisticMixtureSpec) else spec

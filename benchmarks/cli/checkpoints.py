@@ -1,34 +1,31 @@
-"""The verbs that take a trained model: `evaluate`, `sample`, `convert`."""
+"""The verbs that score or rewrite a trained model: `evaluate`, `convert`."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import io
 import json
-import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from benchmarks.base.errors import UserError
-from benchmarks.base.streams import seed_tensor
-from benchmarks.data import keyed_generator, load, to_uint8
+from benchmarks.data import load
 from benchmarks.data.files import npz_images
 from benchmarks.evaluation import per_image
 from benchmarks.machine.environment import choose_device
-from benchmarks.records.record import Measurement, write_bytes_atomically
+from benchmarks.records.record import Measurement
 from benchmarks.storage.tensors import WEIGHTS
 from benchmarks.storage.weights import LoadedModel, load_model, read_config, save_weights, write_config
 from benchmarks.suites.config import EvaluationConfig, TrialConfig, parse, set_path
 from benchmarks.training.cost import parameter_count
-from models.output import Draw
 
 FILE = "npz:"
+ONE_BY_ONE = ("batch_size", "images")
+"""Evaluation settings that the likelihood of single images heeds."""
 
 
 def inception_fields(weights: str) -> dict[str, str]:
@@ -39,7 +36,8 @@ def inception_fields(weights: str) -> dict[str, str]:
     return {"extractor": "inception", "extractor_weights": weights}
 
 
-def _load(checkpoint: str, device: str | None) -> LoadedModel:
+def load_checkpoint(checkpoint: str, device: str | None) -> LoadedModel:
+    """The model of a run folder, a weights file or a published checkpoint, on the device asked for."""
     path = Path(checkpoint)
     name = device or (read_config(path).device if path.is_dir() else "auto")
     return load_model(path, choose_device(name))
@@ -57,7 +55,7 @@ def _print_measurements(rows: list[Measurement], as_json: bool) -> None:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Score a checkpoint on the test split of its data set, or of another; or on all images of a file."""
-    loaded = _load(options.checkpoint, options.device)
+    loaded = load_checkpoint(options.checkpoint, options.device)
     torch.set_num_threads(options.threads or loaded.trial.threads)
     settings = _evaluation_settings(loaded.trial, options)
     name = options.data or loaded.trial.data
@@ -65,10 +63,23 @@ def evaluate(options: argparse.Namespace) -> int:
         raise UserError(f"{options.checkpoint}: it does not say what it was trained on; give --data")
     loaded = dataclasses.replace(loaded, trial=dataclasses.replace(loaded.trial, data=name, evaluation=settings))
     if options.original_rules:
-        loaded = per_image.with_original_rules(loaded)
+        loaded = per_image.with_published_rules(loaded)
     one_by_one = _is_file(options.data) or options.posterior_mean or options.per_image is not None
+    if one_by_one:
+        _require_heeded(options.set)
     _print_measurements(_score_images(loaded, options) if one_by_one else _score_test_split(loaded), options.json)
     return 0
+
+
+def _require_heeded(assignments: Sequence[str]) -> None:
+    """Raise UserError where a setting plays no part in the likelihood of single images."""
+    for assignment in assignments:
+        key = assignment.removeprefix("evaluation.").partition("=")[0].strip()
+        if key not in ONE_BY_ONE:
+            raise UserError(
+                f"--set {assignment} changes nothing in the likelihood of single images, which heeds "
+                f"{' and '.join(ONE_BY_ONE)}; leave it out"
+            )
 
 
 def _is_file(data: str | None) -> bool:
@@ -126,37 +137,3 @@ def convert(options: argparse.Namespace) -> int:
         write_config(loaded.trial, out)
     print(f"{parameter_count(loaded.model):,} parameters in {path}", file=sys.stderr)
     return 0
-
-
-def sample(options: argparse.Namespace) -> int:
-    """Draw a grid of images into a PNG."""
-    if options.n < 1 or not options.temperature > 0:
-        raise UserError(f"expected --n >= 1 and --temperature > 0, got {options.n} and {options.temperature:g}")
-    loaded = _load(options.checkpoint, options.device)
-    if not loaded.model.has_prior:
-        raise UserError(
-            f"{options.checkpoint}: a {loaded.trial.model} has no prior to sample from; choose another model"
-        )
-    device = next(loaded.model.parameters()).device
-    with torch.inference_mode():
-        draw = Draw(seed_tensor(options.seed, "sample", device))
-        likelihood = loaded.model.sample(options.n, draw, options.temperature)
-        pixels = keyed_generator(options.seed, "sample pixels", device=device)
-        images = likelihood.sample(pixels) if options.draw else likelihood.mean()
-    save_grid(to_uint8(images.cpu()), Path(options.out))
-    print(f"{options.n} images in {options.out}", file=sys.stderr)
-    return 0
-
-
-def save_grid(images: torch.Tensor, path: Path) -> None:
-    """Write uint8 images (N, C, H, W) as one PNG, near square, two pixels apart."""
-    n, channels, height, width = images.shape
-    columns = math.ceil(math.sqrt(n))
-    rows = math.ceil(n / columns)
-    canvas = np.full((rows * (height + 2) + 2, columns * (width + 2) + 2, channels), 255, np.uint8)
-    for index, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
-        top, left = (index // columns) * (height + 2) + 2, (index % columns) * (width + 2) + 2
-        canvas[top : top + height, left : left + width] = image
-    buffer = io.BytesIO()
-    Image.fromarray(canvas.squeeze(-1) if channels == 1 else canvas).save(buffer, "PNG")
-    write_bytes_atomically(path, buffer.getvalue())

@@ -8,11 +8,12 @@ import importlib
 MODULES = {
     "run": "run",
     "trial": "trial",
+    "tune": "tune",
     "report": "reports",
     "compare": "reports",
     "throughput": "throughput",
     "evaluate": "checkpoints",
-    "sample": "checkpoints",
+    "sample": "sample",
     "convert": "checkpoints",
     "profile": "profile",
     "list": "info",

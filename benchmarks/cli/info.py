@@ -1,4 +1,8 @@
-"""The verbs `list` and `env`: what there is, and where it would run."""
+"""The verbs `list` and `env`: what there is, and where it would run.
+
+Torch is imported only where an answer needs it. The answer of `list models` is kept in models.json, which
+`python -m benchmarks.cli.info` writes anew.
+"""
 
 from __future__ import annotations
 
@@ -6,31 +10,24 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+from benchmarks.base.files import write_text_atomically
 
-from benchmarks.data import DATA_SETS
-from benchmarks.machine.environment import choose_device, collect
-from benchmarks.records.catalogue import METRICS
-from benchmarks.suites.config import read_suite, suite_names
-from benchmarks.training.cost import parameter_count
-from benchmarks.training.memory import estimate_memory
-from kernels.reference.backend import REFERENCE
-from models.nvae.config import ModelSetup
-from models.nvae.presets import PRESETS
-from models.registry import MODELS, build
+if TYPE_CHECKING:
+    from models.presets import Preset
 
-LARGE = 30_000_000
-"""Parameters from which on the memory estimate of a preset takes many seconds."""
+MODELS_FILE = Path(__file__).with_name("models.json")
 
 
 def list_known(options: argparse.Namespace) -> int:
     """Print what there is of one kind, a line each."""
     tables: dict[str, Callable[[], dict[str, str]]] = {
-        "models": lambda: _models(options.memory),
-        "datasets": lambda: {name: source.description for name, source in DATA_SETS.items()},
-        "metrics": lambda: {name: metric.description for name, metric in METRICS.items()},
-        "suites": lambda: {name: read_suite(name)[1].get("title", "") for name in suite_names()},
+        "models": lambda: _models(options),
+        "datasets": _data_sets,
+        "metrics": _metrics,
+        "suites": _suites,
     }
     table = tables[options.what]()
     if options.json:
@@ -42,28 +39,73 @@ def list_known(options: argparse.Namespace) -> int:
     return 0
 
 
-def _models(memory: bool) -> dict[str, str]:
-    """Models and NVAE's presets with what they are; `memory`: estimate that of large presets too."""
-    presets = {name: _describe_preset(setup, memory) for name, setup in PRESETS.items()}
-    return {name: entry.description for name, entry in MODELS.items()} | presets
+def _models(options: argparse.Namespace) -> dict[str, str]:
+    """Models and presets: as kept, unless plugins add some or their memory is asked for."""
+    if options.memory or options.plugin:
+        return described_models(options.memory)
+    return json.loads(MODELS_FILE.read_text())
 
 
-def _describe_preset(setup: ModelSetup, memory: bool) -> str:
-    """Image, parameters and memory of a preset, built on the meta device."""
-    image = setup.image
+def described_models(memory: bool = False) -> dict[str, str]:
+    """Models and their presets with what they are; `memory`: with that of each preset's training, which takes long."""
+    from models.registry import MODELS, presets
+
+    described = {name: _describe_preset(preset, memory) for name, preset in presets().items()}
+    return {name: entry.description for name, entry in MODELS.items()} | described
+
+
+def _describe_preset(preset: Preset, memory: bool) -> str:
+    """Image and parameters of a preset; with `memory`, what its training needs."""
+    image = preset.image
+    text = f"preset of {preset.model} for {image.channels}x{image.height}x{image.width} images"
+    if preset.parameters is not None:
+        text += f", {preset.parameters:,} parameters"
+    return f"{text}, {_training_memory(preset)}" if memory else text
+
+
+def _training_memory(preset: Preset) -> str:
+    """Memory of a preset's training step, from the model on the meta device."""
+    import torch
+
+    from benchmarks.training.memory import estimate_memory
+    from kernels.reference.backend import REFERENCE
+    from models.registry import build
+
     with torch.device("meta"):
-        model = build("nvae", setup.config, image, setup.likelihood, REFERENCE)
-    parameters = parameter_count(model)
-    text = f"preset of nvae for {image.channels}x{image.height}x{image.width} images, {parameters:,} parameters"
-    if parameters >= LARGE and not memory:
-        return text
+        model = build(preset.model, preset.config, preset.image, preset.likelihood, REFERENCE)
     estimate = estimate_memory(model)
     fixed, each = estimate.training(0) / 2**20, estimate.per_image / 2**20
-    return f"{text}, training in about {fixed:.1f} MiB + {each:.1f} MiB an image (float32)"
+    return f"training in about {fixed:.1f} MiB + {each:.1f} MiB an image (float32)"
+
+
+def _data_sets() -> dict[str, str]:
+    from benchmarks.data import DATA_SETS
+
+    return {name: source.description for name, source in DATA_SETS.items()}
+
+
+def _metrics() -> dict[str, str]:
+    from benchmarks.records.catalogue import METRICS
+
+    return {name: metric.description for name, metric in METRICS.items()}
+
+
+def _suites() -> dict[str, str]:
+    from benchmarks.suites.config import read_suite, suite_names
+
+    return {name: read_suite(name)[1].get("title", "") for name in suite_names()}
 
 
 def env(options: argparse.Namespace) -> int:
     """Print the environment as JSON."""
+    import torch
+
+    from benchmarks.machine.environment import choose_device, collect
+
     environment = collect(choose_device(options.device), torch.get_num_threads(), "float32")
     print(json.dumps(dataclasses.asdict(environment), indent=1))
     return 0
+
+
+if __name__ == "__main__":
+    write_text_atomically(MODELS_FILE, json.dumps(described_models(), indent=1) + "\n")

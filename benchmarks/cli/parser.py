@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import argparse
 import errno
-import importlib
 import math
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from benchmarks.base.errors import INTERRUPTED, UserError, unknown
+from benchmarks.base.plugins import import_plugin
 from benchmarks.cli import dispatch
 
-PLUGGABLE = ("run", "trial", "throughput", "evaluate", "sample", "convert", "list")
+COMMAND = "vaebench"
+"""The console command; `python -m benchmarks` is the same."""
+PLUGGABLE = ("run", "trial", "tune", "throughput", "evaluate", "sample", "convert", "list")
 CHECKPOINT = "run folder, weights file, or checkpoint.pt of the original NVAE code"
 UNWRITABLE = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
 
@@ -40,9 +43,8 @@ class Parser(argparse.ArgumentParser):
 
 def build_parser() -> Parser:
     """The parser of all verbs."""
-    parser = Parser(
-        prog="python -m benchmarks", description="Benchmarks of variational autoencoders.", allow_abbrev=False
-    )
+    called = COMMAND if Path(sys.argv[0]).stem == COMMAND else "python -m benchmarks"
+    parser = Parser(prog=called, description="Benchmarks of variational autoencoders.", allow_abbrev=False)
     parser.set_defaults(parser=parser)
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
 
@@ -52,12 +54,13 @@ def build_parser() -> Parser:
         return sub
 
     _add_run(verb("run", "train and score the models of a suite, print the table"))
+    _add_tune(verb("tune", "try learning rates for every row of a suite, scored on the validation split"))
     _add_compare(verb("compare", "difference of two models of a run, with intervals"))
     _add_throughput(verb("throughput", "images per second, memory and breakdown of a model, alone or beside another"))
     report = verb("report", "rebuild table and figures from the records of a run")
     report.add_argument("out", nargs="?", default="results/local/quick", help="folder of the run")
     _add_evaluate(verb("evaluate", "score a trained model on a test split"))
-    _add_sample(verb("sample", "draw images from a trained model into a PNG"))
+    _add_sample(verb("sample", "draw images from a trained model into a grid, a folder or an archive"))
     convert = verb("convert", "write a checkpoint (of the original NVAE code, say) in this suite's format")
     convert.add_argument("checkpoint", help=CHECKPOINT)
     convert.add_argument("out", help="a .safetensors file, or a folder to make")
@@ -93,6 +96,13 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a key of the suite")
     run.add_argument("--dry-run", action="store_true", help="print the plan with an estimate of time")
     run.add_argument("--json", action="store_true", help="print records (or the plan) as JSON in place of the table")
+
+
+def _add_tune(tune: argparse.ArgumentParser) -> None:
+    tune.add_argument("suite", help="a suite's name or a TOML file")
+    tune.add_argument("--models", help="comma-separated rows")
+    tune.add_argument("--log", help="CSV file, continued where it stopped (default: results/tuning/SUITE.csv)")
+    tune.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a key of the suite")
 
 
 def _add_profile(profile: argparse.ArgumentParser) -> None:
@@ -187,21 +197,9 @@ def _add_sample(sample: argparse.ArgumentParser) -> None:
     sample.add_argument("--seed", type=int, default=0, help="seed of the draw")
     sample.add_argument("--draw", action="store_true", help="draw pixels in place of showing the likelihood's mean")
     sample.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    sample.add_argument("--out", default="samples.png", help="PNG file")
-
-
-def import_plugin(module: str) -> None:
-    """Import a module that adds models to the registry; the current folder is searched too.
-
-    Raises:
-        UserError: it cannot be imported.
-    """
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(f"--plugin {module}: expected a module that can be imported: {error}") from error
+    sample.add_argument("--out", metavar="FILE", help="grid; the suffix is the format (default: samples.png)")
+    sample.add_argument("--each", metavar="DIR", help="a PNG an image, into a new or empty folder")
+    sample.add_argument("--npz", metavar="FILE", help="archive of `images` (n, H, W, C) uint8")
 
 
 def run_command(arguments: Sequence[str]) -> int:

@@ -16,16 +16,18 @@ from benchmarks.cli.checkpoints import inception_fields
 from benchmarks.cli.reports import report_of
 from benchmarks.machine.environment import bfloat16_by_default, choose_device, emulates_bfloat16, note_missing_kernels
 from benchmarks.records.record import load_records, run_folders
-from benchmarks.suites.config import Suite, build_suite, read_suite, set_path, with_overrides
-from benchmarks.trials.schedule import Outcome, Plan, default_jobs, execute, plan, plan_rows, prepare_folder
+from benchmarks.suites.config import Suite, build_suite, read_suite, with_overrides
+from benchmarks.suites.overrides import apply_overrides
+from benchmarks.trials.processes import Outcome, default_jobs, execute, prepare_folder
+from benchmarks.trials.schedule import Plan, plan, schedule_rows
 from models.registry import MODELS
 
 
 def suite_of(options: argparse.Namespace) -> Suite:
-    """The suite that `run`'s options plan_rows."""
+    """The suite that `run`'s options ask for."""
     name, table = read_suite(options.suite)
-    for assignment in options.set:
-        set_path(table, assignment)
+    rows = options.models.split(",") if options.models else None
+    apply_overrides(table, options.set, rows)
     for key in ("data", "seeds"):
         if getattr(options, key) is not None:
             table[key] = getattr(options, key)
@@ -35,7 +37,6 @@ def suite_of(options: argparse.Namespace) -> Suite:
     if bfloat16_by_default(device):
         _prefer_bfloat16(table)
     without = _set_latent_size(table, options.latent_size) if options.latent_size is not None else []
-    rows = options.models.split(",") if options.models else None
     suite = build_suite(name, table, rows)
     if without:
         print(f"--latent-size leaves {', '.join(without)} as they are (see latent_channels)", file=sys.stderr)
@@ -131,21 +132,18 @@ def _exit_code(outcome: Outcome) -> int:
 
 
 def _dry_run(planned: Plan, as_json: bool) -> int:
-    rows = plan_rows(planned)
+    rows = schedule_rows(planned)
     if as_json:
-        print(json.dumps(rows, indent=1))
+        print(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
         return 0
-    total = 0.0
     print(f"{planned.suite.title}: {planned.data.name}, {len(planned.data.train):,} training images, out {planned.out}")
     for row in rows:
-        seconds = float(str(row["estimated_training_seconds"]))
-        total += seconds
         print(
-            f"  {row['row']:14} seed {row['seed']}  {row['parameters']:>11,} parameters  {row['latents']:>7,} latents  "
-            f"{int(str(row['macs_per_image'])) / 1e6:8.1f} M MACs/image  about {seconds:6.0f} s training  "
-            f"{row['estimated_memory_mib']:>8,.0f} MiB  "
-            f"{row['status']}"
+            f"  {row.row:14} seed {row.seed}  {row.parameters:>11,} parameters  {row.latents:>7,} latents  "
+            f"{row.macs_per_image / 1e6:8.1f} M MACs/image  about {row.estimated_training_seconds:6.0f} s training  "
+            f"{row.estimated_memory_mib:>8,.0f} MiB  {row.status}"
         )
+    total = sum(row.estimated_training_seconds for row in rows)
     jobs = default_jobs(planned.suite)
     print(f"about {total / jobs:.0f} s of training with {jobs} trials at a time; evaluation and throughput come on top")
     return 0

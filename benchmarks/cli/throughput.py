@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 
 from benchmarks.base.errors import UserError
+from benchmarks.base.files import write_text_atomically
 from benchmarks.machine.environment import choose_device, note_missing_kernels
 from benchmarks.machine.process import keep_freed_memory
-from benchmarks.records.record import Measurement, write_text_atomically
+from benchmarks.records.record import Measurement
 from benchmarks.report.speed import measurements_csv, measurements_text
 from benchmarks.speed import plan, suite
 from benchmarks.speed import throughput as timing

@@ -7,7 +7,7 @@ for index in islice(batches(len(data.train), 32, seed=0, start_step=0), steps):
 
 from benchmarks.data.dataset import DataSet, Source, cache_folder, content_hash
 from benchmarks.data.order import batches, keyed_generator
-from benchmarks.data.pixels import binarise, to_uint8, to_unit
+from benchmarks.data.pixels import binarise, model_input, to_uint8, to_unit
 from benchmarks.data.registry import DATA_SETS, Labels, load, load_labels
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "keyed_generator",
     "load",
     "load_labels",
+    "model_input",
     "to_uint8",
     "to_unit",
 ]

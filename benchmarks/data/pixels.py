@@ -7,6 +7,7 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
 from kernels.cpu.pixels import uniform_below
+from models.likelihoods import ConfiguredLikelihood
 
 FULL_BITS = 8
 
@@ -49,3 +50,12 @@ def binarise(x_unit: Float[Tensor, "..."], source: torch.Generator | int) -> Flo
         return uniform_below(x_unit, source)
     uniform = torch.rand(x_unit.shape, generator=source, dtype=x_unit.dtype, device=x_unit.device)
     return uniform.lt_(x_unit)
+
+
+def model_input(images: Tensor, likelihood: ConfiguredLikelihood, source: torch.Generator | int) -> Tensor:
+    """What a model sees of uint8 images (B, C, H, W): levels in [0, 1], binarised where the likelihood is binary.
+
+    `source` of the binary draws is a generator, or the seed of a fresh one.
+    """
+    x = to_unit(images, likelihood.bits)
+    return binarise(x, source) if likelihood.binary else x

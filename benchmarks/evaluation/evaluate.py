@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.base.streams import seed_tensor
-from benchmarks.data import DataSet, cache_folder, keyed_generator, to_uint8, to_unit
+from benchmarks.data import DataSet, cache_folder, keyed_generator, model_input, to_uint8, to_unit
 from benchmarks.metrics.extractors import open_extractor
 from benchmarks.metrics.latents import LatentUsage, latent_metrics
 from benchmarks.metrics.reconstruction import mse_per_image, psnr_per_image, reconstruction_metrics
@@ -26,9 +26,7 @@ from benchmarks.records.catalogue import dash
 from benchmarks.records.record import LatentGroupInfo, Measurement
 from benchmarks.records.uncertainty import per_image
 from benchmarks.suites.config import TrialConfig
-from benchmarks.training.loop import model_input
 from models.elbo import Bounds, ELBOTerms, bits_per_dim, importance_weighted
-from models.likelihoods import LogisticMixtureSpec
 from models.output import Draw, Model
 
 PICTURES = 64
@@ -55,7 +53,7 @@ def evaluate(model: Model, trial: TrialConfig, data: DataSet, progress: Progress
     model.eval()
     device = next(model.parameters()).device
     test = data.test[: trial.evaluation.images or None]
-    x = model_input(test, trial, keyed_generator(trial.seed, "test binarisation")).to(device)
+    x = model_input(test, trial.likelihood_spec, keyed_generator(trial.seed, "test binarisation")).to(device)
     originals = to_uint8(to_unit(test, trial.bits))
     measurements: list[Measurement] = []
     values: dict[str, np.ndarray] = {}
@@ -101,7 +99,7 @@ def test_bounds(model: Model, trial: TrialConfig, x: Tensor, progress: Progress)
 
 def likelihood_metrics(bounds: Bounds, trial: TrialConfig, dims: int) -> list[Measurement]:
     """ELBO, rate, distortion, importance-weighted bound and, over integer levels, bits/dim; with intervals."""
-    details = {"likelihood": _likelihood_name(trial), "k": bounds.k}
+    details = {"likelihood": f"{trial.likelihood}({trial.likelihood_spec.variant})", "k": bounds.k}
 
     def values(tensor: Tensor) -> np.ndarray:
         return tensor.double().cpu().numpy()
@@ -112,19 +110,10 @@ def likelihood_metrics(bounds: Bounds, trial: TrialConfig, dims: int) -> list[Me
         per_image("rate", values(bounds.terms.rate), trial.seed, details=details),
         per_image("distortion", values(bounds.terms.distortion), trial.seed, details=details),
     ]
-    if isinstance(trial.likelihood_spec, LogisticMixtureSpec):
+    if trial.likelihood_spec.over_levels:
         bits = values(bits_per_dim(bounds.elbo, dims))
         return [*rows, per_image("bits_per_dim", bits, trial.seed, details=details)]
     return [*rows, dash("bits_per_dim", f"not defined for the {trial.likelihood} likelihood")]
-
-
-def _likelihood_name(trial: TrialConfig) -> str:
-    """The likelihood and the fields that change its value: rows are comparable only where it is equal."""
-    spec = trial.likelihood_spec
-    if isinstance(spec, LogisticMixtureSpec):
-        edges = ", original edges" if spec.original_edges else ""
-        return f"{trial.likelihood}(bits={spec.bits}{edges})"
-    return f"{trial.likelihood}()"
 
 
 @torch.no_grad()

@@ -13,17 +13,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.base.errors import UserError
+from benchmarks.base.files import write_text_atomically
 from benchmarks.base.streams import seed_tensor
-from benchmarks.data import keyed_generator
+from benchmarks.data import keyed_generator, model_input
 from benchmarks.records.catalogue import measurement
-from benchmarks.records.record import Measurement, write_text_atomically
+from benchmarks.records.record import Measurement
 from benchmarks.records.uncertainty import per_image
 from benchmarks.storage.weights import LoadedModel
 from benchmarks.suites.config import TrialConfig
-from benchmarks.training.loop import model_input
 from models.elbo import ELBOTerms, bits_per_dim, terms
-from models.likelihoods import LogisticMixtureSpec
 from models.output import Draw, Model, ModelOutput
+from models.registry import MODELS
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,9 @@ class ImageScores:
     has_prior: bool
 
 
-def with_original_rules(loaded: LoadedModel) -> LoadedModel:
-    """The model with the right edge of the original's logistic likelihood; others have one rule only."""
-    spec = loaded.trial.likelihood_spec
-    if not isinstance(spec, LogisticMixtureSpec):
-        return loaded
-    spec = dataclasses.replace(spec, original_edges=True)
+def with_published_rules(loaded: LoadedModel) -> LoadedModel:
+    """The model with its likelihood as the code that published it computes it."""
+    spec = MODELS[loaded.trial.model].published_rules(loaded.trial.likelihood_spec)
     loaded.model.likelihood = spec
     return dataclasses.replace(loaded, trial=dataclasses.replace(loaded.trial, likelihood_spec=spec))
 
@@ -72,7 +69,8 @@ def padded_input(images: Tensor, loaded: LoadedModel) -> Tensor:
     if images.is_floating_point():
         return images if padded_already else model.padded(images)
     bare = _cropped(images, pad) if padded_already else images
-    return model.padded(model_input(bare, loaded.trial, keyed_generator(loaded.trial.seed, "test binarisation")))
+    gen = keyed_generator(loaded.trial.seed, "test binarisation")
+    return model.padded(model_input(bare, loaded.trial.likelihood_spec, gen))
 
 
 def _cropped(images: Tensor, pad: int) -> Tensor:
@@ -110,7 +108,7 @@ def summary(scores: ImageScores, trial: TrialConfig, dims: int) -> list[Measurem
         rate, total = ("log_q_over_p", "value") if scores.is_point else ("rate", "elbo")
         found[f"{rate}{at_mean}"] = _mean("rate", scores.terms.rate, trial)
         found[f"{total}{at_mean}"] = _mean("elbo", scores.terms.elbo, trial)
-        if isinstance(trial.likelihood_spec, LogisticMixtureSpec):
+        if trial.likelihood_spec.over_levels:
             found[f"bits_per_dim{at_mean}"] = _mean("bits_per_dim", bits_per_dim(scores.terms.elbo, dims), trial)
     return [dataclasses.replace(row, metric=name) for name, row in found.items()]
 

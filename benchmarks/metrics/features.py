@@ -16,8 +16,8 @@ from torch import Tensor
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 from benchmarks.base.errors import UserError
+from benchmarks.base.files import write_bytes_atomically
 from benchmarks.data import content_hash
-from benchmarks.records.record import write_bytes_atomically
 
 Images = UInt8[Tensor, "_ C H W"]
 CACHE_FORMAT = "1"

@@ -29,11 +29,6 @@ FEWEST = 10  # parts of the inception score, and more than the neighbours of pre
 NO_EXTRACTOR = "no extractor for this data; needs --inception-weights PATH"
 
 
-def sample_fid(samples: Images, reference: Images, extractor: Extractor, cache: Path | None = None) -> Measurement:
-    """Frechet distance of `samples` to `reference` (the test split), whose features are cached in `cache`."""
-    return _distance("sample_fid", extractor.features(samples), cached_features(reference, extractor, cache), extractor)
-
-
 def fid_floor(train: Images, reference: Images, extractor: Extractor, cache: Path | None = None) -> Measurement:
     """Frechet distance of as many training images, drawn by a fixed stream, to `reference` (the test split)."""
     order = torch.randperm(len(train), generator=keyed_generator(0, "fid floor"))

@@ -23,9 +23,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.base.errors import UserError
+from benchmarks.base.files import write_bytes_atomically, write_text_atomically
 from benchmarks.data import DataSet, batches, keyed_generator, load, load_labels, to_unit
 from benchmarks.metrics.classifier import SmallClassifier
-from benchmarks.records.record import write_bytes_atomically, write_text_atomically
 
 WEIGHTS = Path(__file__).parent / "weights"
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -175,16 +177,11 @@ def _time_once(call: Callable[[], object], device: torch.device) -> float:
     return 1e3 * first.elapsed_time(last)
 
 
-def median(times: list[float]) -> float:
-    """The median time."""
-    return sorted(times)[len(times) // 2]
-
-
 def copy_bandwidth(device: torch.device) -> float:
     """GB/s of copying a tensor larger than the caches, bytes read and written."""
     source = torch.empty(COPY_BYTES[device.type], dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return 2 * source.numel() / median(time_call(lambda: target.copy_(source), device)) / 1e3
+    return 2 * source.numel() / statistics.median(time_call(lambda: target.copy_(source), device)) / 1e3
 
 
 def launches_of(call: Callable[[], object]) -> int:
@@ -222,13 +219,12 @@ def time_problem(problem: Problem, ops: Ops, device: torch.device, bandwidth: fl
     }
     if not error < TOLERANCE[problem.dtype]:
         return Timing(**row, note=f"not timed: error {error:.1e} exceeds {TOLERANCE[problem.dtype]:.0e}")
-    times = sorted(time_call(lambda: problem.step(ops), device))
-    low, middle, high = (times[int(q * (len(times) - 1))] for q in QUANTILES)
-    eager = median(time_call(lambda: problem.step(EAGER), device))
+    low, middle, high = np.quantile(time_call(lambda: problem.step(ops), device), QUANTILES).tolist()
+    eager = statistics.median(time_call(lambda: problem.step(EAGER), device))
     compiled = None
     if gpu:
         step = torch.compile(problem.step, dynamic=False)
-        compiled = median(time_call(lambda: step(EAGER), device)) / middle
+        compiled = statistics.median(time_call(lambda: step(EAGER), device)) / middle
     rate = problem.floor / middle / 1e3
     return Timing(
         **row,

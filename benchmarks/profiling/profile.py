@@ -6,21 +6,21 @@ machine's GPU if there is one, and on its CPU.
 
 from __future__ import annotations
 
-import csv as csv_module
 import dataclasses
-import io
 import json as json_module
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from benchmarks.base.errors import unknown
+from benchmarks.base.files import write_text_atomically
 from benchmarks.profiling.kernel_timing import Timing, problems, time_operations, write_trace
 from benchmarks.profiling.proton import KernelTime, ProtonMissing, kernel_times
-from benchmarks.records.record import write_text_atomically
+from benchmarks.report import layout
 from kernels.backends import best_for
 from kernels.readback.disassembly import ToolsMissing
 from kernels.readback.static_profile import (
@@ -92,6 +92,8 @@ COLUMNS: dict[str, Columns] = {
         ("proton_us", "Proton us"),
     ),
 }
+PEAKS = ("memory", "issue", "special")
+ESTIMATES = ("kernel", "direction", "dtype", "GPU", "memory", "issue", "special functions", "bound")
 WIDEST = 60
 """Characters of a cell; PyTorch's own kernels have names of hundreds."""
 
@@ -137,7 +139,7 @@ def profile(
     if json is not None:
         write_text_atomically(json, json_module.dumps(rows, indent=1) + "\n")
     if csv is not None:
-        write_text_atomically(csv, csv_text(rows))
+        write_text_atomically(csv, layout.csv(layout.frame(rows)))
     if figure is not None and static:
         draw(static, figure)
     return rows
@@ -209,14 +211,10 @@ def cell(value: Any) -> str:
 
 
 def print_table(columns: Columns, rows: Sequence[dict[str, Any]]) -> None:
-    """Print rows as a markdown table."""
-    if not rows:
-        return
-    lines = [[head for _, head in columns], *([cell(row[key]) for key, _ in columns] for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
-    padded = [f"| {' | '.join(t.ljust(width) for t, width in zip(line, widths, strict=True))} |" for line in lines]
-    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    print("\n".join(["", padded[0], rule, *padded[1:]]))
+    """Print rows as a markdown table, after an empty line; nothing without rows."""
+    if rows:
+        cells = pd.DataFrame([[cell(row[key]) for key, _ in columns] for row in rows], columns=[h for _, h in columns])
+        print(f"\n{layout.markdown(cells, cells.columns, 'closed')}")
 
 
 def print_by_target(rows: Sequence[StaticProfile]) -> None:
@@ -232,34 +230,21 @@ def print_by_target(rows: Sequence[StaticProfile]) -> None:
 
 def print_estimates(rows: Sequence[StaticProfile]) -> None:
     """Print the estimated times of a million elements for each GPU."""
-    lines = [
-        f"| {row.kernel} | {row.direction} | {row.dtype} | {gpu} | {us['memory']:.2f} | {us['issue']:.2f} "
-        f"| {us['special']:.2f} | {row.bound[gpu]} |"
+    cells = [
+        (row.kernel, row.direction, row.dtype, gpu, *(f"{us[peak]:.2f}" for peak in PEAKS), row.bound[gpu])
         for row in rows
         for gpu, us in row.estimate_us_per_million.items()
     ]
-    if lines:
-        guessed = [gpu.gpu for gpu in gpus() if any("unsourced" in source for source in gpu.sources)]
-        note = f" A peak has no source: {', '.join(guessed)}." if guessed else ""
-        print(
-            "\nEstimates from datasheet peaks (kernels/readback/gpus.csv), microseconds per million elements; "
-            "not measured." + note
-        )
-        print("| kernel | direction | dtype | GPU | memory | issue | special functions | bound |")
-        print("|---|---|---|---|---|---|---|---|")
-        print("\n".join(lines))
-
-
-def csv_text(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as CSV; nested values as JSON."""
-    names = list(dict.fromkeys(key for row in rows for key in row))
-    buffer = io.StringIO()
-    writer = csv_module.DictWriter(buffer, names, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        nested = (dict, list, tuple)
-        writer.writerow({k: json_module.dumps(v) if isinstance(v, nested) else v for k, v in row.items()})
-    return buffer.getvalue()
+    if not cells:
+        return
+    guessed = [gpu.gpu for gpu in gpus() if any("unsourced" in source for source in gpu.sources)]
+    note = f" A peak has no source: {', '.join(guessed)}." if guessed else ""
+    print(
+        "\nEstimates from datasheet peaks (kernels/readback/gpus.csv), microseconds per million elements; "
+        "not measured." + note
+    )
+    table = pd.DataFrame(cells, columns=list(ESTIMATES))
+    print(layout.markdown(table, ESTIMATES, "bare"))
 
 
 def draw(rows: Sequence[StaticProfile], path: Path) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.base.children import last_words
 from benchmarks.profiling.kernel_timing import Problem, cache_filler, problems
 from kernels.backends import best_for
 
@@ -114,8 +115,7 @@ def kernel_times() -> list[KernelTime]:
         except subprocess.TimeoutExpired as error:
             raise ProtonMissing(f"nothing after {SECONDS} s") from error
         if done.returncode:
-            lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-            raise ProtonMissing(lines[-1])
+            raise ProtonMissing(last_words(done.stderr, done.returncode))
         rows = json.loads((Path(folder) / ROWS).read_text())
     return [KernelTime(**row | {"shape": tuple(row["shape"])}) for row in rows]
 

@@ -56,7 +56,7 @@ def compare(out: Path, a: str, b: str) -> str:
     first, second = find_row(trials.values(), a), find_row(trials.values(), b)
     found = differences(first, second, trials)
     head = f"## {second.label} - {first.label} ({first.records[0].suite}: {first.records[0].data})"
-    table = layout.markdown(_table(first, second, found), left=("Basis", "Verdict"))
+    table = layout.markdown(_table(first, second, found), left=("Metric", "Basis", "Verdict"))
     notes = dict.fromkeys([*warnings(first, second), *(d.note for d in found if d.note)])
     lines = [layout.wrapped(note, "- ") for note in notes]
     return "\n\n".join([head, table, *(["\n".join(lines)] if lines else [])]) + "\n"

@@ -14,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from benchmarks.records.record import RunRecord, write_bytes_atomically
+from benchmarks.base.files import write_bytes_atomically
+from benchmarks.records.record import RunRecord
 from benchmarks.report.rows import Row
 
 Images = np.ndarray[Any, np.dtype[np.uint8]]  # (N, H, W, C)

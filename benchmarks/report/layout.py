@@ -1,15 +1,20 @@
-"""Text of tables: numbers with a column's digits, aligned markdown, stacks that fit a terminal."""
+"""Text of tables: numbers with a column's digits, markdown, stacks that fit a terminal, CSV."""
 
 from __future__ import annotations
 
+import json
 import math
+import statistics
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import pandas as pd
 
 WIDTH = 160  # characters of a terminal line that tables and captions stay within
 DASH = "-"
+Style = Literal["aligned", "closed", "bare"]
+"""How markdown looks as text: columns aligned; aligned, with a rule that touches the bars; not aligned."""
 
 
 def decimals(values: Iterable[float], halves: Iterable[float] = (), digits: int = 4) -> int:
@@ -22,10 +27,10 @@ def decimals(values: Iterable[float], halves: Iterable[float] = (), digits: int 
     if not sizes:
         return 2
     base = digits - 1 - _exponent(max(sizes))
-    spreads = sorted(h for h in halves if h > 0)
+    spreads = [h for h in halves if h > 0]
     wanted = max(base, 1 - _exponent(min(sizes)))
     if spreads:
-        wanted = max(wanted, -_exponent(spreads[len(spreads) // 2]))
+        wanted = max(wanted, -_exponent(statistics.median_high(spreads)))
     return max(0, min(wanted, base + 2))
 
 
@@ -50,17 +55,33 @@ def stack(table: pd.DataFrame, width: int = WIDTH) -> list[pd.DataFrame]:
     return [table.filter(items=[first, *block]) for block in blocks]
 
 
-def markdown(table: pd.DataFrame, left: Sequence[str] = ()) -> str:
-    """`table`, whose cells are text, as an aligned markdown table; numbers to the right, `left` and the first not."""
+def markdown(table: pd.DataFrame, left: Iterable[str] | None = None, style: Style = "aligned") -> str:
+    """`table`, whose cells are text, as a markdown table.
+
+    Args:
+        table: the cells; its column names are the headings.
+        left: columns that are flush left (default: the first alone); the others are numbers, to the right.
+        style: how it looks as text; markdown's readers see no difference.
+    """
     names = list(table.columns)
+    flush = set(names[:1] if left is None else left)
     widths = {name: _column_width(table, name) for name in names}
-    flush = {names[0], *left}
-    rule = [("-" * widths[name]) if name in flush else "-" * (widths[name] - 1) + ":" for name in names]
-    lines = [_line([_fit(name, widths[name], name in flush) for name in names]), _line(rule)]
-    for cells in table.itertuples(index=False):
-        texts = dict(zip(names, map(escape, cells), strict=True))
-        lines.append(_line([_fit(texts[name], widths[name], name in flush) for name in names]))
-    return "\n".join(lines)
+    rule = [_rule(widths[name], name in flush, style) for name in names]
+    lines = [names, *([escape(cell) for cell in cells] for cells in table.itertuples(index=False))]
+    if style != "bare":
+        lines = [[_fit(text, widths[n], n in flush) for n, text in zip(names, line, strict=True)] for line in lines]
+    head, *body = (f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join([head, f"|{'|'.join(rule)}|", *body])
+
+
+def frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """A line a row, a column for every key that one has; whole numbers stay whole, nested values become JSON."""
+    return pd.DataFrame([{key: _csv_cell(value) for key, value in row.items()} for row in rows], dtype=object)
+
+
+def csv(table: pd.DataFrame) -> str:
+    """`table` as CSV; what is missing is empty."""
+    return table.to_csv(index=False, lineterminator="\n")
 
 
 def wrapped(text: str, bullet: str = "") -> str:
@@ -80,6 +101,11 @@ def escape(cell: object) -> str:
     return str(cell).replace("|", "\\|").replace("\n", " ")
 
 
+def _csv_cell(value: Any) -> Any:
+    """`value`, as JSON if it is nested."""
+    return json.dumps(value) if isinstance(value, dict | list | tuple) else value
+
+
 def _exponent(size: float) -> int:
     """The power of ten of the leading digit of `size`."""
     return math.floor(math.log10(size))
@@ -95,6 +121,11 @@ def _fit(text: str, width: int, left: bool) -> str:
     return text.ljust(width) if left else text.rjust(width)
 
 
-def _line(cells: list[str]) -> str:
-    """One line of a markdown table."""
-    return f"| {' | '.join(cells)} |"
+def _rule(width: int, left: bool, style: Style) -> str:
+    """What stands between two bars under the heading of a column of `width` characters; a colon: to the right."""
+    end = "-" if left else ":"
+    if style == "aligned":
+        return f" {'-' * (width - 1)}{end} "
+    if style == "closed":
+        return f"-{'-' * width}{end}"
+    return "---" if left else "---:"

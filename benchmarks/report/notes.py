@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from benchmarks.records.catalogue import COLLAPSED_RATE
 from benchmarks.records.record import LatentGroupInfo, Measurement, RunRecord
@@ -17,6 +18,13 @@ EQUAL_SECONDS = 0.1  # relative range of training seconds that still counts as e
 THROUGHPUTS = ("train_throughput", "encode_throughput", "reconstruct_throughput", "sample_throughput")
 CONDITIONS = {"batch": "batch", "threads": "threads", "precision": "precision", "load": "load average"}
 BUSY = 1.5  # load average over cores above which rates are flagged
+LIKELIHOODS = {
+    "bernoulli": "Bernoulli, probability of pixels binarised by their brightness",
+    "gaussian": "Gaussian (scale {scale}), density over pixels in 0-1",
+    "logistic-mixture": "mixture of {mixtures} logistics, probability of {bits}-bit levels",
+    "soft-clamped-normal": "normal with soft-clamped parameters, density over pixels in -1 to 1",
+}
+"""What each likelihood scores, by its name in a configuration."""
 SPREADS = {
     "bootstrap 95%": "half the 95 % bootstrap interval over test images",
     "std over seeds": "one standard deviation over seeds",
@@ -32,6 +40,7 @@ def caption(rows: Sequence[Row]) -> list[str]:
     return [
         _what(records),
         training_equality(rows),
+        *likelihoods(rows),
         *spread(rows),
         *trade(rows),
         *features(rows),
@@ -52,6 +61,26 @@ def training_equality(rows: Sequence[Row]) -> str:
     if seconds[-1] - seconds[0] <= EQUAL_SECONDS * seconds[-1]:
         return f"Equal seconds: every row trained for about {seconds[-1]:,.0f} s, on {_range(images)} images."
     return f"Neither equal images ({_range(images)}) nor equal seconds: compare rows with care."
+
+
+def likelihoods(rows: Sequence[Row]) -> list[str]:
+    """What log p(x) is of, and beta, for each likelihood in the table: values of two kinds cannot be compared."""
+    labels: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        config = row.records[0].config
+        if "likelihood" in config:
+            kind = LIKELIHOODS.get(str(config["likelihood"]), "{likelihood}").format(**_likelihood_fields(config))
+            beta = "" if row.beta is None else f", beta {row.beta:g}"
+            labels.setdefault((kind, beta), []).append(row.label)
+    said = "; ".join(f"{join_words(names)}: {kind}{beta}" for (kind, beta), names in labels.items())
+    warning = " Values under different likelihoods are not comparable." if len({kind for kind, _ in labels}) > 1 else ""
+    return [f"Likelihood: {said}.{warning}"] if labels else []
+
+
+def _likelihood_fields(config: dict[str, Any]) -> dict[str, object]:
+    """A likelihood's name and its settings, for `LIKELIHOODS`."""
+    spec: dict[str, Any] = config.get("likelihood_spec") or {}
+    return {"likelihood": config["likelihood"], "bits": 8, "mixtures": "?", "scale": "?", **spec}
 
 
 def spread(rows: Sequence[Row]) -> list[str]:

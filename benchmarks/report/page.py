@@ -11,7 +11,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmarks.base.errors import UserError
-from benchmarks.records.record import RunRecord, load_trials, write_text_atomically
+from benchmarks.base.files import write_text_atomically
+from benchmarks.records.record import RunRecord, load_trials
 from benchmarks.report import charts, figures, layout, published, tables
 from benchmarks.report.tables import Section
 

@@ -66,7 +66,7 @@ def markdown(frame: pd.DataFrame) -> str:
     parts = [
         f"### {TITLE}",
         layout.wrapped(PREFACE),
-        layout.markdown(table, left=("Data", "Metric", "Value")),
+        layout.markdown(table, left=("Model", "Data", "Metric", "Value")),
         lines,
     ]
     return "\n\n".join(parts) + "\n"

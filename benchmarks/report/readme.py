@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.base.errors import UserError
-from benchmarks.records.record import write_text_atomically
+from benchmarks.base.files import write_text_atomically
 
 START = "<!-- table: written by python -m benchmarks.report.readme -->"
 END = "<!-- end of table -->"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.records.record import Measurement
-from benchmarks.report.layout import DASH, markdown, wrapped
+from benchmarks.report.layout import DASH, csv, frame, markdown, wrapped
 
 TRAINING_PASSES = 3
 """Multiply-accumulates of a training step in those of a forward pass: forward, gradient of inputs, of weights."""
@@ -42,7 +40,7 @@ HEADINGS = (
     "verdict",
     "load",
 )
-TEXT_COLUMNS = ("what", "against", "verdict")
+TEXT_COLUMNS = ("config", "what", "against", "verdict")
 METHOD = (
     "Rates are images a second, medians with the interquartile range in brackets. Ours and the other take turns (A B, "
     "B A, ...), each in a process of its own; a turn repeats a call for 0.2 s, after one call that is not timed. The "
@@ -146,24 +144,13 @@ def speed_json(table: SpeedTable) -> str:
 
 def speed_csv(table: SpeedTable) -> str:
     """The rows as CSV."""
-    return _csv(_row_dicts(table))
+    return csv(frame(_row_dicts(table)))
 
 
 def _row_dicts(table: SpeedTable) -> list[dict[str, Any]]:
     """The rows with what is derived from them."""
     derived = [{"gflops": row.gflops, "gemm_share": table.gemm_share(row)} for row in table.rows]
     return [{**dataclasses.asdict(row), **more} for row, more in zip(table.rows, derived, strict=True)]
-
-
-def _csv(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows as CSV, nested values as JSON."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, names, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: json.dumps(v) if isinstance(v, (dict, list)) else v for k, v in row.items()})
-    return buffer.getvalue()
 
 
 def speed_markdown(table: SpeedTable) -> str:
@@ -173,7 +160,7 @@ def speed_markdown(table: SpeedTable) -> str:
     parts += ["\n".join(dict.fromkeys(notes))] if notes else []
     references = _reference_frame(table)
     if len(references):
-        parts += ["## The baseline beside what it stands for", markdown(references, ("what", "source"))]
+        parts += ["## The baseline beside what it stands for", markdown(references, ("config", "what", "source"))]
     parts += ["## The machine's own limits", markdown(_limits_frame(table))]
     if table.breakdowns:
         parts += ["## Where our training step's time goes", markdown(_breakdown_frame(table))]
@@ -306,7 +293,7 @@ def _step_rate(table: SpeedTable, one: dict[str, Any]) -> str:
 def measurements_csv(rows: Sequence[Measurement]) -> str:
     """Measurements as CSV, their details as columns."""
     flat = [dataclasses.asdict(row) for row in rows]
-    return _csv([{**{k: v for k, v in row.items() if k != "details"}, **row["details"]} for row in flat])
+    return csv(frame([{**{k: v for k, v in row.items() if k != "details"}, **row["details"]} for row in flat]))
 
 
 def measurements_text(rows: Sequence[Measurement]) -> str:

@@ -96,7 +96,7 @@ def numbers(rows: Sequence[Row]) -> pd.DataFrame:
 
 def csv(parts: Sequence[Section]) -> str:
     """All sections as CSV text, a line a model row."""
-    return pd.concat([numbers(part.rows) for part in parts], ignore_index=True).to_csv(index=False)
+    return layout.csv(pd.concat([numbers(part.rows) for part in parts], ignore_index=True))
 
 
 def _table(title: str, rows: Sequence[Row], specs: Sequence[Spec]) -> Table | None:

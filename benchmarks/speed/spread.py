@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 NO_WINNER = "no winner (spreads overlap)"
+QUARTILES = (0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True)
@@ -31,18 +34,9 @@ class Goal:
     lower_is_better: bool = False
 
 
-def quantile(values: Sequence[float], share: float) -> float:
-    """The `share` quantile in [0, 1] of the values, linear between neighbours."""
-    ordered = sorted(values)
-    position = share * (len(ordered) - 1)
-    below = int(position)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (position - below) * (ordered[above] - ordered[below])
-
-
 def spread(values: Sequence[float]) -> Spread:
-    """Quartiles of at least one value."""
-    low, median, high = (quantile(values, share) for share in (0.25, 0.5, 0.75))
+    """Quartiles of at least one value, linear between neighbours."""
+    low, median, high = np.quantile(values, QUARTILES).tolist()
     return Spread(low, median, high, len(values))
 
 

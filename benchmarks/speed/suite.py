@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -16,9 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.base.children import output_of
 from benchmarks.base.errors import UserError
+from benchmarks.base.files import write_text_atomically
 from benchmarks.machine.environment import collect
-from benchmarks.records.record import Measurement, write_text_atomically
+from benchmarks.records.record import Measurement
 from benchmarks.report.speed import SpeedRow, SpeedTable, speed_csv, speed_json, speed_markdown
 from benchmarks.speed.clock import Watch
 from benchmarks.speed.machine import measure_limits
@@ -119,11 +120,7 @@ class Runner:
         Raises:
             UserError: it failed; carries its last line.
         """
-        result = subprocess.run(command, capture_output=True, text=True, env=self.environment(threads))
-        if result.returncode:
-            lines = result.stderr.strip().splitlines() or [f"exit code {result.returncode}"]
-            raise UserError(lines[-1].removeprefix("error: "))
-        return result.stdout
+        return output_of(command, self.environment(threads))
 
     def against_pythae(self, comparison: Comparison) -> list[SpeedRow]:
         """Our training loop and pythae's, each in its own environment: short processes in turns."""

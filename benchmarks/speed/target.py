@@ -23,9 +23,9 @@ from benchmarks.suites.config import (
     to_dict,
     trial_from_dict,
 )
-from benchmarks.suites.presets import RECIPE, preset_row
-from models.nvae.presets import PRESETS
+from benchmarks.suites.presets import preset_row, recipe_row
 from models.output import ImageShape, Model
+from models.registry import MODELS, presets
 
 TABLES = {
     "model": "model_config",
@@ -96,12 +96,12 @@ def resolve(name: str, rows: Sequence[str] | None = None) -> list[Target]:
         return _suite_targets(name, rows)
     if rows:
         raise UserError(f"--models: expected a suite to pick rows from, got '{name}'")
-    if name in PRESETS:
+    if name in presets():
         return [preset_target(name)]
     path = Path(name)
     if path.exists() or path.suffix or len(path.parts) > 1:
         return [_loaded_target(name, load_model(path, CPU))]
-    raise unknown("target", name, [*suite_names(), *PRESETS])
+    raise unknown("target", name, [*suite_names(), *presets()])
 
 
 def _suite_targets(name: str, rows: Sequence[str] | None) -> list[Target]:
@@ -113,10 +113,11 @@ def _suite_targets(name: str, rows: Sequence[str] | None) -> list[Target]:
 
 
 def preset_target(name: str) -> Target:
-    """A preset under the recipe that the published models share, on data that it does not name."""
-    row = {**RECIPE, **preset_row(name)}
+    """A preset under the recipe that its model's published ones share, on data that it does not name."""
+    preset = presets()[name]
+    row = {**recipe_row(MODELS[preset.model].recipe), **preset_row(name)}
     trial = build_suite(name, {"data": "", "models": {name: row}}).trials[0]
-    return Target(name, trial, PRESETS[name].image)
+    return Target(name, trial, preset.image)
 
 
 def _loaded_target(name: str, loaded: LoadedModel) -> Target:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -11,19 +11,15 @@ from torch import Tensor
 
 from benchmarks.base.errors import UserError
 from benchmarks.base.streams import seed_tensor
-from benchmarks.data import batches, keyed_generator
-from benchmarks.speed.baseline.nvae import plain_nvae
-from benchmarks.speed.baseline.training import PlainTraining
-from benchmarks.speed.baseline.vae import PlainLoop
+from benchmarks.data import batches, keyed_generator, model_input
+from benchmarks.speed.baseline.registry import BASELINES
 from benchmarks.speed.clock import MAX_ROUNDS, MOST_REPEATS, WARMUP_CALLS, Call
 from benchmarks.speed.target import Target
 from benchmarks.suites.config import TrialConfig
-from benchmarks.training.loop import compile_step, model_input, training_batch
+from benchmarks.training.loop import compile_step, training_batch
 from benchmarks.training.step import StepGuard, TrainingState, build_optimizer, train_step
 from models.elbo import importance_weighted
-from models.nvae import NVAE
 from models.output import Draw, Model
-from models.vanilla.vae import VAE
 
 Copy = Callable[[Model], Model]
 STEPS = MAX_ROUNDS * (MOST_REPEATS + 1) + WARMUP_CALLS + 1
@@ -52,7 +48,7 @@ class Job:
     def x(self) -> Tensor:
         """The model's input (B, C, H, W): the first images."""
         gen = keyed_generator(self.trial.seed, "throughput")
-        return model_input(self.images[: self.batch], self.trial, gen).to(self.device)
+        return model_input(self.images[: self.batch], self.trial.likelihood_spec, gen).to(self.device)
 
     def draw(self) -> Draw:
         """Keyed noise, the same in every call."""
@@ -134,41 +130,7 @@ OURS: dict[str, Verb] = {
 """What can be timed of every model."""
 
 
-def plain_nvae_train(job: Job) -> Call:
-    """A training step of the plain NVAE."""
-    assert isinstance(job.model, NVAE)
-    training, x = PlainTraining(plain_nvae(job.model), job.trial.training.learning_rate), job.x()
-    return lambda: training.step(x)
-
-
-def plain_nvae_sample(job: Job) -> Call:
-    """Mean images of the plain NVAE."""
-    assert isinstance(job.model, NVAE)
-    plain = plain_nvae(job.model).eval()
-    return torch.no_grad()(lambda: plain.sample(job.batch))
-
-
-def plain_nvae_iwae(job: Job) -> Call:
-    """Importance-weighted bound of the plain NVAE."""
-    assert isinstance(job.model, NVAE)
-    plain, x = plain_nvae(job.model).eval(), job.x()
-    return torch.no_grad()(lambda: plain.iwae(x, job.draws))
-
-
-def plain_vae_loop(job: Job) -> Call:
-    """A training step of the plain loop, its next batch included."""
-    assert isinstance(job.model, VAE)
-    return PlainLoop(job.model, job.images, job.batch, job.trial.training.learning_rate).step
-
-
-PLAIN: dict[str, dict[str, Verb]] = {
-    "nvae": {"train": plain_nvae_train, "sample": plain_nvae_sample, "iwae": plain_nvae_iwae},
-    "vae": {"loop": plain_vae_loop},
-}
-"""What the plain implementations can do, by the model's name."""
-
-
-def verbs_of(trial: TrialConfig, plain: bool) -> dict[str, Verb]:
+def verbs_of(trial: TrialConfig, plain: bool) -> Mapping[str, Verb]:
     """What can be timed of the trial's model, or of its plain implementation.
 
     Raises:
@@ -176,6 +138,7 @@ def verbs_of(trial: TrialConfig, plain: bool) -> dict[str, Verb]:
     """
     if not plain:
         return OURS
-    if trial.model not in PLAIN:
-        raise UserError(f"--vs baseline: there is a plain implementation of {', '.join(PLAIN)}, not of {trial.model}")
-    return PLAIN[trial.model]
+    if trial.model not in BASELINES:
+        known = ", ".join(BASELINES)
+        raise UserError(f"--vs baseline: there is a plain implementation of {known}, not of {trial.model}")
+    return BASELINES[trial.model]

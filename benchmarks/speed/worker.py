@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from types import TracebackType
 
+from benchmarks.base.children import environment, last_words
 from benchmarks.base.errors import UserError
 from benchmarks.speed.memory import Request
 
@@ -34,9 +34,8 @@ class Worker:
 
     def __init__(self, work: Work) -> None:
         command = [sys.executable, "-m", "benchmarks.speed.worker", json.dumps(dataclasses.asdict(work))]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(work.request.threads)}
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
+        pipe, env = subprocess.PIPE, environment(work.request.threads)
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=env)
 
     def __enter__(self) -> Worker:
         """Wait until the model is built and the call is warm."""
@@ -66,16 +65,15 @@ class Worker:
         for line in self.process.stdout:
             if expected is None or line.strip() == expected:
                 return line
-        said = (self.process.stderr.read() if self.process.stderr else "").strip().splitlines()
-        last = said[-1].removeprefix("error: ") if said else f"exit code {self.process.wait()}"
-        raise UserError(f"timing process: {last}")
+        said = self.process.stderr.read() if self.process.stderr else ""
+        raise UserError(f"timing process: {last_words(said, self.process.wait())}")
 
 
 def serve(work: Work) -> None:
     """Build the call, say that it is ready, and time it once for every line that comes."""
     import torch
 
-    from benchmarks.cli.parser import import_plugin
+    from benchmarks.base.plugins import import_plugin
     from benchmarks.machine.environment import choose_device
     from benchmarks.machine.process import frozen_garbage, keep_freed_memory
     from benchmarks.speed.clock import Turns, synchronise

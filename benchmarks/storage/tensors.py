@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from benchmarks.base.errors import UserError
-from benchmarks.records.record import write_bytes_atomically
+from benchmarks.base.files import write_bytes_atomically
 
 WEIGHTS = "weights.safetensors"
 STATE = "training.safetensors"

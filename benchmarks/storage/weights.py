@@ -11,22 +11,23 @@ from typing import Any
 import torch
 
 from benchmarks.base.errors import UserError
+from benchmarks.base.files import write_text_atomically
 from benchmarks.base.streams import seeded
 from benchmarks.machine.environment import choose_device, collect
-from benchmarks.records.record import write_text_atomically
 from benchmarks.storage import tensors
-from benchmarks.storage.published.nvae import load_weights, read_original
+from benchmarks.storage.published.checkpoint import is_torch_file, load_weights
+from benchmarks.storage.published.registry import read_published
 from benchmarks.suites.config import TrialConfig, build_suite, to_dict, trial_from_dict
-from benchmarks.suites.presets import RECIPE, setup_row
+from benchmarks.suites.presets import recipe_row, setup_row
 from kernels.backends import best_for
-from models.nvae.config import ModelSetup
 from models.output import ImageShape, Model
-from models.registry import build
+from models.presets import ModelSetup
+from models.registry import MODELS, build
 
 CONFIG = "config.json"
-ORIGINAL_BATCH = 16
-TORCH_FILES = (b"PK\x03\x04", b"\x80\x02\x8a\x0a")
-"""First bytes of what `torch.save` writes: a zip archive, or before torch 1.6 a pickled magic number."""
+PUBLISHED = "original"
+"""Suite of a model that a published code trained, as records and saved weights name it."""
+PUBLISHED_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def save_weights(model: Model, trial: TrialConfig, data_hash: str, path: Path) -
 
 
 def load_model(path: Path, device: torch.device) -> LoadedModel:
-    """The model of a weights file, of a run folder that holds one, or of an original NVAE checkpoint.
+    """The model of a weights file, of a run folder that holds one, or of a checkpoint that a published code wrote.
 
     It is in evaluation mode.
 
@@ -85,7 +86,7 @@ def load_model(path: Path, device: torch.device) -> LoadedModel:
     """
     path = path / tensors.WEIGHTS if path.is_dir() else path
     if is_torch_file(path):
-        return _load_original(path, device)
+        return _load_published(path, device)
     stored = tensors.load(path)
     try:
         trial = trial_from_dict(stored.metadata["cell"])
@@ -97,39 +98,31 @@ def load_model(path: Path, device: torch.device) -> LoadedModel:
         raise UserError(f"checkpoint {path}: expected the weights of a model of this version: {first}") from error
 
 
-def is_torch_file(path: Path) -> bool:
-    """Whether `torch.save` wrote the file, by its first bytes."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(4) in TORCH_FILES
-
-
-def _load_original(path: Path, device: torch.device) -> LoadedModel:
-    """The model of an original NVAE checkpoint.
+def _load_published(path: Path, device: torch.device) -> LoadedModel:
+    """The model of a published code's checkpoint.
 
     Raises:
-        UserError: another layout, or weights that do not fit the stored arguments; names the first keys that differ.
+        UserError: another layout, or weights that do not fit the stored setup; names the first keys that differ.
     """
     try:
-        original = read_original(path)
-        trial = original_trial(original.setup)
-        model = build_model(trial, original.setup.image, device)
-        load_weights(model, original.state)
+        reader, published = read_published(path)
+        trial = published_trial(published.setup, reader.label)
+        model = build_model(trial, published.setup.image, device)
+        load_weights(model, published.state)
     except (ValueError, OSError) as error:
         raise UserError(f"checkpoint {path}: {str(error).removeprefix(f'{path}: ')}") from error
     return LoadedModel(model.eval(), trial, data_hash="")
 
 
-def original_trial(setup: ModelSetup) -> TrialConfig:
-    """The trial of an original model: its setup with the published recipe, on data that it does not name.
+def published_trial(setup: ModelSetup, label: str) -> TrialConfig:
+    """The trial of a published model: its setup with the published recipe, on data that it does not name.
 
     Raises:
         UserError: a setup that cannot be built.
     """
-    row = {"label": "NVAE (original)", **setup_row(setup), **RECIPE}
-    table = {"data": "", "models": {"nvae": row}, "evaluation": {"batch_size": ORIGINAL_BATCH}}
-    return build_suite("original", table).trials[0]
+    row = {"label": label, **setup_row(setup), **recipe_row(MODELS[setup.model].recipe)}
+    table = {"data": "", "models": {setup.model: row}, "evaluation": {"batch_size": PUBLISHED_BATCH}}
+    return build_suite(PUBLISHED, table).trials[0]
 
 
 def record_head(trial: TrialConfig, folder: Path) -> dict[str, Any]:

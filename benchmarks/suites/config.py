@@ -1,7 +1,9 @@
 """Suites and trials as frozen dataclasses, read strictly from TOML and written to JSON.
 
 A suite is one table: a data set, a likelihood, training and evaluation settings, and one `[models.ROW]` table a row.
-A trial is one row with one seed, everything resolved; its hash names its folder.
+A trial is one row with one seed, everything resolved; its hash names its folder. A field that a configuration gains
+after runs have been named is declared by `models.fields.added_later`: the hash leaves it out while it is at its
+default, and stored configurations that lack it still read.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from typing import Any, Literal, TypeVar
 from benchmarks.base.errors import UserError, unknown
 from benchmarks.suites.presets import with_preset
 from models.elbo import Objective
-from models.likelihoods import LIKELIHOODS, AnyLikelihoodSpec, BernoulliSpec
+from models.fields import named_fields
+from models.likelihoods import LIKELIHOODS, ConfiguredLikelihood
 from models.registry import MODELS
 
 SUITES = Path(__file__).parent
@@ -106,7 +109,7 @@ class TrialConfig:
     model_config: Any
     data: str
     likelihood: str
-    likelihood_spec: AnyLikelihoodSpec
+    likelihood_spec: ConfiguredLikelihood
     training: TrainingConfig
     objective: Objective
     evaluation: EvaluationConfig
@@ -117,16 +120,19 @@ class TrialConfig:
     @property
     def bits(self) -> int:
         """Bits of a pixel value under the likelihood."""
-        return getattr(self.likelihood_spec, "bits", 8)
+        return self.likelihood_spec.bits
 
     @property
     def binary(self) -> bool:
         """Whether the model sees binarised images."""
-        return isinstance(self.likelihood_spec, BernoulliSpec)
+        return self.likelihood_spec.binary
 
     def identity(self, data_hash: str, versions: str) -> str:
-        """Hash that names the trial's folder: 12 hex digits over config, data and versions."""
-        text = json.dumps([to_dict(self), data_hash, versions], sort_keys=True)
+        """Hash that names the trial's folder: 12 hex digits over config, data and versions.
+
+        Fields of the config that were added later count only where they are not at their default.
+        """
+        text = json.dumps([named_fields(self), data_hash, versions], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -251,7 +257,7 @@ def _trial(name: str, head: _Head, table: dict[str, Any], row: str, seed: int) -
     )
 
 
-def _likelihood(raw: Any, where: str) -> tuple[str, AnyLikelihoodSpec]:
+def _likelihood(raw: Any, where: str) -> tuple[str, ConfiguredLikelihood]:
     if not isinstance(raw, dict) or "name" not in raw:
         raise UserError(f"{where}: expected a [likelihood] table with a name, one of {', '.join(LIKELIHOODS)}")
     name = raw["name"]

@@ -1,4 +1,4 @@
-"""NVAE's named setups as rows of a suite: `preset = "nvae-cifar10"` in a [models.ROW] table."""
+"""Models' named setups as rows of a suite: `preset = "nvae-cifar10"` in a [models.ROW] table."""
 
 from __future__ import annotations
 
@@ -7,31 +7,8 @@ from typing import Any, cast
 
 from benchmarks.base.errors import unknown
 from models.likelihoods import likelihood_name
-from models.nvae.config import ModelSetup
-from models.nvae.presets import PRESETS
-
-RECIPE: dict[str, dict[str, Any]] = {
-    "training": {
-        "optimizer": "adamax",
-        "learning_rate": 1e-2,
-        "final_rate": 1e-2,
-        "weight_decay": 3e-4,
-        "epsilon": 1e-3,
-    },
-    "objective": {"kl_constant": 1e-4, "kl_warmup": 0.3, "kl_floor": 1e-4, "balancing": "square"},
-}
-"""What the trainings of all published models share."""
-
-LENGTHS: dict[str, dict[str, Any]] = {
-    "nvae-mnist": {"epochs": 400.0, "batch_size": 200, "warmup": 5 / 400},
-    "nvae-cifar10": {"epochs": 400.0, "batch_size": 32, "warmup": 5 / 400},
-    "nvae-celeba64": {"epochs": 90.0, "batch_size": 16, "warmup": 5 / 90},
-    "nvae-imagenet32": {"epochs": 45.0, "batch_size": 24, "warmup": 1 / 45},
-    "nvae-celebahq256": {"epochs": 300.0, "batch_size": 4, "warmup": 5 / 300},
-    "nvae-celebahq256-24ch": {"epochs": 300.0, "batch_size": 6, "warmup": 5 / 300},
-    "nvae-ffhq256": {"epochs": 200.0, "batch_size": 4, "warmup": 5 / 200, "learning_rate": 8e-3, "final_rate": 1 / 80},
-}
-"""How long the published models were trained, with the batch of one of their GPUs."""
+from models.presets import ModelSetup, Recipe
+from models.registry import presets
 
 TABLES = ("training", "objective")
 
@@ -39,7 +16,12 @@ TABLES = ("training", "objective")
 def setup_row(setup: ModelSetup) -> dict[str, Any]:
     """Model and likelihood of `setup`, as the raw table of a row."""
     likelihood = {"name": likelihood_name(setup.likelihood), **dataclasses.asdict(cast(Any, setup.likelihood))}
-    return {"name": "nvae", "likelihood": likelihood, **dataclasses.asdict(setup.config)}
+    return {"name": setup.model, "likelihood": likelihood, **dataclasses.asdict(setup.config)}
+
+
+def recipe_row(recipe: Recipe) -> dict[str, Any]:
+    """Training and objective of `recipe`, as the raw table of a row."""
+    return {"training": dict(recipe.training), "objective": dict(recipe.objective)}
 
 
 def preset_row(name: str) -> dict[str, Any]:
@@ -48,12 +30,11 @@ def preset_row(name: str) -> dict[str, Any]:
     Raises:
         UserError: no such preset.
     """
-    if name not in PRESETS:
-        raise unknown("preset", name, PRESETS)
-    row = {"label": name, **setup_row(PRESETS[name])}
-    if name in LENGTHS:
-        row |= {**RECIPE, "training": {**RECIPE["training"], **LENGTHS[name]}}
-    return row
+    known = presets()
+    if name not in known:
+        raise unknown("preset", name, known)
+    preset = known[name]
+    return {"label": name, **setup_row(preset), **(recipe_row(preset.recipe) if preset.recipe else {})}
 
 
 def with_preset(raw: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def macs_per_image(model: Model, image: ImageShape) -> int:
 
     Counted in evaluation mode on a copy on the meta device; element-wise work is not counted.
     """
-    twin = copy.deepcopy(model).to("meta").eval()
+    twin = copy.deepcopy(model).to("meta").eval().requires_grad_(False)  # or the counter looks for gradients' functions
     twin.ops = REFERENCE
     x = torch.zeros(1, image.channels, image.height, image.width, device="meta")
     draw = Draw(torch.zeros((), dtype=torch.int64, device="meta"), at_mean=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from benchmarks.base.streams import generator_seed, seed_tensor
-from benchmarks.data import DataSet, batches, binarise, keyed_generator, to_unit
+from benchmarks.data import DataSet, batches, keyed_generator, model_input
 from benchmarks.records.record import Curve
 from benchmarks.storage import tensors
 from benchmarks.suites.config import TrainingConfig, TrialConfig
@@ -47,15 +47,6 @@ class TrainingResult:
 Progress = Callable[[int, int, str], None]
 
 
-def model_input(images: Tensor, trial: TrialConfig, source: torch.Generator | int) -> Tensor:
-    """What the model sees of uint8 images (B, C, H, W): levels in [0, 1], binarised where the likelihood is binary.
-
-    `source` of the binary draws is a generator, or the seed of a fresh one.
-    """
-    x = to_unit(images, trial.bits)
-    return binarise(x, source) if trial.binary else x
-
-
 @torch.no_grad()
 def adopt_average(state: TrainingState, trial: TrialConfig, data: DataSet, device: torch.device) -> None:
     """Load the averaged weights and re-estimate batch-norm statistics under them, on fixed training batches."""
@@ -77,7 +68,7 @@ def _fixed_batches(trial: TrialConfig, data: DataSet, device: torch.device) -> I
     order = batches(len(data.train), trial.training.batch_size, trial.seed + 1, 0)
     for index in range(trial.training.ema_batches):
         gen = keyed_generator(trial.seed, "re-estimate", index)
-        x = model_input(data.train[next(order)], trial, gen).to(device)
+        x = model_input(data.train[next(order)], trial.likelihood_spec, gen).to(device)
         yield x, Draw(seed_tensor(trial.seed, "re-estimate", device, index))
 
 
@@ -85,10 +76,10 @@ def training_batch(trial: TrialConfig, images: Tensor, indices: Tensor, step: in
     """Model input of one step, keyed on (seed, step): flips where configured, then levels, then binarisation."""
     chosen = images.index_select(0, indices.to(images.device))
     if not trial.training.flip:
-        return model_input(chosen, trial, generator_seed(trial.seed, "batch", step))
+        return model_input(chosen, trial.likelihood_spec, generator_seed(trial.seed, "batch", step))
     gen = keyed_generator(trial.seed, "batch", step, images.device)
     flip = torch.rand(len(chosen), 1, 1, 1, generator=gen, device=images.device) < 0.5
-    return model_input(torch.where(flip, chosen.flip(-1), chosen), trial, gen)
+    return model_input(torch.where(flip, chosen.flip(-1), chosen), trial.likelihood_spec, gen)
 
 
 @torch.no_grad()
@@ -99,7 +90,7 @@ def validation_elbo(model: Model, trial: TrialConfig, images: Tensor, device: to
     size = trial.evaluation.batch_size
     for start in range(0, len(images), size):
         gen = keyed_generator(trial.seed, "validation", start)
-        x = model_input(images[start : start + size], trial, gen).to(device)
+        x = model_input(images[start : start + size], trial.likelihood_spec, gen).to(device)
         output = model(x, Draw(seed_tensor(trial.seed, "validation latents", device), first_sample=start))
         total += float(terms(output, x).elbo.double().sum())
     model.train()
@@ -126,7 +117,7 @@ def train(
     says `finished = False`.
     """
     device = next(model.parameters()).device
-    state = restore(model, trial, data, folder) or fresh_state(model, trial, data, device)
+    state = restore(model, trial, folder) or fresh_state(model, trial, data, device)
     guard = StepGuard(model, state.optimizer)
     images = data.train.to(device)
     latents = seed_tensor(trial.seed, "latents", device)
@@ -251,7 +242,7 @@ def save_state(state: TrainingState, folder: Path) -> None:
     tensors.save(folder / tensors.STATE, saved, metadata)
 
 
-def restore(model: Model, trial: TrialConfig, data: DataSet, folder: Path) -> TrainingState | None:
+def restore(model: Model, trial: TrialConfig, folder: Path) -> TrainingState | None:
     """The state saved in `folder`, loaded into `model`, or None if there is none."""
     if not (folder / tensors.STATE).exists():
         return None

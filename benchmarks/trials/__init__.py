@@ -1,1 +1,4 @@
-"""TODO."""
+"""Trials of a suite: what will run (`schedule`), processes of their own (`processes`), one of them (`trial`), tuning.
+
+Imports `training`, `evaluation`, `storage`, `machine`. Public: `schedule.plan`, `processes.execute`, `tune.tune`.
+"""

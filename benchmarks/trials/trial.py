@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.base.files import write_bytes_atomically
 from benchmarks.data import DataSet, load
 from benchmarks.evaluation.evaluate import Evaluation, evaluate
 from benchmarks.machine.environment import choose_device
+from benchmarks.machine.peak import highest
 from benchmarks.machine.process import frozen_garbage, keep_freed_memory
-from benchmarks.records.record import LatentGroupInfo, Measurement, RunRecord, save_record, write_bytes_atomically
-from benchmarks.speed.memory import highest
+from benchmarks.records.record import LatentGroupInfo, Measurement, RunRecord, save_record
 from benchmarks.storage import tensors
 from benchmarks.storage.weights import build_model, read_config, record_head, save_weights
 from benchmarks.suites.config import TrialConfig

@@ -1,4 +1,4 @@
-"""Learning rates tried for every row of a suite, scored on the validation split (`python -m benchmarks.trials.tune`).
+"""Learning rates tried for every row of a suite, scored on the validation split (the verb `tune`).
 
 Every row gets the same trials. The log (results/tuning/SUITE.csv) is appended trial by trial and a trial that stands in
 it is not run again. The test split is never touched.
@@ -6,7 +6,6 @@ it is not run again. The test split is never touched.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import dataclasses
 import sys
@@ -16,12 +15,10 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.base.errors import UserError
-from benchmarks.cli.parser import Parser
 from benchmarks.data import DataSet, load
 from benchmarks.machine.environment import choose_device, collect
 from benchmarks.storage.weights import build_model
-from benchmarks.suites.config import TrialConfig, build_suite, read_suite, set_path
+from benchmarks.suites.config import Suite, TrialConfig
 from benchmarks.training.loop import train
 
 LEARNING_RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
@@ -77,28 +74,9 @@ def append(log: Path, line: dict[str, object]) -> None:
         writer.writerow(line)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the missing trials; returns the exit code."""
-    parser = Parser(prog="python -m benchmarks.trials.tune", description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.set_defaults(parser=parser)
-    parser.add_argument("suite", help="a suite's name or a TOML file")
-    parser.add_argument("--models", help="comma-separated rows")
-    parser.add_argument("--log", help="CSV file (default: results/tuning/SUITE.csv)")
-    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a key of the suite")
-    try:
-        return tune(parser.parse_strictly(sys.argv[1:] if arguments is None else arguments))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-
-
-def tune(options: argparse.Namespace) -> int:
+def tune(suite: Suite, log: Path) -> None:
     """Run the trials that the log lacks, one after the other."""
-    name, table = read_suite(options.suite)
-    for assignment in options.set:
-        set_path(table, assignment)
-    suite = build_suite(name, table, options.models.split(",") if options.models else None)
-    data, log = load(suite.data), Path(options.log or f"results/tuning/{name}.csv")
+    data = load(suite.data)
     torch.set_num_threads(suite.trials[0].threads)
     for trial in suite.trials:
         for rate in LEARNING_RATES:
@@ -108,12 +86,5 @@ def tune(options: argparse.Namespace) -> int:
             training = dataclasses.replace(trial.training, learning_rate=rate, validations=1)
             line = score_trial(dataclasses.replace(trial, training=training), data)
             append(log, line)
-            print(
-                f"{trial.row} {rate:g}: {line['validation_elbo']} ({time.perf_counter() - start:.0f} s)",
-                file=sys.stderr,
-            )
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+            seconds = time.perf_counter() - start
+            print(f"{trial.row} {rate:g}: {line['validation_elbo']} ({seconds:.0f} s)", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Adamax whose step on the CPU is one pass over memory, in C (`weights.c`); elsewhere torch's own."""
+"""Adamax whose step on the CPU is one pass over memory, in C (`adamax.c`); elsewhere torch's own."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Autograd over single layers keeps every activation and every normalised map, and walks through memory once for each.
 Here a layer ([batch norm,] activation, [repeated pixels,] convolution) reads its input once and writes its output once
-(`cells.c`); only the cell's input and the convolutions' outputs are kept, or the input alone with `recompute`.
+(`layer.c`); only the cell's input and the convolutions' outputs are kept, or the input alone with `recompute`.
 """
 
 from __future__ import annotations

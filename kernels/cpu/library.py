@@ -22,10 +22,8 @@ from torch import Tensor
 from kernels.ops import GaussianForm
 
 FOLDER = Path(__file__).parent / "source"
-SOURCES = tuple(
-    FOLDER / name for name in ("native.c", "cells.c", "maps.c", "products.c", "depthwise.c", "weights.c", "pixels.c")
-)
-HEADERS = tuple(FOLDER / name for name in ("native.h", "cells.h"))
+SOURCES = tuple(sorted(FOLDER.glob("*.c")))
+HEADERS = tuple(sorted(FOLDER.glob("*.h")))
 FLAGS = (
     *("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"),
     *("-shared", "-fPIC"),
@@ -111,7 +109,7 @@ def why_missing() -> str | None:
 
 
 def declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
-    """The library with the types of what its functions of `native.c` take."""
+    """The library with the types of what its Gaussian, noise and mixture functions take."""
     integer, address, threads = ctypes.c_int64, ctypes.c_void_p, ctypes.c_int32
     forward = (Raw, Raw, Form, address, ctypes.c_int32, *(integer,) * 3, *(address,) * 3)
     loaded.vaebench_gaussian.argtypes = (*forward, integer, integer, threads)

@@ -15,7 +15,7 @@ from kernels.cpu.library import pointer
 
 MOST_LAYERS = 8
 PANEL = 64
-"""Floats that a row of biases is longer than its channels: at least the widest panel of `products.c`."""
+"""Floats that a row of biases is longer than its channels: at least the widest panel of `dense.c`."""
 
 
 class _Cell(ctypes.Structure):

@@ -1,4 +1,4 @@
-"""CPU: what a vanilla VAE spends on its pixels, in C (`pixels.c`) where there is a compiler, else in plain PyTorch.
+"""CPU: what a vanilla VAE spends on its pixels, in C where there is a compiler, else in plain PyTorch.
 
 Binary draws, the Bernoulli log probability with its gradient in one pass, and linear layers over images that are mostly
 zero: digits are lit on one pixel in eight, so that only one row of the weights in eight is read.

@@ -16,8 +16,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from kernels.backends import interpreting
 from kernels.gpu import gaussian, mixture
+from kernels.interpreter import interpreting
 from kernels.ops import GaussianForm
 
 Layout = Literal["flat", "channels_last", "strided"]

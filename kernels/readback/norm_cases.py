@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kernels.gpu import norm as norm_kernels
-from kernels.gpu.latent_plan import Fast
-from kernels.gpu.norm_plan import THREADS, TURNS, Norm, Sweep
+if TYPE_CHECKING:
+    from kernels.gpu.latent_plan import Fast
 
 COLUMNS = 64
 """Channels of one program."""
@@ -32,6 +31,8 @@ class NormKernel:
 
     def function(self, direction: Literal["forward", "backward"]) -> Any:
         """The kernel."""
+        from kernels.gpu import norm as norm_kernels
+
         if direction == "forward":
             return norm_kernels.statistics if self.reduces else norm_kernels.forward
         return norm_kernels.backward_sums if self.reduces else norm_kernels.backward
@@ -52,6 +53,8 @@ class NormKernel:
 
     def constants(self, direction: Literal["forward", "backward"], itemsize: int, fast: Fast) -> dict[str, Any]:
         """The kernel's constants: its sweep, and its formulas where it has a choice."""
+        from kernels.gpu.norm_plan import THREADS, TURNS, Norm, Sweep
+
         statistics = self.reduces and direction == "forward"
         turns = TURNS if statistics else TURNS // 2
         rows = turns * THREADS * 16 // itemsize // COLUMNS

@@ -13,19 +13,21 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from kernels.gpu.latent_plan import MIXTURE_BLOCK, Fast, Tile, Walk, choose_block, pixels_per_thread
-from kernels.gpu.norm_plan import Sweep
 from kernels.ops import PLAIN, RESIDUAL, GaussianForm
 from kernels.readback.disassembly import Code, ToolsMissing, read_amdgcn, read_cubin
 from kernels.readback.norm_cases import NORM_KERNELS, STEPS, NormKernel
 from kernels.reference.backend import REFERENCE
+
+if TYPE_CHECKING:  # where Triton is missing, names and tables must be there all the same
+    from kernels.gpu.latent_plan import Fast, Tile, Walk
+    from kernels.gpu.norm_plan import Sweep
 
 Direction = Literal["forward", "backward"]
 
@@ -119,6 +121,8 @@ class Coverage:
 
 def coverage(latents: int, dtype: str) -> Coverage:
     """The coverage of one group size."""
+    from kernels.gpu.latent_plan import choose_block
+
     block = choose_block(latents, smallest=128 if DTYPES[dtype].itemsize == 4 else 256)
     programs = -(-latents // block)
     return Coverage(latents, dtype, block, programs, latents / (programs * block), 1 + (programs > 1), 1)
@@ -238,6 +242,8 @@ def bytes_floor(kernel: Kernel | NormKernel, direction: Direction, dtype: str) -
 
 def walk_of(kernel: Kernel, dtype: str, fast: Fast) -> Walk:
     """The walk of full blocks with everything divisible by 16."""
+    from kernels.gpu.latent_plan import Walk
+
     aligned = 16 if DTYPES[dtype].itemsize == 4 or not kernel.channels_last else 8
     neighbours = 8 if DTYPES[dtype].itemsize == 2 and not kernel.channels_last else 4
     layout, channels = ("channels_last", CHANNELS) if kernel.channels_last else ("flat", 0)
@@ -247,6 +253,8 @@ def walk_of(kernel: Kernel, dtype: str, fast: Fast) -> Walk:
 
 def tile_of(direction: Direction, dtype: str, fast: Fast) -> Tile:
     """The tile of full blocks of colour pixels."""
+    from kernels.gpu.latent_plan import MIXTURE_BLOCK, Tile, pixels_per_thread
+
     per_thread = pixels_per_thread(DTYPES[dtype].itemsize, contiguous=True, backward=direction == "backward")
     return Tile(3, COMPONENTS, 1 / (2**BITS - 1), MIXTURE_BLOCK, True, True, per_thread, fast)
 

@@ -1,1 +1,4 @@
-"""TODO."""
+"""Every operation in plain PyTorch: the specification, and what the other backends are tested against.
+
+Imports the interface in `kernels.ops` alone. Public: `backend.REFERENCE`.
+"""

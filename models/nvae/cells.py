@@ -17,9 +17,9 @@ from torch.utils.checkpoint import checkpoint
 
 from kernels.cell_form import CellForm, CellNorm, CellTensors, Convolution, LayerForm, PreparedCell
 from kernels.ops import Ops
-from models.layers import SqueezeExcitation, gated_residual
+from models.layers.convolutions import ACTIVATIONS, ActivatedConv2d, WeightNormConv2d, conv2d, norm_swish
+from models.layers.squeeze_excitation import SqueezeExcitation, gated_residual
 from models.nvae.config import CellOps, ConvOp, InvertedResidualOp, NVAEConfig
-from models.nvae.convolutions import ACTIVATIONS, ActivatedConv2d, WeightNormConv2d, conv2d, norm_swish
 
 Resample = Literal["keep", "down", "up"]
 
@@ -138,7 +138,7 @@ class ConvNormSwish(nn.Module):
 class InvertedResidual(CellOp):
     """`InvertedResidualOp` as a module: norm, 1x1 expansion, KxK grouped, 1x1 projection, norm.
 
-    The original repeats pixels first (index 0 of `conv`, without parameters). Norm, expansion and swish act pixel
+    The published code repeats pixels first (index 0 of `conv`, without parameters). Norm, expansion and swish act pixel
     by pixel, so they run before the repetition, at a quarter of the cost.
     """
 

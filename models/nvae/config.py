@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kernels.cell_form import CellActivation
-from models.output import ImageShape, LikelihoodSpec
 
 
 @dataclass(frozen=True)
@@ -181,13 +180,3 @@ class ResidualVAEConfig(NVAEConfig):
     """NVAE's cells and towers with latents in the first (coarsest) group only: layers without hierarchy."""
 
     latent_channels: int = 32
-
-
-@dataclass(frozen=True)
-class ModelSetup:
-    """All that builds a model: configuration, the images it is for (of `bits` per value), likelihood."""
-
-    config: NVAEConfig
-    image: ImageShape
-    likelihood: LikelihoodSpec
-    bits: int = 8

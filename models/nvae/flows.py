@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.nvae.convolutions import WeightNormConv2d
+from models.layers.convolutions import WeightNormConv2d
 from models.output import LatentGroup
 
 HIDDEN_PER_CHANNEL = 6

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from kernels.ops import RESIDUAL, SOFT_CLAMPED, Ops
+from models.layers.convolutions import WeightBank, conv2d
 from models.nvae.cells import DecoderCombiner, EncoderCombiner
 from models.nvae.config import NVAEConfig
-from models.nvae.convolutions import WeightBank, conv2d
 from models.nvae.flows import FlowPair, through_flows
 from models.nvae.spectral import NormPenalty
 from models.nvae.towers import (
@@ -231,6 +231,6 @@ def _halves(parameters: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _drop_aliases(module: nn.Module, state: dict[str, Tensor], *_: object) -> None:
-    """Remove the original's second names of weights from a state that is being loaded."""
+    """Remove the published code's second names of weights from a state that is being loaded."""
     for key in [key for key in state if key.endswith(ALIAS)]:
         del state[key]

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 
-from models.likelihoods import BernoulliSpec, LogisticMixtureSpec
-from models.nvae.config import ModelSetup, NVAEConfig
+from models.likelihoods import BernoulliSpec, ConfiguredLikelihood, LogisticMixtureSpec
+from models.nvae.config import NVAEConfig
 from models.output import ImageShape
+from models.presets import Preset, Recipe
+
+RECIPE = Recipe(
+    training={
+        "optimizer": "adamax",
+        "learning_rate": 1e-2,
+        "final_rate": 1e-2,
+        "weight_decay": 3e-4,
+        "epsilon": 1e-3,
+    },
+    objective={"kl_constant": 1e-4, "kl_warmup": 0.3, "kl_floor": 1e-4, "balancing": "square"},
+)
+"""What the trainings of all published models share."""
 
 _PUBLISHED = NVAEConfig(
     latent_channels=20,
@@ -73,19 +86,59 @@ _COLOR_SMALL = dataclasses.replace(
     pad=0,
 )
 
-PRESETS: dict[str, ModelSetup] = {
-    "nvae-mnist": ModelSetup(_MNIST, ImageShape(1, 28, 28), BernoulliSpec()),
-    "nvae-cifar10": ModelSetup(_CIFAR10, ImageShape(3, 32, 32), LogisticMixtureSpec(10)),
-    "nvae-celeba64": ModelSetup(_CELEBA64, ImageShape(3, 64, 64), LogisticMixtureSpec(10)),
-    "nvae-imagenet32": ModelSetup(_IMAGENET32, ImageShape(3, 32, 32), LogisticMixtureSpec(10)),
-    "nvae-celebahq256": ModelSetup(_CELEBAHQ256, ImageShape(3, 256, 256), LogisticMixtureSpec(10, bits=5), bits=5),
-    "nvae-celebahq256-24ch": ModelSetup(
-        _CELEBAHQ256_24CH, ImageShape(3, 256, 256), LogisticMixtureSpec(10, bits=5), bits=5
+_GREY = ImageShape(1, 28, 28)
+_COLOR32, _COLOR64, _COLOR256 = (ImageShape(3, side, side) for side in (32, 64, 256))
+_BINARY, _LEVELS, _LEVELS_OF_5_BITS = BernoulliSpec(), LogisticMixtureSpec(10), LogisticMixtureSpec(10, bits=5)
+
+
+def _published(
+    config: NVAEConfig,
+    image: ImageShape,
+    likelihood: ConfiguredLikelihood,
+    parameters: int,
+    *,
+    epochs: float,
+    warmup_epochs: int,
+    batch_size: int,
+    **training: float,
+) -> Preset:
+    """A published model, trained for so long, with the batch of one of its GPUs."""
+    length = {"epochs": epochs, "batch_size": batch_size, "warmup": warmup_epochs / epochs}
+    return Preset("nvae", config, image, likelihood, RECIPE.with_training(**length, **training), parameters)
+
+
+def _small(config: NVAEConfig, image: ImageShape, likelihood: ConfiguredLikelihood, parameters: int) -> Preset:
+    """A model whose training is left to the suite."""
+    return Preset("nvae", config, image, likelihood, None, parameters)
+
+
+PRESETS: dict[str, Preset] = {
+    "nvae-mnist": _published(_MNIST, _GREY, _BINARY, 33_363_134, epochs=400.0, warmup_epochs=5, batch_size=200),
+    "nvae-cifar10": _published(_CIFAR10, _COLOR32, _LEVELS, 130_852_480, epochs=400.0, warmup_epochs=5, batch_size=32),
+    "nvae-celeba64": _published(_CELEBA64, _COLOR64, _LEVELS, 153_281_364, epochs=90.0, warmup_epochs=5, batch_size=16),
+    "nvae-imagenet32": _published(
+        _IMAGENET32, _COLOR32, _LEVELS, 268_509_444, epochs=45.0, warmup_epochs=1, batch_size=24
     ),
-    "nvae-ffhq256": ModelSetup(_FFHQ256, ImageShape(3, 256, 256), LogisticMixtureSpec(10, bits=5), bits=5),
-    "nvae-tiny": ModelSetup(_TINY, ImageShape(1, 28, 28), BernoulliSpec()),
-    "nvae-small": ModelSetup(_SMALL, ImageShape(1, 28, 28), BernoulliSpec()),
-    "nvae-medium": ModelSetup(_MEDIUM, ImageShape(3, 32, 32), LogisticMixtureSpec(10)),
-    "nvae-mnist-small": ModelSetup(_MNIST_SMALL, ImageShape(1, 28, 28), BernoulliSpec()),
-    "nvae-color-small": ModelSetup(_COLOR_SMALL, ImageShape(3, 32, 32), LogisticMixtureSpec(10)),
+    "nvae-celebahq256": _published(
+        _CELEBAHQ256, _COLOR256, _LEVELS_OF_5_BITS, 330_798_664, epochs=300.0, warmup_epochs=5, batch_size=4
+    ),
+    "nvae-celebahq256-24ch": _published(
+        _CELEBAHQ256_24CH, _COLOR256, _LEVELS_OF_5_BITS, 214_250_352, epochs=300.0, warmup_epochs=5, batch_size=6
+    ),
+    "nvae-ffhq256": _published(
+        _FFHQ256,
+        _COLOR256,
+        _LEVELS_OF_5_BITS,
+        330_798_664,
+        epochs=200.0,
+        warmup_epochs=5,
+        batch_size=4,
+        learning_rate=8e-3,
+        final_rate=1 / 80,
+    ),
+    "nvae-tiny": _small(_TINY, _GREY, _BINARY, 11_905),
+    "nvae-small": _small(_SMALL, _GREY, _BINARY, 270_413),
+    "nvae-medium": _small(_MEDIUM, _COLOR32, _LEVELS, 26_632_708),
+    "nvae-mnist-small": _small(_MNIST_SMALL, _GREY, _BINARY, 5_116_902),
+    "nvae-color-small": _small(_COLOR_SMALL, _COLOR32, _LEVELS, 587_052),
 }

@@ -21,7 +21,7 @@ class ReadjustedBatchNorm:
     Args:
         model: its weights must not change while the statistics are used.
         seed: () int64 on the model's device; keys the noise of the drawn images.
-        batches, batch_size: how many images are drawn; the original draws 500 batches of 16.
+        batches, batch_size: how many images are drawn; the published code draws 500 batches of 16.
     """
 
     model: Model

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from kernels.ops import Ops
+from models.layers.convolutions import conv2d
 from models.nvae.cells import DecoderCombiner, EncoderCombiner, ResidualCell
 from models.nvae.config import ARCHITECTURES, NVAEConfig
-from models.nvae.convolutions import conv2d
 
 
 def preprocess_tower(config: NVAEConfig, backend: Ops) -> nn.ModuleList:

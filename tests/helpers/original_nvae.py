@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import math
 import zlib
@@ -12,16 +11,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.storage.published.nvae import original_state_dict
 from kernels.ops import Ops
 from kernels.reference.backend import REFERENCE
-from models.likelihoods import LogisticMixtureSpec
+from models.layers.convolutions import ActivatedConv2d
+from models.likelihoods import nvae_rules
 from models.nvae import NVAE
-from models.nvae.original import setup_from_arguments
+from models.nvae.model import ALIAS
+from models.nvae.published import setup_from_arguments
 
 DATA = Path(__file__).parents[1] / "data" / "nvae"
 TOLERANCE = {"float64": 1e-10, "float32": 2e-4}  # rounding: sums of thousands of terms in either type
 PENALTY = 1e-2
+OWN_PREFIX = "norms."
 
 
 def load(name: str) -> dict:
@@ -55,10 +56,7 @@ def filled(key: str, shape: torch.Size) -> np.ndarray:
 def build(case: dict, dtype: torch.dtype, ops: Ops = REFERENCE) -> NVAE:
     arguments = case["config"] | {"weight_decay_norm": PENALTY}
     setup = setup_from_arguments(arguments)
-    likelihood = setup.likelihood
-    if isinstance(likelihood, LogisticMixtureSpec):
-        likelihood = dataclasses.replace(likelihood, original_edges=True)
-    model = NVAE(setup.config, setup.image, likelihood, ops)
+    model = NVAE(setup.config, setup.image, nvae_rules(setup.likelihood), ops)
     state = {k: torch.as_tensor(filled(k, v.shape)).to(v.dtype) for k, v in model.state_dict().items()}
     model.load_state_dict(state)
     return model.to(dtype)
@@ -78,6 +76,19 @@ def close(actual: object, expected: object, tolerance: float) -> None:
     assert actual.shape == expected.shape
     excess = np.abs(actual - expected) / np.maximum(1, np.abs(expected))
     assert excess.max() <= tolerance
+
+
+def original_state_dict(model: NVAE) -> dict[str, torch.Tensor]:
+    """The model's state with the original's keys in its order, second names of plain weights included."""
+    plain = {f"{name}.weight" for name, module in model.named_modules() if type(module) is ActivatedConv2d}
+    state: dict[str, torch.Tensor] = {}
+    for key, value in model.state_dict().items():
+        if key.startswith(OWN_PREFIX):
+            continue
+        state[key] = value
+        if key in plain:
+            state[key.removesuffix(".weight") + ALIAS] = value
+    return state
 
 
 def write_original(path: Path, model: NVAE, arguments: dict[str, object], **state: torch.Tensor) -> Path:

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kernels.reference.backend import REFERENCE
-from models.layers import SqueezeExcitation, gated_residual
+from models.layers.convolutions import WeightBank, WeightNormConv2d, norm_swish
+from models.layers.squeeze_excitation import SqueezeExcitation, gated_residual
 from models.nvae.cells import FactorizedReduce, InvertedResidual, Upsample
 from models.nvae.config import InvertedResidualOp, NVAEConfig
-from models.nvae.convolutions import WeightBank, WeightNormConv2d, norm_swish
 from models.nvae.flows import FlowPair
 from models.nvae.spectral import NormPenalty, power_iteration
 

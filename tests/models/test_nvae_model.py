@@ -7,9 +7,9 @@ import dataclasses
 
 import pytest
 import torch
+from original_nvae import original_state_dict
 from torch import Tensor, nn
 
-from benchmarks.storage.published.nvae import original_state_dict
 from kernels.reference.backend import REFERENCE
 from models.elbo import Objective, terms
 from models.likelihoods import BernoulliSpec, GaussianSpec, LogisticMixtureSpec

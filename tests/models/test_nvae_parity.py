@@ -14,7 +14,7 @@ from kernels.reference.backend import REFERENCE
 from models.elbo import Objective, terms
 from models.nvae import NVAE, NVAEConfig
 from models.nvae.flows import autoregressive_mask
-from models.nvae.original import group_schedule
+from models.nvae.published import group_schedule
 from models.output import Draw, ModelOutput
 
 CASES = ("mnist_bernoulli", "color_iaf")

@@ -64,10 +64,10 @@ class PlainBernoulli:
 
 @dataclass(frozen=True)
 class PlainLogisticMixture:
-    """Discretised mixture of logistics for colour images (Salimans et al. 2017), by the rules of the original NVAE.
+    """Discretised mixture of logistics for colour images (Salimans et al. 2017), by the published NVAE code's rules.
 
-    Its values equal `models.likelihoods` wherever the two sigmoids differ by more than 1e-5: there the original takes
-    the logarithm of the difference, elsewhere the density at the centre; ours is exact throughout.
+    Its values equal `models.likelihoods` wherever the two sigmoids differ by more than 1e-5: there the published code
+    takes the logarithm of the difference, elsewhere the density at the centre; ours is exact throughout.
     """
 
     parameters: Tensor

@@ -2,9 +2,12 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
+from benchmarks.cli import info
 from benchmarks.cli.parser import run_command
 from models.nvae.presets import PRESETS
 from models.registry import MODELS
@@ -72,6 +75,8 @@ def fails(capsys, *arguments):
         (["throughput", "--suite", "speed", "--models", "nvae-mnist-smal"], "did you mean 'nvae-mnist-small'"),
         (["throughput", "--suite", "speed", "--vs", "baseline"], "does not go with --suite"),
         (["throughput", "nvae-tiny", "--suite", "speed"], "got 'nvae-tiny' as well"),
+        (["run", "--set", "training.learning_rate=1e8"], "changes nothing: 'ae' has models.ae.training.learning_rate"),
+        (["run", "--models", "vae", "--set", "models.nvae.arch=x"], "row 'nvae' is not run"),
         (["sample", "absent.safetensors"], "found none"),
         (["sample", "absent", "--n", "0"], "--n >= 1"),
         (["report", "absent"], "absent"),
@@ -111,9 +116,7 @@ def test_unwritable_folder(capsys, tmp_path):
 
 
 @pytest.mark.parametrize("what", ["models", "datasets", "metrics", "suites"])
-def test_list_prints_a_line_each(what, capsys, monkeypatch):
-    presets = {name: PRESETS[name] for name in ("nvae-mnist", "nvae-tiny")}
-    monkeypatch.setattr("benchmarks.cli.info.PRESETS", presets)
+def test_list_prints_a_line_each(what, capsys):
     assert run_command(["list", what]) == 0
     text = capsys.readouterr().out
     assert run_command(["list", what, "--json"]) == 0
@@ -121,16 +124,30 @@ def test_list_prints_a_line_each(what, capsys, monkeypatch):
     assert len(text.strip().splitlines()) == len(table)
     assert all(description for description in table.values())
     if what == "models":
-        assert set(table) == {*MODELS, *presets}
+        assert set(table) == {*MODELS, *PRESETS}
         assert "33,363,134 parameters" in table["nvae-mnist"]
 
 
-@pytest.mark.parametrize("options", [[], ["--memory"]])
-def test_memory_of_large_presets_is_estimated_on_request(options, capsys, monkeypatch):
-    monkeypatch.setattr("benchmarks.cli.info.PRESETS", {"nvae-tiny": PRESETS["nvae-tiny"]})
-    monkeypatch.setattr("benchmarks.cli.info.LARGE", 1)
-    assert run_command(["list", "models", *options]) == 0
-    assert ("MiB an image" in capsys.readouterr().out) == bool(options)
+def test_the_kept_list_of_models_is_that_of_the_registry():
+    assert json.loads(info.MODELS_FILE.read_text()) == info.described_models()
+
+
+def test_memory_of_presets_is_estimated_on_request(capsys, monkeypatch):
+    monkeypatch.setattr("models.registry.presets", lambda: {"nvae-tiny": PRESETS["nvae-tiny"]})
+    for options, estimated in (([], False), (["--memory"], True)):
+        assert run_command(["list", "models", *options]) == 0
+        assert ("MiB an image" in capsys.readouterr().out) == estimated
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["list", "models"], ["list", "metrics"]])
+def test_what_needs_no_torch_imports_none(arguments):
+    script = (
+        "import sys\nsys.modules['torch'] = None\nfrom benchmarks.cli.parser import run_command\n"
+        f"sys.exit(run_command({arguments!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
 
 
 def test_env_is_json(capsys):

@@ -6,12 +6,13 @@ import torch
 from benchmarks.base.errors import UserError
 from benchmarks.data import load, load_labels
 from benchmarks.metrics.extractors import open_extractor
+from benchmarks.metrics.features import cached_features
+from benchmarks.metrics.frechet import FeatureStatistics, frechet_distance
 from benchmarks.metrics.ladder import LADDER, Rung, bias, bias_table, damaged, insert, ladder_table
 from benchmarks.metrics.sample_quality import (
     FEATURE_METRICS,
     fid_floor,
     reconstruction_quality,
-    sample_fid,
     sample_metrics,
 )
 from benchmarks.records.catalogue import METRICS
@@ -38,6 +39,12 @@ def ruler():
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("features")
+
+
+def distance(images, reference, ruler, cache=None):
+    """The Frechet distance by its steps: features, their statistics, the distance."""
+    found = ruler.features(images), cached_features(reference, ruler, cache)
+    return frechet_distance(*(FeatureStatistics.of(one.values) for one in found))
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +108,9 @@ def test_torch_fidelitys_value_stands_beside_ours(scored):
         assert fid.details["torch_fidelity_fid"] == pytest.approx(fid.value, rel=1e-6)
 
 
-def test_sample_fid_alone_equals_the_one_among_the_others(digits, ruler, cache, scored, labels):
+def test_the_distance_by_its_steps_equals_the_one_among_the_others(digits, ruler, cache, scored, labels):
     half = damaged(Rung("classes", "5 of 10", classes=5), digits.train, labels.train, N)
-    assert sample_fid(half, digits.test[:N], ruler, cache).value == scored["classes 5 of 10"]["sample_fid"].value
+    assert distance(half, digits.test[:N], ruler, cache) == scored["classes 5 of 10"]["sample_fid"].value
 
 
 def test_the_floor_takes_as_many_training_images_and_is_repeatable(digits, ruler, cache):
@@ -116,7 +123,7 @@ def test_the_floor_takes_as_many_training_images_and_is_repeatable(digits, ruler
 @pytest.mark.parametrize("family", FAMILIES)
 def test_more_damage_is_further_away(digits, labels, ruler, cache, scored, family):
     sets = [damaged(rung, digits.train, labels.train, N) for rung in LADDER if rung.family == family]
-    distances = [sample_fid(images, digits.test[:N], ruler, cache).value for images in sets]
+    distances = [distance(images, digits.test[:N], ruler, cache) for images in sets]
     assert all(milder < harsher for milder, harsher in itertools.pairwise([undamaged(scored), *distances]))
 
 
@@ -130,11 +137,12 @@ def test_too_few_images_are_one_line(digits, ruler):
     with pytest.raises(UserError, match="at least 10"):
         reconstruction_quality(digits.test[:9], digits.test[:9], ruler)
     with pytest.raises(UserError, match="at least 2"):
-        sample_fid(digits.test[:1], digits.test[:20], ruler)
+        distance(digits.test[:1], digits.test[:20], ruler)
 
 
 def test_a_small_set_says_that_its_covariance_is_singular(digits, ruler, cache):
-    assert "128 feature dimensions" in sample_fid(digits.test[:100], digits.test[:N], ruler, cache).note
+    fid, *_ = sample_metrics(digits.test[:100], digits.test[:N], ruler, cache)
+    assert "128 feature dimensions" in fid.note
 
 
 def test_every_metric_on_features_is_in_the_catalogue():
@@ -178,5 +186,5 @@ def test_more_damage_is_further_away_on_clothing(tmp_path):
     for family in FAMILIES:
         rungs = [Rung("real", "train"), *(rung for rung in LADDER if rung.family == family)]
         images = [damaged(rung, data.train, classes.train, 2000) for rung in rungs]
-        distances = [sample_fid(x, data.test[:2000], ruler, tmp_path).value for x in images]
+        distances = [distance(x, data.test[:2000], ruler, tmp_path) for x in images]
         assert torch.tensor(distances).diff().min() > 0, (family, distances)

@@ -35,6 +35,33 @@ def test_markdown_is_aligned_and_escaped():
     assert len({len(line) for line in lines}) == 1
 
 
+@pytest.mark.parametrize(
+    ("style", "lines"),
+    [
+        ("aligned", ["| Model |    x |", "| ----- | ---: |", "| a     | 1234 |"]),
+        ("closed", ["| Model |    x |", "|-------|-----:|", "| a     | 1234 |"]),
+        ("bare", ["| Model | x |", "|---|---:|", "| a | 1234 |"]),
+    ],
+)
+def test_styles_differ_in_spaces_and_dashes_alone(style, lines):
+    assert layout.markdown(pd.DataFrame({"Model": ["a"], "x": ["1234"]}), style=style).splitlines() == lines
+
+
+def test_the_columns_that_are_flush_left_can_be_named():
+    table = pd.DataFrame({"Number": ["1"], "Text": ["a"]})
+    lines = layout.markdown(table, left=["Text"]).splitlines()
+    assert lines == ["| Number | Text |", "| -----: | ---- |", "|      1 | a    |"]
+
+
+def test_csv_keeps_whole_numbers_and_nested_values():
+    rows = [{"n": 1, "x": 0.1, "flag": True}, {"n": None, "list": [1, "a,b"], "text": 'say "x"'}]
+    assert layout.csv(layout.frame(rows)).splitlines() == [
+        "n,x,flag,list,text",
+        "1,0.1,True,,",
+        ',,,"[1, ""a,b""]","say ""x"""',
+    ]
+
+
 def test_a_wide_table_is_stacked_without_losing_a_column():
     table = pd.DataFrame({"Model": ["a"]} | {f"column {i}": ["1234567890"] for i in range(20)})
     pieces = layout.stack(table)

@@ -140,6 +140,22 @@ def test_rows_under_different_beta_are_not_ranked(make_record, make_value):
     assert "rows differ in beta" in swept
 
 
+def test_the_head_says_what_each_row_scores_and_under_which_beta(make_record, make_value):
+    def row(name, likelihood, spec, beta):
+        config = {"likelihood": likelihood, "likelihood_spec": spec, "objective": {"beta": beta}}
+        return make_record(name, 0, [make_value("elbo", -100.0, 1.0)], config=config)
+
+    density = row("a", "gaussian", {"scale": 0.5}, 1.0)
+    binary = row("b", "bernoulli", {}, 1.0), row("c", "bernoulli", {}, 0.5)
+    text = text_of([density, *binary])
+    assert "A: Gaussian (scale 0.5), density over pixels in 0-1, beta 1;" in " ".join(text.split())
+    assert "B: Bernoulli, probability of pixels binarised by their brightness, beta 1;" in " ".join(text.split())
+    assert "beta 0.5. Values under different likelihoods are not comparable." in " ".join(text.split())
+    assert "not comparable" not in text_of(binary)
+    levels = text_of([row("a", "logistic-mixture", {"bits": 5, "mixtures": 3}, 1.0)])
+    assert "mixture of 3 logistics, probability of 5-bit levels" in levels
+
+
 def test_an_autoencoder_has_no_beta_to_differ_in(make_record, make_value):
     ae = make_record("ae", 0, [make_value("mse", 0.01, 0.001)], latent_groups=[], config={"objective": {"beta": 1.0}})
     vae = make_record("vae", 0, [make_value("mse", 0.02, 0.001)], config={"objective": {"beta": 2.0}})

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from benchmarks.base.errors import UserError
+from benchmarks.machine import peak
 from benchmarks.speed import clock, memory
 from benchmarks.speed.breakdown import FUSED, KINDS, OTHER, PREFIX, kind_of, step_breakdown
-from benchmarks.speed.spread import NO_WINNER, Goal, Spread, paired_ratio, quantile, spread, verdict, winner
+from benchmarks.speed.spread import NO_WINNER, Goal, Spread, paired_ratio, spread, verdict, winner
 from benchmarks.speed.target import preset_target
 from benchmarks.speed.work import job_of
 
@@ -40,7 +41,8 @@ class FakeClock:
 
 
 def test_quartiles_are_linear_between_values():
-    assert [quantile([4, 1, 3, 2], share) for share in (0, 0.25, 0.5, 1)] == [1, 1.75, 2.5, 4]
+    assert spread([4, 1, 3, 2]) == Spread(1.75, 2.5, 3.25, 4)
+    assert spread([2, 1]) == Spread(1.25, 1.5, 1.75, 2)
     assert spread([5.0]) == Spread(5, 5, 5, 1)
 
 
@@ -159,16 +161,16 @@ def test_without_the_systems_counters_others_are_unknown(text, tmp_path, monkeyp
 
 
 def test_a_peak_is_seen_after_it_is_over():
-    before = memory.held(CPU)
+    before = peak.held(CPU)
     block = torch.ones(64 * MIB // 4)
     del block
-    assert memory.highest(CPU) - before >= 60 * MIB
+    assert peak.highest(CPU) - before >= 60 * MIB
 
 
 def test_memory_without_the_systems_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "STATUS", tmp_path / "status")
-    monkeypatch.setattr(memory, "RESET", tmp_path / "absent" / "clear_refs")
-    assert memory.highest(CPU) >= memory.held(CPU) > 10 * MIB
+    monkeypatch.setattr(peak, "STATUS", tmp_path / "status")
+    monkeypatch.setattr(peak, "RESET", tmp_path / "absent" / "clear_refs")
+    assert peak.highest(CPU) >= peak.held(CPU) > 10 * MIB
 
 
 def test_the_peak_of_a_step_comes_from_a_process_of_its_own():

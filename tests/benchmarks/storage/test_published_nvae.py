@@ -216,6 +216,7 @@ def test_other_files_are_one_line(folder, tmp_path, capsys):
         ({"images": np.zeros((0, 28, 28))}, [], "no empty axis"),
         ({"pictures": np.zeros((2, 28, 28))}, [], "expected an array 'images', found pictures"),
         ({"images": np.zeros((2, 28, 28))}, ["--batch-size", "0"], "batch_size: expected a value > 0"),
+        ({"images": np.zeros((2, 28, 28))}, ["--set", "iwae_samples=9"], "iwae_samples=9 changes nothing"),
         ({"images": np.zeros((2, 28, 28))}, ["--per-image", "{folder}"], "expected a file that can be written"),
     ],
 )

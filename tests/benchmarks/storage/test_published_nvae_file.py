@@ -9,15 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from original_nvae import DATA, write_original
+from original_nvae import DATA, original_state_dict, write_original
 
-from benchmarks.storage.published.nvae import load_weights, original_state_dict, read_original
+from benchmarks.storage.published.checkpoint import PublishedModel, load_weights
+from benchmarks.storage.published.registry import read_published
 from kernels.reference.backend import REFERENCE
 from models.nvae import NVAE
-from models.nvae.config import ModelSetup
-from models.nvae.original import setup_from_arguments
 from models.nvae.presets import PRESETS
-from models.output import Draw
+from models.nvae.published import setup_from_arguments
+from models.output import Draw, Model
+from models.presets import ModelSetup
+from models.registry import build as build_model
 
 LAYOUTS = json.loads((DATA / "checkpoint_layout.json").read_text())["configs"]
 PRESET_OF_ROW = {
@@ -66,10 +68,11 @@ def test_layout_is_reproduced(name: str) -> None:
 
 @pytest.mark.parametrize("row", published(), ids=lambda row: row["preset"])
 def test_preset_equals_the_published_model(row: dict[str, str]) -> None:
-    setup = PRESETS[PRESET_OF_ROW[row["preset"].split()[0]]]
-    assert setup == setup_from_arguments(typed(row))
+    preset = PRESETS[PRESET_OF_ROW[row["preset"].split()[0]]]
+    setup = setup_from_arguments(typed(row))
+    assert ModelSetup(preset.model, preset.config, preset.image, preset.likelihood) == setup
     model = build_meta(setup)
-    assert sum(p.numel() for p in model.parameters()) == int(row["params_measured"])
+    assert sum(p.numel() for p in model.parameters()) == int(row["params_measured"]) == preset.parameters
     assert len(original_state_dict(model)) == int(row["state_dict_entries"])
     assert len(model.latent_shapes) == int(row["total_groups"])
     assert sum(shape.count for shape in model.latent_shapes) == int(row["total_latent_variables"])
@@ -86,15 +89,23 @@ def small_model() -> NVAE:
     return NVAE(setup.config, setup.image, setup.likelihood, REFERENCE).eval()
 
 
+def build(published: PublishedModel) -> Model:
+    """The model with the checkpoint's weights."""
+    setup = published.setup
+    model = build_model(setup.model, setup.config, setup.image, setup.likelihood, REFERENCE)
+    load_weights(model, published.state)
+    return model.eval()
+
+
 @torch.no_grad()
 def test_checkpoint_file_gives_the_same_model(tmp_path: Path) -> None:
     model = small_model()
-    checkpoint = read_original(write_original(tmp_path / "checkpoint.pt", model, small_arguments()))
-    loaded = checkpoint.build(REFERENCE)
+    reader, published = read_published(write_original(tmp_path / "checkpoint.pt", model, small_arguments()))
+    loaded = build(published)
     x = (torch.rand(2, 1, 28, 28) < 0.3).float()
     draw = Draw(torch.tensor(1))
     torch.testing.assert_close(loaded(x, draw).likelihood.mean(), model(x, draw).likelihood.mean(), rtol=0, atol=0)
-    assert (checkpoint.epoch, checkpoint.step) == (3, 17)
+    assert reader.label == "NVAE (original)"
 
 
 def test_arguments_missing_from_early_checkpoints_have_defaults() -> None:
@@ -108,7 +119,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     model, arguments = small_model(), small_arguments() | {"num_latent_per_group": 5}
     path = write_original(tmp_path / "checkpoint.pt", model, arguments, surplus=torch.zeros(1))
     with pytest.raises(ValueError, match=r"unexpected: surplus; of another shape: enc_sampler.0.weight"):
-        read_original(path).build(REFERENCE)
+        build(read_published(path)[1])
     with pytest.raises(ValueError, match=r"missing: prior_ftr0, stem.weight, stem.bias, \.\.\."):
         load_weights(model, {})
 
@@ -130,17 +141,17 @@ def test_other_files_are_refused(tmp_path: Path, contents: object, message: str)
     path = tmp_path / "other.pt"
     torch.save(contents, path)
     with pytest.raises(ValueError, match=message):
-        read_original(path)
+        read_published(path)
 
 
 def test_corrupt_files_are_refused(tmp_path: Path) -> None:
     path = write_original(tmp_path / "checkpoint.pt", small_model(), small_arguments())
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(ValueError, match="read safely"):
-        read_original(path)
+        read_published(path)
     path.write_bytes(b"")
     with pytest.raises(ValueError, match="read safely"):
-        read_original(path)
+        read_published(path)
 
 
 def test_missing_arguments_are_named() -> None:

@@ -15,6 +15,7 @@ from benchmarks.suites.config import (
     trial_from_dict,
     with_overrides,
 )
+from models.fields import added_later, named_fields
 from models.registry import MODELS
 
 
@@ -153,3 +154,63 @@ def test_overrides_reach_every_trial():
 
 def test_seeds_make_trials():
     assert [c.seed for c in suite("seeds=3", rows=["vae"]).trials] == [0, 1, 2]
+
+
+@dataclasses.dataclass(frozen=True)
+class Before:
+    """A model's configuration when its first runs were named."""
+
+    width: int = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Skip:
+    """A table that came later."""
+
+    threshold: float = 400.0
+
+
+@dataclasses.dataclass(frozen=True)
+class After:
+    """The same configuration with two more fields."""
+
+    width: int = 4
+    gelu: bool = added_later(False)
+    skip: Skip = added_later(Skip())
+
+
+def named_by(config):
+    trial = dataclasses.replace(suite(rows=["vae"]).trials[0], model_config=config)
+    return trial.identity("data", "torch 1")
+
+
+@pytest.mark.parametrize("width", [4, 5])
+def test_a_field_added_later_leaves_the_names_of_older_runs_alone(width):
+    assert named_by(After(width)) == named_by(Before(width))
+
+
+@pytest.mark.parametrize("changed", [After(gelu=True), After(skip=Skip(200.0)), After(width=5)])
+def test_a_field_added_later_counts_once_it_is_set(changed):
+    assert named_by(changed) != named_by(After())
+    assert named_by(changed) != named_by(Before())
+
+
+def test_a_field_of_the_first_day_counts_even_at_its_default():
+    config = dataclasses.make_dataclass("Grown", [("width", int, 4), ("gelu", bool, False)], frozen=True)()
+    assert named_by(config) != named_by(Before())
+
+
+def test_fields_of_any_depth_are_added_later():
+    inner = dataclasses.make_dataclass("Inner", [("size", int, 1), ("new", int, added_later(0))], frozen=True)
+    outer = dataclasses.make_dataclass("Outer", [("rows", tuple, ())], frozen=True)
+    assert named_fields(outer((inner(), inner(2, 3)))) == {"rows": [{"size": 1}, {"size": 2, "new": 3}]}
+
+
+def test_a_stored_config_without_a_later_field_reads_at_its_default(monkeypatch):
+    monkeypatch.setitem(MODELS, "vae", dataclasses.replace(MODELS["vae"], config=Before))
+    old = suite("models.vae={name='vae'}", rows=["vae"]).trials[0]
+    monkeypatch.setitem(MODELS, "vae", dataclasses.replace(MODELS["vae"], config=After))
+    read = trial_from_dict(to_dict(old))
+    assert read.model_config == After()
+    assert read.identity("data", "torch 1") == old.identity("data", "torch 1")
+    assert to_dict(read)["model_config"] == {"width": 4, "gelu": False, "skip": {"threshold": 400.0}}

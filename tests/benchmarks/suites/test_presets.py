@@ -8,10 +8,9 @@ from original_nvae import DATA
 
 from benchmarks.base.errors import UserError
 from benchmarks.suites.config import build_suite, read_suite, set_path
-from benchmarks.suites.presets import LENGTHS
 from kernels.reference.backend import REFERENCE
-from models.nvae import NVAE
-from models.nvae.presets import PRESETS
+from models.nvae.presets import PRESETS, RECIPE
+from models.registry import build, presets
 
 OF_ROW = {
     "mnist": "nvae-mnist",
@@ -54,15 +53,24 @@ def test_published_trainings_are_those_of_the_table(name):
     assert objective.kl_warmup == float(row["kl_anneal_portion"])
     assert objective.kl_constant == float(row["kl_const_portion"])
     assert objective.kl_floor == float(row["kl_const_coeff"])
-    assert len(LENGTHS) == len(OF_ROW)
+
+
+def test_published_presets_alone_bring_a_training():
+    assert [name for name, preset in PRESETS.items() if preset.recipe] == list(OF_ROW.values())
+    assert {preset.recipe.objective == RECIPE.objective for preset in PRESETS.values() if preset.recipe} == {True}
+
+
+@pytest.mark.parametrize("name", [name for name, preset in presets().items() if preset.recipe is None])
+def test_presets_know_their_number_of_parameters(name):
+    preset = presets()[name]
+    with torch.device("meta"):
+        model = build(preset.model, preset.config, preset.image, preset.likelihood, REFERENCE)
+    assert sum(p.numel() for p in model.parameters()) == preset.parameters
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("nvae-mnist-small", 5_116_902), ("nvae-color-small", 587_052)])
 def test_presets_to_time_have_the_sizes_of_the_timed_originals(name, parameters):
-    setup = PRESETS[name]
-    with torch.device("meta"):
-        model = NVAE(setup.config, setup.image, setup.likelihood, REFERENCE)
-    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert PRESETS[name].parameters == parameters
 
 
 def test_a_row_overrides_its_preset_field_by_field():

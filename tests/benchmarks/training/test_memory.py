@@ -7,12 +7,16 @@ import copy
 import pytest
 import torch
 
+from benchmarks.training.cost import macs_per_image
 from benchmarks.training.diagnostics import first_non_finite, non_finite_gradients
 from benchmarks.training.memory import estimate_memory, saved_bytes
 from kernels.reference.backend import REFERENCE
+from models.elbo import terms
+from models.likelihoods import BernoulliSpec
 from models.nvae import NVAE
 from models.nvae.presets import PRESETS
-from models.output import Draw
+from models.output import Draw, ImageShape
+from models.registry import MODELS, build
 
 
 def tiny(device: str = "cpu") -> NVAE:
@@ -36,6 +40,19 @@ def test_estimate_leaves_the_model_as_it_was() -> None:
     estimate_memory(model)
     assert not model.training
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["nvae", "residual-vae"])
+@pytest.mark.parametrize(("side", "groups"), [(16, (2, 1, 1)), (8, (1, 1)), (4, (2,)), (32, (1, 1, 1, 1))])
+def test_operations_are_counted_where_the_coarsest_group_is_one_pixel(name: str, side: int, groups: tuple[int, ...]):
+    image = ImageShape(1, side, side)
+    sizes = {"channels_encoder": 4, "channels_decoder": 4, "latent_channels": 2}
+    model = build(name, MODELS[name].config(groups_fine_to_coarse=groups, **sizes), image, BernoulliSpec(), REFERENCE)
+    assert (model.latent_shapes[0].height, model.latent_shapes[0].width) == (1, 1)
+    assert macs_per_image(model, image) > 0
+    x = torch.zeros(3, 1, side, side)
+    found = terms(model.train()(x, Draw(torch.tensor(0))), x)
+    (found.distortion.mean() + found.rates.sum(1).mean()).backward()
 
 
 def test_the_first_layer_that_is_not_finite_is_named() -> None:

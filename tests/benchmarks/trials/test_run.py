@@ -12,6 +12,8 @@ import pytest
 
 from benchmarks.storage.weights import write_config
 from benchmarks.suites.config import build_suite, read_suite
+from benchmarks.trials.processes import execute
+from benchmarks.trials.schedule import plan
 
 SUITE = """
 title = "Tiny"
@@ -49,9 +51,9 @@ def command(*arguments):
     return [sys.executable, "-m", "benchmarks", *map(str, arguments)]
 
 
-def call(*arguments, **environment):
+def call(*arguments, umask=-1, **environment):
     variables = {**os.environ, **environment}
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=300, env=variables)
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=300, env=variables, umask=umask)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +61,7 @@ def finished(tmp_path_factory):
     """A finished run: its folder and what the command printed."""
     folder = tmp_path_factory.mktemp("run")
     suite = write_suite(folder)
-    result = call("run", suite, "--out", folder / "out")
+    result = call("run", suite, "--out", folder / "out", umask=0o002)
     assert result.returncode == 0, result.stderr
     return folder, result
 
@@ -109,6 +111,19 @@ def test_files_of_a_run(finished):
     assert len(list((out / "figures").glob("*.png"))) >= 3
     assert len(list(out.glob("*/weights.safetensors"))) == 2
     assert not list(out.rglob("*.pt")) + list(out.rglob("*.pkl")) + list(out.glob("*/training.safetensors"))
+
+
+def modes(out):
+    """The modes of everything that a run writes: record, config, weights, images, log, tables, pages, figures."""
+    found = {path.name: path.stat().st_mode & 0o777 for path in out.rglob("*") if path.is_file()}
+    assert {"record.json", "config.json", "log.txt", "run.json", "table.md", "index.html"} <= set(found)
+    return found
+
+
+def test_files_of_a_run_are_readable_by_whom_the_umask_lets(finished):
+    found = modes(finished[0] / "out")
+    assert {"weights.safetensors", "images.npz", "per_image.npz"} <= set(found)
+    assert set(found.values()) == {0o664}
 
 
 def test_the_same_command_runs_nothing_again(finished):
@@ -213,7 +228,7 @@ def test_a_failed_trial_is_a_row_and_the_sweep_goes_on(tmp_path):
     suite = write_suite(tmp_path)
     text = suite.read_text().replace("[models.vae]", "[models.vae]\ntraining = { batch_size = 64, images = 64 }")
     suite.write_text(text.replace("[models.ae]\n", "[models.ae]\ntraining = { batch_size = 65 }\n"))
-    result = call("run", suite, "--out", tmp_path / "out")
+    result = call("run", suite, "--out", tmp_path / "out", umask=0o027)
     assert result.returncode == 2
     assert "ae seed 0" in result.stderr
     assert "batch size" in result.stderr
@@ -221,3 +236,21 @@ def test_a_failed_trial_is_a_row_and_the_sweep_goes_on(tmp_path):
     assert found["ae"]["status"] == "failed"
     assert found["vae"]["status"] == "done"
     assert "failed" in result.stdout
+    assert set(modes(tmp_path / "out").values()) == {0o640}
+
+
+def test_a_log_keeps_what_earlier_starts_said_and_the_error_is_that_of_the_last(tmp_path, monkeypatch):
+    python = tmp_path / "python"
+    monkeypatch.setattr("benchmarks.trials.processes.sys.executable", str(python))
+    planned = plan(build_suite(*read_suite(str(write_suite(tmp_path))), ["ae"]), tmp_path / "out")
+    reasons = []
+    for said in ("echo 'error: the disk is full' >&2", "true"):
+        python.write_text(f"#!/bin/sh\n{said}\nexit 3\n")
+        python.chmod(0o755)
+        reasons += execute(planned, jobs=1).failed
+    assert "the disk is full" in reasons[0]
+    assert "exit code 3" in reasons[1]
+    head, first, second = (planned.trials[0].folder / "log.txt").read_text().splitlines()
+    assert first == "error: the disk is full"
+    for line in (head, second):
+        assert re.fullmatch(r"# \d{4}-\d\d-\d\dT\S+ \S+ -m benchmarks trial \S+", line)

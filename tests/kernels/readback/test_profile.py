@@ -3,6 +3,8 @@
 import contextlib
 import csv
 import json
+import subprocess
+import sys
 import types
 
 import pytest
@@ -165,3 +167,26 @@ def test_proton_without_a_gpu_says_so_in_one_line(monkeypatch, capsys):
     assert printed.err.startswith("Proton gave no times of single kernels: ")
     assert printed.err.count("\n") == 1
     assert "GPU" in printed.err
+
+
+WITHOUT_TRITON = """
+import sys
+sys.modules["triton"] = None  # as on macOS: importing it fails, and nothing finds it
+from benchmarks.cli.parser import run_command
+sys.exit(run_command(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "said"),
+    [
+        (["--static"], 0, "static profile: triton is not installed; pip install triton (Linux only)"),
+        (["--targets", "sm_9"], 2, "did you mean 'sm_90'"),
+    ],
+)
+def test_without_triton_one_line_says_so(flags, code, said):
+    command = [sys.executable, "-c", WITHOUT_TRITON, "profile", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -1,10 +1,10 @@
-/* What all C kernels share: fast exponential and logarithm that compilers turn into vector instructions. */
+/* Exponential and logarithm in single precision, without branches or calls, so that compilers turn loops over them into
+ * vector instructions. */
 
-#ifndef VAEBENCH_NATIVE_H
-#define VAEBENCH_NATIVE_H
+#ifndef VAEBENCH_EXP_LOG_H
+#define VAEBENCH_EXP_LOG_H
 
 #include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define LOG2_E 1.44269504088896341f
@@ -16,9 +16,9 @@ static inline int32_t as_int(float value) { int32_t bits; memcpy(&bits, &value, 
 /* 2^x: the integer part goes into the exponent, the rest is a polynomial on [-1/2, 1/2]. */
 static inline float exp_two(float x)
 {
-    x = x < -126.0f ? -126.0f : x;
+    x = x < -126.0f ? -126.0f : x; /* smallest and largest exponents of normal floats */
     x = x > 127.0f ? 127.0f : x;
-    float whole = (x + 12582912.0f) - 12582912.0f;
+    float whole = (x + 12582912.0f) - 12582912.0f; /* adding 1.5 2^23 rounds to the nearest integer */
     float f = x - whole;
     float p = 1.5403530e-4f;
     p = p * f + 1.3333558e-3f;
@@ -36,7 +36,7 @@ static inline float exponential(float x) { return exp_two(x * LOG2_E); }
 static inline float logarithm(float x)
 {
     int32_t bits = as_int(x);
-    int32_t exponent = (bits - 0x3f3504f3) >> 23;
+    int32_t exponent = (bits - 0x3f3504f3) >> 23; /* 0x3f3504f3 is sqrt 1/2 */
     float m = as_float(bits - (exponent << 23));
     float s = (m - 1.0f) / (m + 1.0f);
     float q = s * s;

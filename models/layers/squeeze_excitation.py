@@ -1,4 +1,4 @@
-"""Layers that more than one model uses."""
+"""Channel gates, and the sum that ends a residual cell."""
 
 from __future__ import annotations
 

@@ -1,13 +1,14 @@
-"""From the stored arguments of the original NVAE code to a configuration of this one."""
+"""From the stored arguments of the published NVAE code to a configuration of this one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from models.likelihoods import BernoulliSpec, LogisticMixtureSpec, SoftClampedNormalSpec
-from models.nvae.config import ModelSetup, NVAEConfig
-from models.output import ImageShape, LikelihoodSpec
+from models.likelihoods import BernoulliSpec, ConfiguredLikelihood, LogisticMixtureSpec, SoftClampedNormalSpec
+from models.nvae.config import NVAEConfig
+from models.output import ImageShape
+from models.presets import ModelSetup
 
 BINARY_DATASETS = ("mnist", "omniglot")
 DATASET_SIDES = {"cifar10": 32, "ffhq": 256}
@@ -35,7 +36,7 @@ _COUNTS = {
 
 
 def setup_from_arguments(arguments: Mapping[str, object]) -> ModelSetup:
-    """The setup that the original code's command-line arguments stand for.
+    """The setup that the published code's command-line arguments stand for.
 
     Raises:
         ValueError: an argument is missing, or stands for something that cannot be built.
@@ -63,8 +64,8 @@ def setup_from_arguments(arguments: Mapping[str, object]) -> ModelSetup:
         norm_penalty=_number(given, "weight_decay_norm"),
         norm_penalty_start=_number(given, "weight_decay_norm_init") if given["weight_decay_norm_anneal"] else None,
     )
-    bits = _count(given, "num_x_bits")
-    return ModelSetup(config, image_shape(dataset), _likelihood(dataset, _count(given, "num_mixture_dec"), bits), bits)
+    likelihood = _likelihood(dataset, _count(given, "num_mixture_dec"), _count(given, "num_x_bits"))
+    return ModelSetup("nvae", config, image_shape(dataset), likelihood)
 
 
 def group_schedule(resolutions: int, groups: int, *, adaptive: bool, least: int) -> tuple[int, ...]:
@@ -73,7 +74,7 @@ def group_schedule(resolutions: int, groups: int, *, adaptive: bool, least: int)
 
 
 def image_shape(dataset: str) -> ImageShape:
-    """Shape of the (unpadded) images of one of the original's data sets.
+    """Shape of the (unpadded) images of one of the published code's data sets.
 
     Raises:
         ValueError: unknown data set.
@@ -87,7 +88,7 @@ def image_shape(dataset: str) -> ImageShape:
     return ImageShape(3, side, side)
 
 
-def _likelihood(dataset: str, mixtures: int, bits: int) -> LikelihoodSpec:
+def _likelihood(dataset: str, mixtures: int, bits: int) -> ConfiguredLikelihood:
     if dataset in BINARY_DATASETS:
         return BernoulliSpec()
     return SoftClampedNormalSpec(bits) if mixtures == 1 else LogisticMixtureSpec(mixtures, bits)

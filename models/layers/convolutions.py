@@ -1,4 +1,4 @@
-"""Weight-normalised convolutions, and the bank that computes their effective weights together."""
+"""Convolutions with activation and weight norm, and the bank that computes their effective weights together."""
 
 from __future__ import annotations
 

@@ -1,0 +1,22 @@
+"""Models of a user's own: modules that add to the registry when they are imported."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from benchmarks.base.errors import UserError
+
+
+def import_plugin(module: str) -> None:
+    """Import a module that adds models to the registry; the current folder is searched too.
+
+    Raises:
+        UserError: it cannot be imported.
+    """
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f"--plugin {module}: expected a module that can be imported: {error}") from error

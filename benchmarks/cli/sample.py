@@ -1,0 +1,62 @@
+"""The verb `sample`: images drawn from a trained model into a grid, a folder or an archive."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.base.errors import UserError
+from benchmarks.base.streams import seed_tensor
+from benchmarks.cli.checkpoints import load_checkpoint
+from benchmarks.data import keyed_generator, to_uint8
+from benchmarks.evaluation.picture_files import Archive, Each, Grid, Sink
+from models.output import Draw, Model
+
+TOGETHER = 64
+"""Images of one pass; fixed, for drawn pixels depend on it."""
+GRID = "samples.png"
+
+
+def sample(options: argparse.Namespace) -> int:
+    """Draw images into a grid, a folder or an archive."""
+    if options.n < 1 or not 0 < options.temperature < float("inf"):
+        raise UserError(f"expected --n >= 1 and --temperature > 0, got {options.n} and {options.temperature:g}")
+    loaded = load_checkpoint(options.checkpoint, options.device)
+    if not loaded.model.has_prior:
+        raise UserError(
+            f"{options.checkpoint}: a {loaded.trial.model} has no prior to sample from; choose another model"
+        )
+    sinks = sinks_of(options)
+    for images in drawn(loaded.model, options.n, options.seed, options.temperature, pixels=options.draw):
+        for sink in sinks:
+            sink.add(images)
+    print(f"{options.n} images in {', '.join(sink.close() for sink in sinks)}", file=sys.stderr)
+    return 0
+
+
+def sinks_of(options: argparse.Namespace) -> list[Sink]:
+    """Where the images go: what was asked for, else a grid."""
+    asked = options.out, options.each, options.npz
+    grid = options.out or (GRID if asked == (None, None, None) else None)
+    sinks: list[Sink] = [Grid(Path(grid), options.n)] if grid else []
+    sinks += [Each(Path(options.each))] if options.each else []
+    return [*sinks, *([Archive(Path(options.npz), options.n)] if options.npz else [])]
+
+
+@torch.inference_mode()
+def drawn(model: Model, n: int, seed: int, temperature: float, *, pixels: bool) -> Iterator[Tensor]:
+    """`n` images (b, C, H, W) uint8 from the prior, some at a time: the likelihood's mean, or a draw of pixels.
+
+    The latents of an image depend on the seed and its index alone.
+    """
+    device = next(model.parameters()).device
+    latents = seed_tensor(seed, "sample", device)
+    for start in range(0, n, TOGETHER):
+        likelihood = model.sample(min(TOGETHER, n - start), Draw(latents, first_sample=start), temperature)
+        source = keyed_generator(seed, "sample pixels", start, device)
+        yield to_uint8((likelihood.sample(source) if pixels else likelihood.mean()).cpu())

@@ -1,0 +1,143 @@
+"""Drawn images on disk: one grid, a file an image, or an archive; batch by batch, so that any number fits."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import zipfile
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from benchmarks.base.errors import UserError, unknown
+from benchmarks.base.files import write_bytes_atomically
+
+GAP = 2
+"""White pixels around each image of a grid."""
+FORMATS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".bmp": "BMP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
+"""Suffix -> format; JPEG and WebP lose a little."""
+
+
+class Sink(Protocol):
+    """Takes uint8 images (b, C, H, W), batch by batch."""
+
+    def add(self, images: Tensor) -> None:
+        """Take the next images."""
+        ...
+
+    def close(self) -> str:
+        """Finish; returns where the images are."""
+        ...
+
+
+def format_of(path: Path) -> str:
+    """The image format that a suffix stands for.
+
+    Raises:
+        UserError: another suffix, or none.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
+        raise unknown("suffix of an image file", suffix or path.name, FORMATS)
+    return FORMATS[suffix]
+
+
+def encoded(pixels: np.ndarray, kind: str) -> bytes:
+    """An image file of uint8 pixels (H, W, C), grey for C = 1."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def channels_last(images: Tensor) -> np.ndarray:
+    """Images (b, C, H, W) as (b, H, W, C)."""
+    return images.permute(0, 2, 3, 1).contiguous().numpy()
+
+
+class Grid:
+    """All images in one file, near square, row by row."""
+
+    def __init__(self, path: Path, n: int) -> None:
+        self.path, self.kind, self.n = path, format_of(path), n
+        self.columns = math.ceil(math.sqrt(n))
+        self.canvas, self.count = np.zeros((0, 0, 0), np.uint8), 0
+
+    def add(self, images: Tensor) -> None:
+        """Paste the next images."""
+        _, channels, height, width = images.shape
+        if not self.count:
+            rows = math.ceil(self.n / self.columns)
+            size = (rows * (height + GAP) + GAP, self.columns * (width + GAP) + GAP, channels)
+            self.canvas = np.full(size, 255, np.uint8)
+        for image in channels_last(images):
+            row, column = divmod(self.count, self.columns)
+            top, left = row * (height + GAP) + GAP, column * (width + GAP) + GAP
+            self.canvas[top : top + height, left : left + width] = image
+            self.count += 1
+
+    def close(self) -> str:
+        """Write the file."""
+        write_bytes_atomically(self.path, encoded(self.canvas, self.kind))
+        return str(self.path)
+
+
+class Each:
+    """A PNG an image: 00000.png, 00001.png, ... in a folder that is empty or new."""
+
+    def __init__(self, folder: Path) -> None:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"--each {folder}: expected a new or an empty folder; move what is there away")
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.count = folder, 0
+
+    def add(self, images: Tensor) -> None:
+        """Write the next images."""
+        for image in channels_last(images):
+            (self.folder / f"{self.count:05d}.png").write_bytes(encoded(image, "PNG"))
+            self.count += 1
+
+    def close(self) -> str:
+        """Nothing is left to write."""
+        return str(self.folder)
+
+
+class Archive:
+    """`images` (n, H, W, C) uint8 in an .npz file, which `--data npz:FILE` reads back."""
+
+    def __init__(self, path: Path, n: int) -> None:
+        if path.suffix != ".npz":
+            raise UserError(f"--npz {path}: expected a name that ends in .npz")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self.n = path, n
+        self.partial = path.with_name(f".{path.name}.{os.getpid()}")
+        self.archive = zipfile.ZipFile(self.partial, "w", zipfile.ZIP_DEFLATED)
+        self.member = self.archive.open("images.npy", "w", force_zip64=True)
+        self.started = False
+
+    def add(self, images: Tensor) -> None:
+        """Append the next images."""
+        pixels = channels_last(images)
+        if not self.started:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (self.n, *pixels.shape[1:])}
+            np.lib.format.write_array_header_1_0(self.member, header)
+            self.started = True
+        self.member.write(pixels.tobytes())
+
+    def close(self) -> str:
+        """Finish the archive under its name."""
+        self.member.close()
+        self.archive.close()
+        self.partial.replace(self.path)
+        return str(self.path)

@@ -1,0 +1,111 @@
+"""Checkpoints that published codes wrote: what a reader of them is, and how their weights come into a model."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.presets import ModelSetup
+
+SHOWN_KEYS = 3
+TORCH_FILES = (b"PK\x03\x04", b"\x80\x02\x8a\x0a")
+"""First bytes of what `torch.save` writes: a zip archive, or before torch 1.6 a pickled magic number."""
+
+UNREADABLE = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    OSError,
+    EOFError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    ValueError,
+)
+"""What `torch.load` raises on damaged or disallowed contents."""
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """What a checkpoint of a published code holds: how to build the model, and its weights under our names."""
+
+    setup: ModelSetup
+    state: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class PublishedReader:
+    """Reads the checkpoints of one published code.
+
+    `label` is the row's label in tables. `layout` says in an error what was expected. `recognises` tells from what
+    `torch.load` gave whether the code wrote it; `read` takes only what `recognises` accepts, and raises ValueError for
+    what cannot be built. `safe_types` may be unpickled besides tensors and plain containers.
+    """
+
+    label: str
+    layout: str
+    recognises: Callable[[object], bool]
+    read: Callable[[Any], PublishedModel]
+    safe_types: tuple[type, ...] = ()
+
+
+def is_torch_file(path: Path) -> bool:
+    """Whether `torch.save` wrote the file, by its first bytes."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(4) in TORCH_FILES
+
+
+def load_contents(path: Path, safe_types: Iterable[type] = ()) -> object:
+    """The unpickled contents of a file: tensors, plain containers and `safe_types`, nothing else.
+
+    Raises:
+        ValueError: the file cannot be read so.
+        OSError: the file cannot be opened.
+    """
+    with path.open("rb") as file:
+        try:
+            with torch.serialization.safe_globals(list(safe_types)):
+                return torch.load(file, map_location="cpu", weights_only=True)
+        except UNREADABLE as error:
+            first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise ValueError(f"{path}: not a checkpoint that can be read safely ({first_line})") from error
+
+
+def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load `state` into `model`.
+
+    Raises:
+        ValueError: keys or shapes differ; names the first of them.
+    """
+    own = model.state_dict()
+    problems = [
+        *_listed("missing", (key for key in own if key not in state)),
+        *_listed("unexpected", (key for key in state if key not in own)),
+        *_listed(
+            "of another shape",
+            (
+                f"{key} {tuple(value.shape)} for {tuple(own[key].shape)}"
+                for key, value in state.items()
+                if key in own and value.shape != own[key].shape
+            ),
+        ),
+    ]
+    if problems:
+        raise ValueError(f"weights do not fit the model: {'; '.join(problems)}")
+    model.load_state_dict(state)
+
+
+def _listed(problem: str, keys: Iterable[str]) -> list[str]:
+    """'problem: first keys, ...' if there are any."""
+    first = list(islice(keys, SHOWN_KEYS + 1))
+    if not first:
+        return []
+    return [f"{problem}: {', '.join(first[:SHOWN_KEYS])}{', ...' if len(first) > SHOWN_KEYS else ''}"]

@@ -1,0 +1,104 @@
+/* A whole residual cell without gradients, a few images at a time through all layers while they are in the cache:
+ * out = skip + gain * gate * norm(branch(x)), the gate by squeeze-excitation (Hu et al. 2018). */
+
+#include "exp_log.h"
+#include "layer.h"
+#include "linear_form.h"
+#include "norm.h"
+#include "scratch.h"
+
+#include <string.h>
+
+#define MOST_LAYERS 8
+
+/* Layers with packed weights and start rows, norms (4, c) before each and after the last, weight and bias of the
+ * two linear layers of the gate (none if `hidden`, the units between them, is 0), and the factor on the branch. */
+typedef struct {
+    int64_t count, hidden;
+    float gain;
+    Layer layers[MOST_LAYERS];
+    const float *packed[MOST_LAYERS], *start[MOST_LAYERS], *norms[MOST_LAYERS + 1], *gate[4];
+} Cell;
+
+/* Packs a layer's weight and, as a row of whole panels, its bias (zeros if null). */
+void vaebench_pack(Layer layer, const float *weight, const float *bias, float *packed, float *start)
+{
+    pack_weight(&layer, weight, 0, packed);
+    if (bias) memcpy(start, bias, (size_t)layer.c_out * sizeof(float));
+}
+
+int64_t vaebench_packed_size(Layer layer) { return packed_size(&layer); }
+
+/* out (rows) = weight (rows, columns) times x, plus bias. */
+static void linear(const float *weight, const float *bias, const float *x, int64_t rows, int64_t columns, float *out)
+{
+    for (int64_t row = 0; row < rows; row++) {
+        float sum = bias[row];
+        for (int64_t i = 0; i < columns; i++) sum += weight[row * columns + i] * x[i];
+        out[row] = sum;
+    }
+}
+
+/* gain * gate * norm as scale and shift (c) of one image's last map y. */
+static void open_gate(const Cell *cell, const float *y, int64_t pixels, int64_t channels, float *scale, float *shift)
+{
+    const float *norm_scale = cell->norms[cell->count] + NORM_SCALE * channels;
+    const float *norm_shift = cell->norms[cell->count] + NORM_SHIFT * channels;
+    float *pooled = scratch(CELL_GATE, 3 * channels + cell->hidden);
+    float *logit = pooled + channels, *hidden = logit + channels;
+    for (int64_t c = 0; c < channels; c++) scale[c] = cell->gain * norm_scale[c], shift[c] = cell->gain * norm_shift[c];
+    if (!cell->hidden) return;
+    image_statistics(y, pixels, channels, pooled, logit); /* the squares are not needed */
+    for (int64_t c = 0; c < channels; c++) pooled[c] = pooled[c] * norm_scale[c] + norm_shift[c];
+    linear(cell->gate[0], cell->gate[1], pooled, cell->hidden, channels, hidden);
+    for (int64_t i = 0; i < cell->hidden; i++) hidden[i] = hidden[i] > 0.0f ? hidden[i] : 0.0f;
+    linear(cell->gate[2], cell->gate[3], hidden, channels, cell->hidden, logit);
+    for (int64_t c = 0; c < channels; c++) {
+        float gate = 1.0f / (1.0f + exponential(-logit[c]));
+        scale[c] *= gate, shift[c] *= gate;
+    }
+}
+
+/* The last map of `images` images x; maps take turns in `room`, two halves of `half` floats. */
+static const float *run_branch(const Cell *cell, int64_t images, const float *x, float *room, int64_t half)
+{
+    for (int64_t i = 0; i < cell->count; i++) {
+        const Layer *layer = cell->layers + i;
+        const float *scale = cell->norms[i] + NORM_SCALE * layer->c_in;
+        const float *shift = cell->norms[i] + NORM_SHIFT * layer->c_in;
+        float *y = room + i % 2 * half;
+        run_layer(layer, images, x, scale, shift, cell->packed[i], cell->start[i], y);
+        x = y;
+    }
+    return x;
+}
+
+/* Floats of the largest of the layers' outputs for one image. */
+static int64_t largest_map(const Cell *cell)
+{
+    int64_t largest = 0;
+    for (int64_t i = 0; i < cell->count; i++) {
+        int64_t size = output_size(cell->layers + i);
+        largest = size > largest ? size : largest;
+    }
+    return largest;
+}
+
+/* out (batch, out_height, out_width, c_out) from x and skip. */
+void vaebench_cell(const Cell *cell, const float *x, const float *skip, float *out, int32_t threads)
+{
+    const Layer *last = cell->layers + cell->count - 1;
+    int64_t channels = last->c_out, pixels = last->out_height * last->out_width, size = output_size(last);
+    int64_t in = input_size(cell->layers), at_once = images_at_once(last, threads), half = at_once * largest_map(cell);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t first = 0; first < last->batch; first += at_once) {
+        int64_t images = last->batch - first < at_once ? last->batch - first : at_once;
+        float *scale = scratch(CELL_NORM, 2 * channels), *shift = scale + channels;
+        const float *y = run_branch(cell, images, x + first * in, scratch(CELL_MAPS, 2 * half), half);
+        for (int64_t i = first; i < first + images; i++, y += size) {
+            open_gate(cell, y, pixels, channels, scale, shift);
+            Upstream branch = {y, NULL, scale, NULL, shift, 0};
+            linear_image(&branch, 0, skip + i * size, out + i * size, pixels, channels);
+        }
+    }
+}

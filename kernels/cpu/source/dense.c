@@ -1,0 +1,178 @@
+/* Dense convolutions as matrix products in registers: a tile of TILE output pixels by a panel of output channels.
+ *
+ * The patch of an output pixel, kernel^2 channels long, is a row of the left matrix; packed weights are the right
+ * one. Where neighbouring tiles' patches lie at equal distances they are read from the map in place, else gathered
+ * first. */
+
+#include "dense.h"
+
+#include "scratch.h"
+#include "vector.h"
+
+#define MOST_TAPS 169 /* 13 x 13, the largest kernel */
+#define MOST_VECTORS 3 /* of a panel */
+#define STRIP 64      /* output pixels that meet all panels while their patches are in the cache */
+
+/* Where the values of a patch lie from its first one on: `count` runs of `length` floats. */
+typedef struct {
+    int64_t count, length, offset[MOST_TAPS];
+} Runs;
+
+/* A row of the kernel is one run where its pixels lie side by side. */
+static Runs runs_of(const Geometry *g)
+{
+    int whole_rows = g->dilation == 1 && g->pixel == g->channels;
+    int64_t per_row = whole_rows ? 1 : g->kernel;
+    Runs runs = {g->kernel * per_row, g->channels * (whole_rows ? g->kernel : 1), {0}};
+    for (int64_t run = 0; run < runs.count; run++)
+        runs.offset[run] = (run / per_row * g->width + run % per_row) * g->dilation * g->pixel;
+    return runs;
+}
+
+/* One tile by a panel of `vectors`: out (rows, columns) = start + patches times panel; patch r starts at a + r row. */
+INLINE void product(int vectors, const float *a, int64_t row, const Runs *runs, const float *panel, const float *start,
+                    float *out, int64_t out_row, int rows, int columns)
+{
+    vector sum[TILE][MOST_VECTORS];
+    for (int r = 0; r < TILE; r++)
+        for (int v = 0; v < vectors; v++) sum[r][v] = load(start + v * WIDE);
+    for (int64_t run = 0; run < runs->count; run++) {
+        const float *from = a + runs->offset[run];
+        for (int64_t i = 0; i < runs->length; i++, panel += vectors * WIDE) {
+            vector right[MOST_VECTORS];
+            for (int v = 0; v < vectors; v++) right[v] = load(panel + v * WIDE);
+            _Pragma("GCC unroll 8") for (int r = 0; r < TILE; r++)
+                for (int v = 0; v < vectors; v++) sum[r][v] += from[r * row + i] * right[v];
+        }
+    }
+    if (rows == TILE && columns == vectors * WIDE) {
+        for (int r = 0; r < TILE; r++)
+            for (int v = 0; v < vectors; v++) store(out + r * out_row + v * WIDE, sum[r][v]);
+        return;
+    }
+    float kept[TILE][MOST_VECTORS * WIDE];
+    for (int r = 0; r < TILE; r++)
+        for (int v = 0; v < vectors; v++) store(kept[r] + v * WIDE, sum[r][v]);
+    for (int r = 0; r < rows; r++) memcpy(out + r * out_row, kept[r], (size_t)columns * sizeof(float));
+}
+
+/* TILE values of a patch by a panel of the gradient: out (rows, spread pixel) += sum over output pixels of their
+ * products, with the values from `a` on and the gradients from `b` on. */
+INLINE void outer(int vectors, const Geometry *g, int64_t images, const float *a, const Geometry *spread,
+                  const float *b, float *out, int64_t rows)
+{
+    vector sum[TILE][MOST_VECTORS] = {0};
+    int64_t left_step = g->stride * g->pixel, right_step = g->stride * spread->pixel;
+    for (int64_t line = 0; line < images * g->out_height; line++) {
+        int64_t image = line / g->out_height, top = line % g->out_height * g->stride;
+        const float *left = a + (image * g->height + top) * g->width * g->pixel;
+        const float *right = b + (image * spread->height + top) * spread->width * spread->pixel;
+        for (int64_t x = 0; x < g->out_width; x++, left += left_step, right += right_step) {
+            vector panel[MOST_VECTORS];
+            for (int v = 0; v < vectors; v++) panel[v] = load(right + v * WIDE);
+            _Pragma("GCC unroll 8") for (int r = 0; r < TILE; r++)
+                for (int v = 0; v < vectors; v++) sum[r][v] += left[r] * panel[v];
+        }
+    }
+    for (int64_t r = 0; r < rows; r++)
+        for (int v = 0; v < vectors; v++) {
+            float *at = out + r * spread->pixel + v * WIDE;
+            store(at, load(at) + sum[r][v]);
+        }
+}
+
+/* A function of its own for each width of a panel, so that its sums are registers. */
+typedef void Product(const float *, int64_t, const Runs *, const float *, const float *, float *, int64_t, int, int);
+typedef void Outer(const Geometry *, int64_t, const float *, const Geometry *, const float *, float *, int64_t);
+
+#define OF_WIDTH(VECTORS)                                                                                              \
+    static void product_##VECTORS(const float *a, int64_t row, const Runs *runs, const float *panel,                   \
+                                  const float *start, float *out, int64_t out_row, int rows, int columns)              \
+    {                                                                                                                  \
+        product(VECTORS, a, row, runs, panel, start, out, out_row, rows, columns);                                     \
+    }                                                                                                                  \
+    static void outer_##VECTORS(const Geometry *g, int64_t images, const float *a, const Geometry *spread,             \
+                                const float *b, float *out, int64_t rows)                                              \
+    {                                                                                                                  \
+        outer(VECTORS, g, images, a, spread, b, out, rows);                                                            \
+    }
+OF_WIDTH(1)
+OF_WIDTH(2)
+OF_WIDTH(3)
+static Product *const products[] = {product_1, product_2, product_3};
+static Outer *const outers[] = {outer_1, outer_2, outer_3};
+
+/* Copies the patches of `rows` output pixels from `first` on into (rows, kernel^2 channels). */
+static void gather(const Geometry *g, const Runs *runs, const float *map, int64_t first, int64_t rows, float *out)
+{
+    int64_t image = g->height * g->width, out_pixels = g->out_height * g->out_width;
+    for (int64_t at = first; at < first + rows; at++) {
+        int64_t y = at % out_pixels / g->out_width, x = at % g->out_width;
+        const float *from = map + (at / out_pixels * image + (y * g->width + x) * g->stride) * g->pixel;
+        for (int64_t run = 0; run < runs->count; run++, out += runs->length)
+            memcpy(out, from + runs->offset[run], (size_t)runs->length * sizeof(float));
+    }
+}
+
+/* The first patch of the tile that begins at an output pixel, counted over all maps. */
+static const float *patch_in_map(const Geometry *g, const float *map, int64_t pixel)
+{
+    int64_t out_pixels = g->out_height * g->out_width;
+    int64_t image = pixel / out_pixels, y = pixel % out_pixels / g->out_width, x = pixel % g->out_width;
+    return map + ((image * g->height + y * g->stride) * g->width + x * g->stride) * g->pixel;
+}
+
+void convolve_dense(const Geometry *g, int64_t images, const float *map, const float *packed, const float *start,
+                    int64_t n, float *out)
+{
+    Runs in_map = runs_of(g);
+    int64_t depth = in_map.count * in_map.length, panel = panel_width(n), total = images * g->out_height * g->out_width;
+    Runs gathered = {1, depth, {0}};
+    int in_place = g->out_width % TILE == 0 || (g->kernel == 1 && g->stride == 1); /* no tile crosses a line's end */
+    const Runs *runs = in_place ? &in_map : &gathered;
+    int64_t row = in_place ? g->stride * g->pixel : depth;
+    float *patches = in_place ? NULL : scratch(PATCHES, (STRIP + TILE) * depth);
+    for (int64_t first = 0; first < total; first += STRIP) {
+        int64_t rows = total - first < STRIP ? total - first : STRIP;
+        const float *tile[STRIP / TILE];
+        if (!in_place) gather(g, &in_map, map, first, rows, patches);
+        for (int64_t at = 0; at < rows; at += TILE)
+            tile[at / TILE] = in_place ? patch_in_map(g, map, first + at) : patches + at * depth;
+        for (int64_t column = 0; column < n; column += panel) {
+            int columns = (int)(n - column < panel ? n - column : panel);
+            for (int64_t at = 0; at < rows; at += TILE)
+                products[panel / WIDE - 1](tile[at / TILE], row, runs, packed + column * depth, start + column,
+                                           out + (first + at) * n + column, n,
+                                           rows - at < TILE ? (int)(rows - at) : TILE, columns);
+        }
+    }
+}
+
+void weight_gradient_dense(const Geometry *g, int64_t images, const float *map, const Geometry *spread,
+                           const float *gradient, float *out)
+{
+    Runs runs = runs_of(g);
+    int64_t row = spread->pixel, panel = panel_width(row);
+    for (int64_t run = 0; run < runs.count; run++)
+        for (int64_t i = 0; i < runs.length; i += TILE)
+            for (int64_t column = 0; column < row; column += panel)
+                outers[panel / WIDE - 1](g, images, map + runs.offset[run] + i, spread, gradient + column,
+                                         out + (run * runs.length + i) * row + column,
+                                         runs.length - i < TILE ? runs.length - i : TILE);
+}
+
+void pack_dense(const Layer *layer, const float *weight, int backward, float *packed)
+{
+    int64_t taps = taps_of(layer), c_in = layer->c_in, c_out = layer->c_out;
+    int64_t n = backward ? c_in : c_out, depth = backward ? c_out : c_in, panel = panel_width(n);
+    int64_t n_step = backward ? taps : c_in * taps, depth_step = backward ? c_in * taps : taps;
+#pragma omp for schedule(static)
+    for (int64_t first = 0; first < n; first += panel) {
+        float *out = packed + first * depth * taps;
+        for (int64_t tap = 0; tap < taps; tap++) {
+            const float *from = weight + first * n_step + (backward ? taps - 1 - tap : tap);
+            for (int64_t d = 0; d < depth; d++, out += panel)
+                for (int64_t i = 0; i < panel; i++) out[i] = first + i < n ? from[i * n_step + d * depth_step] : 0.0f;
+        }
+    }
+}

@@ -1,0 +1,22 @@
+/* Padded maps: what a convolution reads, forward and backward, and what becomes of the gradient it writes. */
+
+#ifndef VAEBENCH_MAPS_H
+#define VAEBENCH_MAPS_H
+
+#include "layout.h"
+#include "linear_form.h"
+
+/* One image x (height, width, c_in), normalised (scale, shift (c_in)), activated, repeated, and padded with zeros. */
+void pad_input(const Layer *layer, const Geometry *g, const float *x, const float *scale, const float *shift,
+               float *map);
+
+/* The gradient of one image's output as the backward convolution reads it, with zeros around it and, at stride 2,
+ * between its pixels; adds its sum over pixels to `sum` (c_out). */
+void spread_gradient(const Layer *layer, const Geometry *g, const Upstream *up, int64_t image, float *map, float *sum);
+
+/* The gradient d (height, width, c_in) of one image's normalised input, from that of the activated and repeated
+ * one; adds the sums over pixels of d and of d (x - center), (c_in) each. */
+void normalised_gradient(const Layer *layer, const float *x, const float *scale, const float *shift,
+                         const float *center, const float *gradient, float *d, float *sum, float *product);
+
+#endif

@@ -1,0 +1,26 @@
+/* Scratch memory that stays between calls, so that it stays in the cache and costs no page faults. */
+
+#ifndef VAEBENCH_SCRATCH_H
+#define VAEBENCH_SCRATCH_H
+
+#include <stdint.h>
+
+enum {
+    PACKED,          /* a layer's weights in the order in which they are read */
+    START,           /* the row that a convolution's sums start from: a bias or zeros */
+    MAP,             /* padded inputs of a few images */
+    PATCHES,         /* patches of a few output pixels, side by side */
+    SPREAD,          /* gradients of a few images' outputs, spread by the stride */
+    INPUT_GRADIENT,  /* of the activated inputs of a few images */
+    WEIGHT_GRADIENT, /* one thread's part of it */
+    SUMS,            /* over pixels, per channel */
+    USES,
+    CELL_MAPS = SPREAD, /* a cell without gradients: maps between its layers, ... */
+    CELL_NORM = START,  /* ... its last norm and gate as scale and shift, ... */
+    CELL_GATE = SUMS    /* ... and the gate's activations */
+};
+
+/* Memory of the calling thread for one use, aligned to 64 bytes; valid until the same use asks for more. */
+float *scratch(int use, int64_t floats);
+
+#endif

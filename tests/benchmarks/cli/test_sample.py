@@ -1,0 +1,88 @@
+"""Drawn images in grids, folders and archives: any number, the same ones in each."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks.cli.parser import run_command
+from benchmarks.cli.sample import TOGETHER, drawn
+from benchmarks.data.files import npz_images
+from benchmarks.storage.weights import build_model, save_weights
+from benchmarks.suites.config import build_suite, read_suite
+from models.output import ImageShape
+
+N = TOGETHER + 7
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    trial = build_suite(*read_suite("quick"), ["vae"]).trials[0]
+    model = build_model(trial, ImageShape(1, 28, 28), torch.device("cpu"))
+    path = tmp_path_factory.mktemp("weights") / "vae.safetensors"
+    save_weights(model, trial, "hash", path)
+    return path
+
+
+def call(capsys, *arguments):
+    code = run_command(["sample", *map(str, arguments)])
+    return code, capsys.readouterr().err.strip()
+
+
+def test_folder_archive_and_grid_hold_the_same_images(weights, tmp_path, capsys):
+    places = "--each", tmp_path / "each", "--npz", tmp_path / "s.npz", "--out", tmp_path / "grid.png"
+    code, said = call(capsys, weights, "--n", N, *places)
+    assert (code, said.count("\n")) == (0, 0)
+    files = sorted((tmp_path / "each").iterdir())
+    each = np.stack([np.asarray(Image.open(path)) for path in files])
+    archive = np.load(tmp_path / "s.npz")["images"]
+    assert [path.name for path in files] == [f"{index:05d}.png" for index in range(N)]
+    assert np.array_equal(each[..., None], archive)
+    assert torch.equal(npz_images(tmp_path / "s.npz", binary=False)[:, 0], torch.from_numpy(each))
+    grid = np.asarray(Image.open(tmp_path / "grid.png"))
+    assert np.array_equal(grid[2:30, 2:30], each[0])
+    assert np.array_equal(grid[-30:-2][:, (N - 1) % 9 * 30 + 2 :][:, :28], each[-1])
+
+
+def test_an_image_depends_on_seed_and_index_alone(weights, tmp_path, capsys):
+    for name, n in (("few", 3), ("many", N)):
+        assert call(capsys, weights, "--n", n, "--npz", tmp_path / f"{name}.npz")[0] == 0
+    few, many = (np.load(tmp_path / f"{name}.npz")["images"] for name in ("few", "many"))
+    assert np.abs(few.astype(int) - many[:3]).max() <= 1  # rounding of a product may depend on the batch
+    assert not (tmp_path / "samples.png").exists()
+
+
+@pytest.mark.parametrize(("name", "kind"), [("a.jpg", "JPEG"), ("a.PNG", "PNG"), ("a.webp", "WEBP"), ("a.tif", "TIFF")])
+def test_the_suffix_is_the_format(weights, tmp_path, capsys, name, kind):
+    assert call(capsys, weights, "--n", 4, "--out", tmp_path / name)[0] == 0
+    assert Image.open(tmp_path / name).format == kind
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--out", "a.pngg"], "did you mean '.png'"),
+        (["--out", "grid"], "unknown suffix of an image file 'grid'"),
+        (["--npz", "a.zip"], "ends in .npz"),
+        (["--each", "."], "new or an empty folder"),
+        (["--temperature", "nan"], "--temperature > 0"),
+        (["--temperature", "inf"], "--temperature > 0"),
+    ],
+)
+def test_what_cannot_be_written_is_one_line(weights, tmp_path, capsys, monkeypatch, flags, said):
+    (tmp_path / "own.txt").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    code, error = call(capsys, weights, "--n", 2, *flags)
+    assert (code, error.count("\n")) == (2, 0)
+    assert said in error
+    assert [path.name for path in tmp_path.iterdir()] == ["own.txt"]
+
+
+def test_drawn_pixels_are_binary_and_repeat(weights):
+    from benchmarks.storage.weights import load_model
+
+    model = load_model(weights, torch.device("cpu")).model
+    first, again = (torch.cat(list(drawn(model, N, 3, 1.0, pixels=True))) for _ in range(2))
+    assert torch.equal(first, again)
+    assert set(first.unique().tolist()) == {0, 255}
+    assert not torch.equal(first[:7], first[-7:])

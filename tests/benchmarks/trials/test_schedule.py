@@ -1,0 +1,48 @@
+"""Folders of runs: what an older version began is found and continued."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from benchmarks.storage.weights import build_model, read_config, record_head, write_config
+from benchmarks.suites.config import build_suite
+from benchmarks.trials.schedule import plan
+from models.fields import added_later
+from models.registry import MODELS
+from models.vanilla.vae import VAEConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class GrownVAEConfig(VAEConfig):
+    """The vanilla VAE's configuration of a later version."""
+
+    spread: float = added_later(1.0)
+
+
+@pytest.fixture
+def table(tmp_path):
+    images = np.zeros((40, 8, 8), np.uint8)
+    np.savez(tmp_path / "data.npz", train=images, validation=images, test=images)
+    row = {"channels": 2, "latent_size": 2}
+    return {"data": f"npz:{tmp_path / 'data.npz'}", "likelihood": {"name": "bernoulli"}, "models": {"vae": row}}
+
+
+def test_what_an_older_version_began_continues_in_its_folder(table, tmp_path, monkeypatch):
+    (old,) = plan(build_suite("mine", table), tmp_path).trials
+    write_config(old.trial, old.folder)
+    monkeypatch.setitem(MODELS, "vae", dataclasses.replace(MODELS["vae"], config=GrownVAEConfig))
+    planned = plan(build_suite("mine", table), tmp_path)
+    (new,) = planned.trials
+    assert new.folder == old.folder
+    assert read_config(new.folder) == new.trial
+    assert record_head(read_config(new.folder), new.folder)["config_hash"] == old.folder.name.rsplit("-", 1)[-1]
+    assert build_model(read_config(new.folder), planned.data.image, "cpu").config == new.trial.model_config
+
+
+def test_a_later_field_that_is_set_takes_a_folder_of_its_own(table, tmp_path, monkeypatch):
+    (old,) = plan(build_suite("mine", table), tmp_path).trials
+    monkeypatch.setitem(MODELS, "vae", dataclasses.replace(MODELS["vae"], config=GrownVAEConfig))
+    table["models"]["vae"]["spread"] = 2.0
+    (new,) = plan(build_suite("mine", table), tmp_path).trials
+    assert new.folder != old.folder
