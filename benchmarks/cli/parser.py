@@ -67,9 +67,7 @@ def build_parser() -> Parser:
     _add_profile(verb("profile", "what the compiler made of the kernels, and how fast they are here"))
     listing = verb("list", "what there is: models, datasets, metrics, suites")
     listing.add_argument("what", choices=["models", "datasets", "metrics", "suites"])
-    listing.add_argument(
-        "--memory", action="store_true", help="models: estimate the memory of training presets (minutes)"
-    )
+    listing.add_argument("--memory", action="store_true", help="models: estimate what training presets takes (minutes)")
     listing.add_argument("--json", action="store_true", help="print JSON")
     env = verb("env", "the environment a run would record")
     env.add_argument("--device", default="auto", help="auto, cpu or cuda")
