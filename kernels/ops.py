@@ -220,6 +220,6 @@ class Ops:
     gaussian_sample: GaussianSample
     logistic_mixture_log_prob: LogisticMixtureLogProb
     norm_swish: NormSwish
+    bernoulli_log_prob: BernoulliLogProb
+    image_linear: ImageLinear
     network: NetworkOps | None = None
-    bernoulli_log_prob: BernoulliLogProb | None = None
-    image_linear: ImageLinear | None = None

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kernels.ops import SOFT_CLAMPED, Ops
-from kernels.reference.backend import REFERENCE, bernoulli_log_prob
+from kernels.reference.backend import REFERENCE
 from models.distributions import DiagonalGaussian
 from models.output import LikelihoodSpec
 
@@ -40,7 +40,7 @@ class Bernoulli:
         Raises:
             ValueError: x is not binary.
         """
-        return (self.ops.bernoulli_log_prob or bernoulli_log_prob)(self.logits, x)
+        return self.ops.bernoulli_log_prob(self.logits, x)
 
     def mean(self) -> Tensor:
         """Probability of a one, (B, C, H, W)."""

@@ -20,8 +20,10 @@ from kernels.cpu.cell import convolution, residual_cell
 from kernels.cpu.packed_cell import prepare_cell, run_prepared
 from kernels.cpu.weights import spectral_norms, weight_norm
 from kernels.ops import PLAIN, GaussianDraw, GaussianForm, NetworkOps, Ops
-from kernels.reference import backend as reference
-from kernels.reference.backend import MIN_LOG_SCALE, check_gaussian, keyed_or_external, mixture_components, wide
+from kernels.reference.backend import REFERENCE
+from kernels.reference.gaussian import check_gaussian, keyed_or_external, sum_per_sample
+from kernels.reference.mixture import MIN_LOG_SCALE, mixture_components
+from kernels.reference.precision import wide
 
 CHUNK = 1 << 16
 """Components of pixels worked on at a time; a dozen tensors of this size stay in the cache."""
@@ -117,7 +119,7 @@ class Gaussian(torch.autograd.Function):
         ctx.save_for_backward(step, shift, ratio, inverse, *slopes)
         ctx.dtypes = dtypes_of(mean, log_scale, prior_mean, prior_log_scale)
         ctx.residual = form.residual
-        return z, reference.sum_per_sample(cost)
+        return z, sum_per_sample(cost)
 
     @staticmethod
     def backward(ctx: Any, grad_z: Tensor, grad_kl: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -232,7 +234,7 @@ def gaussian_sample_kl(
         return GaussianDraw(z, kl, None)
     eps = draw_noise(noise, seed, group, mean.shape, first_sample, dtype)
     if log_ratio:
-        return reference.gaussian_sample_kl(*parameters, seed=seed, group=group, form=form, noise=eps, log_ratio=True)
+        return REFERENCE.gaussian_sample_kl(*parameters, seed=seed, group=group, form=form, noise=eps, log_ratio=True)
     z, kl = Gaussian.apply(*parameters, eps, form)
     return GaussianDraw(z, kl, None)
 
@@ -341,7 +343,7 @@ class Mixture(torch.autograd.Function):
 def logistic_mixture_log_prob(parameters: Tensor, x: Tensor, *, bits: int, original_edges: bool = False) -> Tensor:
     """Log p(x) per image (B,); see `kernels.ops.LogisticMixtureLogProb`. The original's edges take the reference."""
     if original_edges:
-        return reference.logistic_mixture_log_prob(parameters, x, bits=bits, original_edges=True)
+        return REFERENCE.logistic_mixture_log_prob(parameters, x, bits=bits, original_edges=True)
     mixture_components(parameters, x)
     differentiate = torch.is_grad_enabled() and parameters.requires_grad
     return Mixture.apply(parameters, x.detach(), bits, differentiate)
@@ -360,7 +362,7 @@ def gaussian_sample(
 ) -> Tensor:
     """A draw at a temperature; see `kernels.ops.GaussianSample`."""
     eps = draw_noise(noise, seed, group, mean.shape, first_sample, wide(mean.dtype))
-    return reference.gaussian_sample(
+    return REFERENCE.gaussian_sample(
         mean, log_scale, seed=seed, group=group, form=form, temperature=temperature, noise=eps
     )
 
@@ -371,8 +373,8 @@ CPU = Ops(
     gaussian_sample_kl,
     gaussian_sample,
     logistic_mixture_log_prob,
-    reference.norm_swish,
-    NETWORK,
+    REFERENCE.norm_swish,
     pixels.bernoulli_log_prob,
     pixels.image_linear,
+    NETWORK,
 )

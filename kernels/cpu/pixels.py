@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kernels.cpu import library
-from kernels.reference import backend as reference
+from kernels.reference import pixels as reference
 
 MOST_LIT = 0.25
 """Share of pixels that are not zero up to which adding single rows beats a matrix product."""

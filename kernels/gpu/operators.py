@@ -15,7 +15,10 @@ from torch import Tensor
 from kernels.gpu import latent_plan, norm_plan
 from kernels.gpu.latent_plan import Gradients, Request
 from kernels.ops import PLAIN, Activation, GaussianDraw, GaussianForm, Ops
-from kernels.reference import backend as reference
+from kernels.reference.backend import REFERENCE
+from kernels.reference.gaussian import check_gaussian
+from kernels.reference.mixture import mixture_components
+from kernels.reference.norm import check_norm
 
 
 def request_of(
@@ -305,7 +308,7 @@ def gaussian_sample_kl(
 ) -> GaussianDraw:
     """A draw from the posterior with its KL; see `kernels.ops.GaussianSampleKL`. Float64 takes the reference."""
     if mean.dtype == torch.float64:
-        return reference.gaussian_sample_kl(
+        return REFERENCE.gaussian_sample_kl(
             mean,
             log_scale,
             prior_mean,
@@ -317,7 +320,7 @@ def gaussian_sample_kl(
             noise=noise,
             log_ratio=log_ratio,
         )
-    reference.check_gaussian(mean, log_scale, prior_mean, prior_log_scale, noise)
+    check_gaussian(mean, log_scale, prior_mean, prior_log_scale, noise)
     scalars = (form.soft_clamp, form.scale_floor, form.residual, None, log_ratio)
     parameters = (mean, log_scale, prior_mean, prior_log_scale, noise, seed)
     z, kl, ratio = gaussian(*parameters, group, first_sample, *scalars)
@@ -337,7 +340,7 @@ def gaussian_sample(
 ) -> Tensor:
     """A draw at a temperature; see `kernels.ops.GaussianSample`. Float64 takes the reference."""
     if mean.dtype == torch.float64:
-        return reference.gaussian_sample(
+        return REFERENCE.gaussian_sample(
             mean,
             log_scale,
             seed=seed,
@@ -347,7 +350,7 @@ def gaussian_sample(
             first_sample=first_sample,
             noise=noise,
         )
-    reference.check_gaussian(mean, log_scale, None, None, noise)
+    check_gaussian(mean, log_scale, None, None, noise)
     scalars = (form.soft_clamp, form.scale_floor, form.residual, temperature, False)
     return gaussian(mean, log_scale, None, None, noise, seed, group, first_sample, *scalars)[0]
 
@@ -358,8 +361,8 @@ def logistic_mixture_log_prob(parameters: Tensor, x: Tensor, *, bits: int, origi
     The original's edges and float64 take the reference.
     """
     if original_edges or parameters.dtype == torch.float64:
-        return reference.logistic_mixture_log_prob(parameters, x, bits=bits, original_edges=original_edges)
-    reference.mixture_components(parameters, x)
+        return REFERENCE.logistic_mixture_log_prob(parameters, x, bits=bits, original_edges=original_edges)
+    mixture_components(parameters, x)
     return mixture(parameters, x.detach(), bits)[0]
 
 
@@ -378,7 +381,7 @@ def norm_swish(
 ) -> Tensor:
     """Batch norm and swish; see `kernels.ops.NormSwish`. Float64 takes the reference."""
     if x.dtype == torch.float64:
-        return reference.norm_swish(
+        return REFERENCE.norm_swish(
             x,
             running_mean,
             running_var,
@@ -390,11 +393,19 @@ def norm_swish(
             repeats=repeats,
             activation=activation,
         )
-    reference.check_norm(x, (running_mean, running_var, weight, bias), training, repeats, activation)
+    check_norm(x, (running_mean, running_var, weight, bias), training, repeats, activation)
     mean, spread = running_mean, running_var
     if training:
         mean, spread = norm_statistics(x.detach(), running_mean, running_var, momentum, eps, repeats)
     return norm(x, mean, spread, weight, bias, eps, training, activation == "swish")
 
 
-FUSED = Ops("fused", gaussian_sample_kl, gaussian_sample, logistic_mixture_log_prob, norm_swish)
+FUSED = Ops(
+    "fused",
+    gaussian_sample_kl,
+    gaussian_sample,
+    logistic_mixture_log_prob,
+    norm_swish,
+    REFERENCE.bernoulli_log_prob,
+    REFERENCE.image_linear,
+)

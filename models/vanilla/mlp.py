@@ -7,7 +7,6 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from kernels.ops import Ops
-from kernels.reference.backend import image_linear
 from models.output import ImageShape
 
 
@@ -25,7 +24,7 @@ class ImageLinear(nn.Module):
         like = nn.Linear(inputs, outputs)
         self.rows = nn.Parameter(like.weight.detach().t().contiguous())
         self.bias = nn.Parameter(like.bias.detach())
-        self.linear = ops.image_linear or image_linear
+        self.linear = ops.image_linear
 
     def forward(self, x: Tensor) -> Tensor:
         """Weighted sums (B, M)."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kernels.cpu import pixels
-from kernels.reference import backend as reference
+from kernels.reference import pixels as reference
 
 VALUE, GRADIENT = 2e-6, 2e-7  # relative to sums over 784 pixels in float32; absolute, of values below 1
 PRODUCT = 1e-5  # sums of up to 100 float32 products of normals
