@@ -227,7 +227,8 @@ class ResidualCell(nn.Module):
     """skip(x) + gain * gate * ops(x); the first operation changes channels and resolution.
 
     Its parts are modules, which hold the parameters under the checkpoints' names; it runs as one operation of
-    `backend`. Only while a convolution waits for the batch that sets its scale, its modules run one by one.
+    `backend`. Its modules run one by one while a convolution waits for the batch that sets its scale, or somebody
+    watches one of them through a hook.
     """
 
     def __init__(
@@ -242,12 +243,13 @@ class ResidualCell(nn.Module):
         self.se = SqueezeExcitation(c_out) if config.squeeze_excitation else None
         self.gain, self.network = config.residual_gain, backend.network
         self._packed: Kept[PackedCell] = Kept()
+        self._inside = (*self._ops.modules(), *(self.se.modules() if self.se else ()))
         self.form = CellForm(tuple(layer.form for layer in self._layers()), config.residual_gain, config.recompute)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, h, w) -> (B, C_out, h', w')."""
         skip, layers = self.skip(x), self._layers()
-        if any(isinstance(layer.conv, WeightNormConv2d) and layer.conv.awaits_data for layer in layers):
+        if self._needs_modules(layers):
             return self.module_by_module(x, skip)
         tensors, other = self._tensors(layers), None if skip is x else skip
         if not (self.training or torch.is_grad_enabled()):
@@ -256,6 +258,10 @@ class ResidualCell(nn.Module):
         if self.training:
             self._count_batch(layers)
         return out
+
+    def _needs_modules(self, layers: list[CellLayer]) -> bool:
+        waits = any(isinstance(layer.conv, WeightNormConv2d) and layer.conv.awaits_data for layer in layers)
+        return waits or (not torch.compiler.is_compiling() and any(one._forward_hooks for one in self._inside))
 
     def module_by_module(self, x: Tensor, skip: Tensor) -> Tensor:
         """The cell through the modules it is made of."""
