@@ -1,7 +1,8 @@
-"""Learning rates tried for every row of a suite, scored on the validation split (the verb `tune`).
+"""Learning rates and warm-ups of the KL tried for every row of a suite, scored on the validation split (verb `tune`).
 
-Every row gets the same trials. The log (results/tuning/SUITE.csv) is appended trial by trial and a trial that stands in
-it is not run again. The test split is never touched.
+Every row gets the same trials; one without a prior has no KL to warm up, so that only its rates differ. The log
+(results/tuning/SUITE.csv) is appended trial by trial and a trial that stands in it is not run again. The test split is
+never touched.
 """
 
 from __future__ import annotations
@@ -15,16 +16,18 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.base.errors import UserError
 from benchmarks.data import DataSet, load
 from benchmarks.machine.environment import choose_device, collect
 from benchmarks.storage.weights import build_model
 from benchmarks.suites.config import Suite, TrialConfig
 from benchmarks.training.loop import train
 
-LEARNING_RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
+LEARNING_RATES = (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
+WARMUPS = (0.1, 0.3)
 COLUMNS: tuple[str, ...] = (
-    "suite", "row", "seed", "images", "batch_size", "optimizer", "learning_rate", "validation_elbo", "unit", "skipped",
-    "training_seconds", "data_hash", "device", "threads", "torch", "commit", "dirty", "date",
+    "suite", "row", "seed", "images", "batch_size", "optimizer", "learning_rate", "kl_warmup", "validation_elbo",
+    "unit", "skipped", "training_seconds", "data_hash", "device", "threads", "torch", "commit", "dirty", "date",
 )  # fmt: skip
 
 
@@ -46,6 +49,7 @@ def score_trial(trial: TrialConfig, data: DataSet) -> dict[str, object]:
         "batch_size": trial.training.batch_size,
         "optimizer": trial.training.optimizer,
         "learning_rate": trial.training.learning_rate,
+        "kl_warmup": trial.objective.kl_warmup,
         "validation_elbo": round(validation.values[-1], 4),
         "unit": validation.unit,
         "skipped": result.skipped,
@@ -55,12 +59,19 @@ def score_trial(trial: TrialConfig, data: DataSet) -> dict[str, object]:
     }
 
 
-def known_trials(log: Path) -> set[tuple[str, float]]:
-    """(row, learning rate) of the trials in the log."""
+def known_trials(log: Path) -> set[tuple[str, float, float]]:
+    """(row, learning rate, warm-up of the KL) of the trials in the log.
+
+    Raises:
+        UserError: a log without these columns.
+    """
     if not log.exists():
         return set()
     with log.open(newline="") as file:
-        return {(line["row"], float(line["learning_rate"])) for line in csv.DictReader(file)}
+        lines = csv.DictReader(file)
+        if tuple(lines.fieldnames or ()) != COLUMNS:
+            raise UserError(f"{log}: expected the columns {', '.join(COLUMNS)}; give another --log, or move it away")
+        return {(line["row"], float(line["learning_rate"]), float(line["kl_warmup"])) for line in lines}
 
 
 def append(log: Path, line: dict[str, object]) -> None:
@@ -79,12 +90,20 @@ def tune(suite: Suite, log: Path) -> None:
     data = load(suite.data)
     torch.set_num_threads(suite.trials[0].threads)
     for trial in suite.trials:
-        for rate in LEARNING_RATES:
-            if (trial.row, rate) in known_trials(log):
+        has_prior = build_model(trial, data.image, torch.device("meta")).has_prior
+        for rate, warmup in settings(trial, has_prior):
+            if (trial.row, rate, warmup) in known_trials(log):
                 continue
             start = time.perf_counter()
             training = dataclasses.replace(trial.training, learning_rate=rate, validations=1)
-            line = score_trial(dataclasses.replace(trial, training=training), data)
+            objective = dataclasses.replace(trial.objective, kl_warmup=warmup)
+            line = score_trial(dataclasses.replace(trial, training=training, objective=objective), data)
             append(log, line)
-            seconds = time.perf_counter() - start
-            print(f"{trial.row} {rate:g}: {line['validation_elbo']} ({seconds:.0f} s)", file=sys.stderr)
+            found = f"{line['validation_elbo']} ({time.perf_counter() - start:.0f} s)"
+            print(f"{trial.row} rate {rate:g} warm-up {warmup:g}: {found}", file=sys.stderr)
+
+
+def settings(trial: TrialConfig, has_prior: bool) -> list[tuple[float, float]]:
+    """(learning rate, warm-up of the KL) of a row's trials."""
+    warmups = WARMUPS if has_prior else (trial.objective.kl_warmup,)
+    return [(rate, warmup) for warmup in warmups for rate in LEARNING_RATES]

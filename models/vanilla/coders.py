@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import nn
 
 from kernels.ops import Ops
+from models.fields import added_later
 from models.output import ImageShape
 from models.vanilla.convnet import ConvDecoder, ConvEncoder, ConvNetShape
 from models.vanilla.mlp import MLPDecoder, MLPEncoder
@@ -17,8 +18,9 @@ from models.vanilla.mlp import MLPDecoder, MLPEncoder
 class CoderConfig:
     """Width at the image, number of latents, number of poolings, padding; or the hidden layers of an MLP.
 
-    `hidden` () is the convolutional network. (512,) is the MLP C H W - 512 - latents - 512 - C H W: `channels` and
-    `halvings` then mean nothing, and there is nothing to pad for.
+    `residual_blocks` of two convolutions at every coarser resolution stand in place of one plain convolution. `hidden`
+    () is the convolutional network. (512,) is the MLP C H W - 512 - latents - 512 - C H W: `channels` and `halvings`
+    then mean nothing, and there is nothing to pad for.
     """
 
     channels: int = 16
@@ -26,12 +28,16 @@ class CoderConfig:
     halvings: int = 2
     pad: int | None = None
     hidden: tuple[int, ...] = ()
+    residual_blocks: int = added_later(0)
 
     def __post_init__(self) -> None:
         if self.latent_size < 1:
             raise ValueError(f"latent_size: expected at least 1, got {self.latent_size}")
         if any(size < 1 for size in self.hidden):
             raise ValueError(f"hidden: expected sizes of at least 1, such as [512], got {list(self.hidden)}")
+        if self.residual_blocks < 0 or (self.hidden and self.residual_blocks):
+            found = f"{self.residual_blocks}" + (" with hidden layers" if self.hidden else "")
+            raise ValueError(f"residual_blocks: expected 0 or more, of the convolutional network, got {found}")
         if self.hidden and self.pad:
             raise ValueError(f"pad: expected none with hidden layers, for an MLP takes any image, got {self.pad}")
 
@@ -49,6 +55,6 @@ def coders(config: CoderConfig, image: ImageShape, features: int, parameters: in
     if config.hidden:
         encoder = MLPEncoder(image, config.hidden, features, ops)
         return Coders(encoder, MLPDecoder(image, config.hidden, config.latent_size, parameters), 0)
-    shape = ConvNetShape(image, config.channels, config.halvings, config.pad)
+    shape = ConvNetShape(image, config.channels, config.halvings, config.pad, config.residual_blocks)
     encoder = ConvEncoder(shape, features)
     return Coders(encoder, ConvDecoder(shape, config.latent_size, parameters), shape.padding)

@@ -15,13 +15,15 @@ from models.output import ImageShape, fitting_pad
 class ConvNetShape:
     """Widths and sizes of the pair: `channels` at the image, doubled at each of `halvings` poolings.
 
-    `pad` None is the least padding with which the image halves that often.
+    `pad` None is the least padding with which the image halves that often. `residual_blocks` at each coarser
+    resolution stand in place of one plain convolution.
     """
 
     image: ImageShape
     channels: int
     halvings: int
     pad: int | None
+    residual_blocks: int = 0
 
     def __post_init__(self) -> None:
         if self.channels < 1 or self.halvings < 1 or (self.pad or 0) < 0:
@@ -46,9 +48,32 @@ class ConvNetShape:
         return self.widths[-1], height // factor, width // factor
 
 
+def _convolution(inputs: int, outputs: int) -> nn.Conv2d:
+    """3x3, without bias: a batch norm follows or has gone before."""
+    return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+
+
 def _block(inputs: int, outputs: int) -> nn.Sequential:
     """3x3 convolution, batch norm, SiLU."""
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.SiLU())
+    return nn.Sequential(_convolution(inputs, outputs), nn.BatchNorm2d(outputs), nn.SiLU())
+
+
+class ResidualBlock(nn.Module):
+    """x + two times (batch norm, SiLU, 3x3 convolution) of it (He et al. 2016, identity mappings)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        parts = [(nn.BatchNorm2d(channels), nn.SiLU(), _convolution(channels, channels)) for _ in range(2)]
+        self.branch = nn.Sequential(*(part for three in parts for part in three))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
+        return x + self.branch(x)
+
+
+def _deepening(channels: int, residual_blocks: int) -> list[nn.Module]:
+    """What follows at one resolution: residual blocks, or one plain block."""
+    return [ResidualBlock(channels) for _ in range(residual_blocks)] or [_block(channels, channels)]
 
 
 class ConvEncoder(nn.Module):
@@ -59,7 +84,7 @@ class ConvEncoder(nn.Module):
         widths = shape.widths
         layers: list[nn.Module] = [_block(shape.image.channels, widths[0])]
         for narrow, wide in pairwise(widths):
-            layers += [nn.MaxPool2d(2), _block(narrow, wide), _block(wide, wide)]
+            layers += [nn.MaxPool2d(2), _block(narrow, wide), *_deepening(wide, shape.residual_blocks)]
         self.features = nn.Sequential(*layers)
         channels, height, width = shape.bottom
         self.head = nn.Linear(channels * height * width, outputs)
@@ -81,7 +106,8 @@ class ConvDecoder(nn.Module):
         widths = shape.widths[::-1]
         layers: list[nn.Module] = []
         for wide, narrow in pairwise(widths):
-            layers += [_block(wide, wide), _block(wide, narrow), nn.Upsample(scale_factor=2, mode="nearest")]
+            layers += _deepening(wide, shape.residual_blocks)
+            layers += [_block(wide, narrow), nn.Upsample(scale_factor=2, mode="nearest")]
         self.features = nn.Sequential(*layers, _block(widths[-1], widths[-1]))
         self.head = nn.Conv2d(widths[-1], outputs, 3, padding=1)
         self.to(memory_format=torch.channels_last)

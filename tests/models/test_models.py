@@ -12,6 +12,8 @@ from models.likelihoods import BernoulliSpec, GaussianSpec, LogisticMixtureSpec
 from models.nvae import NVAEConfig, ResidualVAEConfig
 from models.output import Draw, ImageShape
 from models.registry import MODELS, build
+from models.vanilla.convnet import ResidualBlock
+from models.vanilla.vae import VAEConfig
 
 GREY, COLOUR = ImageShape(1, 28, 28), ImageShape(3, 32, 32)
 SMALL = {
@@ -251,3 +253,24 @@ def test_impossible_sizes_are_refused(name):
 def test_unknown_model_names_the_known():
     with pytest.raises(ValueError, match="nvae"):
         build("nvea", None, GREY, BernoulliSpec(), REFERENCE)
+
+
+def test_residual_blocks_stand_in_place_of_plain_convolutions():
+    plain, deep, deeper = (
+        build("vae", VAEConfig(channels=4, latent_size=3, residual_blocks=n), GREY, LogisticMixtureSpec(2), REFERENCE)
+        for n in (0, 1, 2)
+    )
+    blocks = [sum(isinstance(m, ResidualBlock) for m in model.modules()) for model in (plain, deep, deeper)]
+    assert blocks == [0, 4, 8]  # encoder and decoder at two resolutions
+    shapes = {model(images(), draw()).likelihood.mean().shape for model in (plain, deep)}
+    assert shapes == {(3, 1, 28, 28)}
+    block = ResidualBlock(3)
+    torch.nn.init.zeros_(block.branch[-1].weight)
+    x = torch.randn(2, 3, 4, 4)
+    assert torch.equal(block(x), x)
+
+
+@pytest.mark.parametrize(("blocks", "hidden"), [(-1, ()), (1, (8,))])
+def test_impossible_residual_blocks_are_refused(blocks, hidden):
+    with pytest.raises(ValueError, match="residual_blocks"):
+        VAEConfig(hidden=hidden, residual_blocks=blocks)
