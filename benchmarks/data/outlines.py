@@ -62,7 +62,7 @@ def read_outlines(path: Path, code_points: set[int]) -> Outlines:
     return Outlines(np.array(list(shapes)), glyph, start, end)
 
 
-def draw(outlines: Outlines, size: int, em: float, longest: float) -> UInt8[np.ndarray, "N size size"]:
+def draw(outlines: Outlines, size: int, em: int, longest: int) -> UInt8[np.ndarray, "N size size"]:
     """The glyphs white on black, centred by their boxes; `em` pixels an em, less where a box exceeds `longest`."""
     low, high = outlines.box()
     scale = np.minimum(em, longest / (high - low).max(axis=1))
