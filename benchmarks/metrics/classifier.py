@@ -1,4 +1,4 @@
-"""The small classifier whose features are the offline ruler for grey 28x28 images."""
+"""The small classifier whose features are the offline ruler for small images."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ SIZE = 28
 
 
 class SmallClassifier(nn.Module):
-    """Four convolutions with batch norm; features are the last maps' mean: (B, 128). 98,682 parameters."""
+    """Four convolutions with batch norm; features are the last maps' mean: (B, 128). 98,682 parameters by default."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = 1, classes: int = CLASSES) -> None:
         super().__init__()
-        self.stages = nn.Sequential(_stage(1, 16), _stage(16, 32, 2), _stage(32, 64, 2), _stage(64, FEATURES))
-        self.head = nn.Linear(FEATURES, CLASSES)
+        self.stages = nn.Sequential(_stage(channels, 16), _stage(16, 32, 2), _stage(32, 64, 2), _stage(64, FEATURES))
+        self.head = nn.Linear(FEATURES, classes)
 
     def initialise(self, generator: torch.Generator) -> None:
         """Draw all weights from `generator`: He et al. 2015 for convolutions, zeros for the head."""
@@ -27,11 +27,11 @@ class SmallClassifier(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def features(self, x: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B 128"]:
+    def features(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 128"]:
         """Features of images in [0, 1]."""
         return self.stages(2 * x - 1).mean(dim=(2, 3))
 
-    def forward(self, x: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B 10"]:
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B classes"]:
         """Class logits of images in [0, 1]."""
         return self.head(self.features(x))
 

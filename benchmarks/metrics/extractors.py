@@ -35,7 +35,7 @@ EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49c
 EFFICIENTNET_SIZE = 64
 DOWNLOAD = "download"
 
-CLASSIFIER_RULE = "v / 127.5 - 1 at 28x28, no resizing"
+CLASSIFIER_RULE = "v / 127.5 - 1 at {size}x{size}, no resizing"
 INCEPTION_RULE = (
     "grey repeated to 3 channels; TF1 bilinear to 299x299 without antialiasing, as in the original; (v - 128) / 128; "
     "features rounded to float32 at the end"
@@ -74,7 +74,8 @@ class ClassifierNetwork(Network):
 
     def __init__(self, name: str, features_list: list[str], state: dict[str, Tensor], **_: Any) -> None:
         super().__init__(name, features_list)
-        self.net = classifier.SmallClassifier()
+        channels, classes = state["stages.0.0.weight"].shape[1], len(state["head.bias"])
+        self.net = classifier.SmallClassifier(channels, classes)
         self.net.load_state_dict(state)
         self.double()
 
@@ -129,11 +130,18 @@ def open_classifier(name: str, weights: str | Path | None) -> Extractor:
         card = json.loads((WEIGHTS / f"{name}.json").read_text())
         raw = (WEIGHTS / f"{name}.safetensors").read_bytes()
         _check_hash(raw, card["weights_sha256"], WEIGHTS / f"{name}.safetensors")
-        network = ClassifierNetwork(name, ["features", "logits"], load_safetensors(raw))
+        return classifier_extractor(
+            name, card["weights_sha256"], load_safetensors(raw), card.get("size", classifier.SIZE)
+        )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(f"extractor '{name}': its shipped files are damaged ({error}); install again") from error
-    digest, size = card["weights_sha256"], classifier.SIZE
-    return Extractor(name, "1", digest, CLASSIFIER_RULE, classifier.FEATURES, (1,), size, network)
+
+
+def classifier_extractor(name: str, weights_sha256: str, state: dict[str, Tensor], size: int) -> Extractor:
+    """The extractor of a small classifier's weights, for images of `size` pixels a side."""
+    network = ClassifierNetwork(name, ["features", "logits"], state)
+    channels, rule = state["stages.0.0.weight"].shape[1], CLASSIFIER_RULE.format(size=size)
+    return Extractor(name, "1", weights_sha256, rule, classifier.FEATURES, (channels,), size, network)
 
 
 def open_inception(weights: str | Path | None) -> Extractor:
@@ -168,6 +176,13 @@ EXTRACTORS: dict[str, ExtractorSource] = {
     ),
     "fashion-mnist-cnn-v1": ExtractorSource(
         "small classifier of clothing, 128 features, shipped", partial(open_classifier, "fashion-mnist-cnn-v1")
+    ),
+    "glyphs-cnn-v1": ExtractorSource(
+        "small classifier of the faces of glyphs, 128 features, shipped", partial(open_classifier, "glyphs-cnn-v1")
+    ),
+    "photos-cnn-v1": ExtractorSource(
+        "small classifier of photographs by their patches, 128 features, shipped",
+        partial(open_classifier, "photos-cnn-v1"),
     ),
     "efficientnet-lite0": ExtractorSource(
         "ImageNet classifier at 64x64, 1,280 features, optional packages", open_efficientnet

@@ -13,7 +13,7 @@ from benchmarks.data import DATA_SETS, content_hash, load, load_labels
 from benchmarks.data import public as public_sets
 from benchmarks.data.embedded import PATCH_BANDS, PATCH_SIZE
 
-EMBEDDED = {"mnist-5k": (3600, 400, 1000), "patches": (14058, 600, 1400)}
+EMBEDDED = {"mnist-5k": (3600, 400, 1000), "patches": (14058, 600, 1400), "glyphs-28": (28573, 1483, 2291)}
 
 
 def rows(images):

@@ -20,11 +20,12 @@ from benchmarks.metrics.frechet import FeatureStatistics, frechet_distance
 from benchmarks.metrics.sample_quality import sample_metrics
 from benchmarks.metrics.train_extractor import RECIPES, Recipe, accuracy, augment, train
 
-SHIPPED = ("mnist-cnn-v1", "fashion-mnist-cnn-v1")
+SHIPPED = ("mnist-cnn-v1", "fashion-mnist-cnn-v1", "glyphs-cnn-v1", "photos-cnn-v1")
 INVARIANCE = 1e-6  # relative: FID under batch size and threads; float64 rounding is about 1e-12
 SAME = 1e-6  # relative: our call of torch-fidelity against its own from images to values
 GENERATOR = torch.Generator().manual_seed(0)
 GREY = torch.randint(0, 256, (60, 1, 28, 28), generator=GENERATOR, dtype=torch.uint8)
+COLOUR = torch.randint(0, 256, (60, 3, 32, 32), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +44,10 @@ def test_a_shipped_extractor_is_small_hashed_and_float64(name):
     extractor = open_extractor(name)
     assert path.stat().st_size < 1_000_000
     assert hashlib.sha256(path.read_bytes()).hexdigest() == extractor.weights_sha256
-    found = extractor.features(GREY)
-    assert found.values.shape == (len(GREY), extractor.dims)
+    assert (extractor.channels, extractor.size) == (((3,), 32) if name == "photos-cnn-v1" else ((1,), 28))
+    assert f"{extractor.size}x{extractor.size}" in extractor.preprocessing
+    found = extractor.features(COLOUR if extractor.size == 32 else GREY)
+    assert found.values.shape == (60, extractor.dims)
     assert found.logits is not None
     assert found.values.dtype == found.logits.dtype == torch.float64
     assert not any(p.requires_grad or p.dtype != torch.float64 for p in extractor.network.parameters())
