@@ -14,19 +14,15 @@ from torch import Tensor
 
 from benchmarks.base.streams import seed_tensor
 from benchmarks.data import DataSet, cache_folder, keyed_generator, model_input, to_uint8, to_unit
-from benchmarks.metrics.extractors import open_extractor
 from benchmarks.metrics.latents import LatentUsage, latent_metrics
 from benchmarks.metrics.reconstruction import mse_per_image, psnr_per_image, reconstruction_metrics
-from benchmarks.metrics.sample_quality import (
+from benchmarks.records.catalogue import (
     FEATURE_METRICS,
     NO_EXTRACTOR,
     RECONSTRUCTION_METRICS,
     SAMPLE_METRICS,
-    fid_floor,
-    reconstruction_quality,
-    sample_metrics,
+    dash,
 )
-from benchmarks.records.catalogue import dash
 from benchmarks.records.record import LatentGroupInfo, Measurement
 from benchmarks.records.uncertainty import per_image
 from benchmarks.suites.config import TrialConfig
@@ -214,6 +210,10 @@ def quality_metrics(
     name = trial.evaluation.extractor or data.extractor
     if not name:
         return [dash(metric, NO_EXTRACTOR) for metric in FEATURE_METRICS]
+    # they import torchvision: seconds, and not needed by data without an extractor
+    from benchmarks.metrics.extractors import open_extractor
+    from benchmarks.metrics.sample_quality import fid_floor, reconstruction_quality, sample_metrics
+
     extractor = open_extractor(name, trial.evaluation.extractor_weights or None, trial.device)
     cache = cache_folder("features")
     rows = [fid_floor(to_uint8(to_unit(data.train, trial.bits)), originals, extractor, cache)]

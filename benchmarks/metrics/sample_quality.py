@@ -12,20 +12,10 @@ from benchmarks.data import keyed_generator
 from benchmarks.metrics import fidelity
 from benchmarks.metrics.features import Extractor, Features, Images, cached_features
 from benchmarks.metrics.frechet import FeatureStatistics, frechet_distance
-from benchmarks.records.catalogue import FEWEST, dash, measurement
+from benchmarks.records.catalogue import COMPARED, FEWEST, RECONSTRUCTION_METRICS, dash, measurement
 from benchmarks.records.record import Measurement
 
-COMPARED = ("sample_fid", "kid", "precision", "recall")
-SAMPLE_METRICS = (*COMPARED, "inception_score")
-RECONSTRUCTION_METRICS = (
-    "reconstruction_fid",
-    "reconstruction_kid",
-    "reconstruction_precision",
-    "reconstruction_recall",
-)
-FEATURE_METRICS = (*SAMPLE_METRICS, *RECONSTRUCTION_METRICS, "fid_floor")
 SMALL_N = 2000
-NO_EXTRACTOR = "no extractor for this data; needs --inception-weights PATH"
 
 
 def fid_floor(train: Images, reference: Images, extractor: Extractor, cache: Path | None = None) -> Measurement:

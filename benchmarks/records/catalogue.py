@@ -11,6 +11,16 @@ from benchmarks.records.record import Measurement
 COLLAPSED_RATE = 0.01  # nats per image: mean rate below which a whole latent group is called collapsed
 
 FEWEST = 10  # images for metrics on features: parts of the inception score, more than the neighbours of precision
+COMPARED = ("sample_fid", "kid", "precision", "recall")
+SAMPLE_METRICS = (*COMPARED, "inception_score")
+RECONSTRUCTION_METRICS = (
+    "reconstruction_fid",
+    "reconstruction_kid",
+    "reconstruction_precision",
+    "reconstruction_recall",
+)
+FEATURE_METRICS = (*SAMPLE_METRICS, *RECONSTRUCTION_METRICS, "fid_floor")
+NO_EXTRACTOR = "no extractor for this data; needs --inception-weights PATH"
 
 
 @dataclass(frozen=True)

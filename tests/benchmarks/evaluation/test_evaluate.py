@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.data import DataSet
 from benchmarks.evaluation.evaluate import evaluate
-from benchmarks.metrics.sample_quality import FEATURE_METRICS
+from benchmarks.records.catalogue import FEATURE_METRICS
 from benchmarks.storage.weights import build_model, load_model, save_weights
 from benchmarks.suites.config import build_suite, read_suite, set_path
 from benchmarks.training.cost import macs_per_image, parameter_count

@@ -10,12 +10,11 @@ from benchmarks.metrics.features import cached_features
 from benchmarks.metrics.frechet import FeatureStatistics, frechet_distance
 from benchmarks.metrics.ladder import LADDER, Rung, bias, bias_table, damaged, insert, ladder_table
 from benchmarks.metrics.sample_quality import (
-    FEATURE_METRICS,
     fid_floor,
     reconstruction_quality,
     sample_metrics,
 )
-from benchmarks.records.catalogue import METRICS
+from benchmarks.records.catalogue import FEATURE_METRICS, METRICS
 
 N = 500
 FAMILIES = sorted({rung.family for rung in LADDER})
