@@ -158,6 +158,7 @@ def _reason(error: Exception) -> str:
 def _looks_like_images(archive: np.lib.npyio.NpzFile, name: str) -> bool:
     """Whether the header of an array says numbers in three or four axes; the array is not read."""
     try:
+        assert archive.zip is not None  # it is open
         with archive.zip.open(f"{name}.npy") as file:
             old = np.lib.format.read_magic(file) == (1, 0)
             read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
@@ -231,7 +232,8 @@ def _pixels(found: _Arrays) -> tuple[dict[str, Tensor], str]:
 
 def _scale(arrays: list[np.ndarray], where: str, kind: str) -> tuple[int, str]:
     """The factor from values to levels, 1 or 255, and the rule in words where it is worth one."""
-    low, high = min(_finite(a, where).min() for a in arrays), max(a.max() for a in arrays)
+    low = min(_finite(array, where).min().item() for array in arrays)
+    high = max(array.max().item() for array in arrays)
     if high == 1 and all(_is_binary(array) for array in arrays):
         return 255, f"zeros and ones ({kind}): binary pixels, 0 and 255"
     if kind == "uint8":
@@ -245,7 +247,7 @@ def _scale(arrays: list[np.ndarray], where: str, kind: str) -> tuple[int, str]:
     raise UserError(f"{where}: expected {expected}, got {kind} of {low} to {high}{_remedy(low, high, whole)}")
 
 
-def _remedy(low: float, high: float, whole: bool) -> str:
+def _remedy(low: int | float, high: int | float, whole: bool) -> str:
     """What makes levels of values in such a range, where one can tell."""
     if not whole and -1 <= low < 0 and high <= 1:
         return "; if they are of -1 to 1: x = (x + 1) / 2"

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from benchmarks.base.errors import UserError
 
@@ -67,13 +67,14 @@ def decode(path: Path, background: str = "white") -> Decoded:
     Raises:
         UserError: not an image, truncated, or of a kind whose pixels have no single meaning in 8 bits.
     """
-    try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
+    try:  # an open file, not its path: Pillow maps files of known path into memory, and then scrambles turned TIFFs
+        with warnings.catch_warnings(action="ignore"), path.open("rb") as file, Image.open(file) as image:
             return _decoded(image, background)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except Exception as error:  # a decoder raises anything on a damaged file
-        reason = str(error) or type(error).__name__
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "content of no known format" if unknown else str(error) or repr(error)
         raise UserError(f"{path}: expected an image file, got {reason}; remove or replace it") from error
 
 
@@ -130,15 +131,17 @@ def _facts(image: Image.Image) -> _Facts:
         raise UserError("a CMYK JPEG without Adobe's marker does not say whether it is inverted; save it as RGB")
     if image.mode == "F" and white_is_zero:
         raise UserError("expected floating point whose zero is black, got zero as white; save it as 8-bit grey")
+    kind, bits = _raw_kind(image, tags)  # before the EXIF, for which Pillow may load a PNG
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     orientation = orientation if orientation in range(2, 9) else 1
     frames = getattr(image, "n_frames", 1)
-    return _Facts(image.format or "", *_raw_kind(image, tags), white_is_zero, frames, orientation)
+    return _Facts(image.format or "", kind, bits, white_is_zero, frames, orientation)
 
 
 def _raw_kind(image: Image.Image, tags: Mapping[int, Any]) -> tuple[str, int]:
     """How the file names its pixels ("LA;16B"), and bits a channel."""
-    arguments = image.tile[0][3] if image.tile else ()
+    tiles = getattr(image, "tile", None)
+    arguments = tiles[0][3] if tiles else ()
     words = (arguments,) if isinstance(arguments, str) else tuple(arguments or ())
     kind = next((word for word in words if isinstance(word, str)), "")
     maximum = words[1] if image.format == "PPM" and len(words) == 2 else 0
