@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks.base.errors import UserError
-from benchmarks.data import DataSet, load
+from benchmarks.data import load
 from benchmarks.data.arrays import npz_images
 from benchmarks.evaluation import per_image
 from benchmarks.machine.environment import choose_device
@@ -36,10 +36,10 @@ def inception_fields(weights: str) -> dict[str, str]:
     return {"extractor": "inception", "extractor_weights": weights}
 
 
-def say_what_was_read(data: DataSet) -> None:
+def say_what_was_read(name: str, note: str) -> None:
     """Print the note of a user's own data on stderr: how its files were read and cut."""
-    if ":" in data.name:
-        print(f"{data.name}: {data.note}", file=sys.stderr)
+    if ":" in name:
+        print(f"{name}: {note}", file=sys.stderr)
 
 
 def load_checkpoint(checkpoint: str, device: str | None) -> LoadedModel:
@@ -110,11 +110,11 @@ def _score_test_split(loaded: LoadedModel) -> list[Measurement]:
     from benchmarks.evaluation import evaluate as evaluating
 
     data = load(loaded.trial.data)
-    say_what_was_read(data)
     if data.image != loaded.model.image:
         raise UserError(
             f"--data {data.name}: the model was built for {loaded.model.image}, the images are {data.image}"
         )
+    say_what_was_read(data.name, data.note)
     return evaluating.evaluate(loaded.model, loaded.trial, data, lambda done, total, phase: None).measurements
 
 
@@ -125,16 +125,15 @@ def _score_images(loaded: LoadedModel, options: argparse.Namespace) -> list[Meas
     name = loaded.trial.data
     if _is_file(options.data):
         found = npz_images(Path(name.removeprefix(FILE)), binary=loaded.trial.binary)
-        images = found.images
-        print(f"--data: {found.note}", file=sys.stderr)
+        images, note = found.images, found.note
     else:
         data = load(name)
-        say_what_was_read(data)
-        images = data.test[: loaded.trial.evaluation.images or None]
+        images, note = data.test[: loaded.trial.evaluation.images or None], data.note
     padded = per_image.padded_input(images, loaded)
     scores = per_image.score_images(loaded, padded, at_mean=options.posterior_mean)
     if options.per_image is not None:
         per_image.write_scores(scores, Path(options.per_image))
+    say_what_was_read(name, note)
     return per_image.summary(scores, loaded.trial, loaded.model.image.dims)
 
 

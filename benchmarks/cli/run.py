@@ -98,8 +98,8 @@ def run(options: argparse.Namespace) -> int:
     if options.jobs is not None and options.jobs < 1:
         raise UserError(f"--jobs: expected at least 1, got {options.jobs}")
     planned = plan(suite, out, tuple(options.plugin))
-    say_what_was_read(planned.data)
     prepare_folder(out)
+    say_what_was_read(planned.data.name, planned.data.note)
     note_missing_kernels(choose_device(suite.trials[0].device))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
@@ -133,7 +133,7 @@ def _exit_code(outcome: Outcome) -> int:
 
 
 def _dry_run(planned: Plan, as_json: bool) -> int:
-    say_what_was_read(planned.data)
+    say_what_was_read(planned.data.name, planned.data.note)
     rows = schedule_rows(planned)
     if as_json:
         print(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))

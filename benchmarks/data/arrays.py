@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.base.errors import UserError
-from benchmarks.data.dataset import Part, Request, Splits
+from benchmarks.base.files import mistaken_for
+from benchmarks.data.dataset import Part, Request, Splits, user_path
 from benchmarks.data.order import SPLIT_NAMES, cut
 
 CONTENT = "images?|imgs?|samples?|data|x"
@@ -61,7 +62,7 @@ def read_npz(request: Request) -> Splits:
     What is missing of validation and test is cut from train, or from the one array, by the hash of the index
     (a tenth each). Arrays are (N, H, W) or (N, H, W, C).
     """
-    found = _read(Path(request.argument).expanduser())
+    found = _read(user_path(request.argument))
     pixels, rule = _pixels(found)
     train = pixels.get("", pixels.get("train"))
     if train is None:
@@ -85,7 +86,7 @@ def npz_images(path: Path, *, binary: bool = False) -> FileImages:
     Raises:
         UserError: no such file, array or pixels.
     """
-    found = _read(path.expanduser())
+    found = _read(user_path(str(path)))
     split = next((split for split in ("", "test") if split in found.by_split), None)
     if split is None:
         named = ", ".join(found.names.values())
@@ -133,7 +134,7 @@ def _opened(path: Path) -> np.ndarray | np.lib.npyio.NpzFile:
     try:
         return np.load(path, allow_pickle=False)
     except Exception as error:  # a damaged file raises anything
-        reason = _reason(error)
+        reason = mistaken_for(path) or _reason(error)
         raise UserError(f"{path}: expected an .npz file of plain arrays or an .npy file, got {reason}") from error
 
 

@@ -18,6 +18,7 @@ from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from benchmarks.base.errors import UserError
+from benchmarks.base.files import mistaken_for
 
 BACKGROUNDS = {"white": 255, "black": 0}
 RESIZE_RULE = "shorter side to {size} (antialiased bicubic), centre crop to {size}x{size}"
@@ -73,8 +74,8 @@ def decode(path: Path, background: str = "white") -> Decoded:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except Exception as error:  # a decoder raises anything on a damaged file
-        unknown = isinstance(error, UnidentifiedImageError)
-        reason = "content of no known format" if unknown else str(error) or repr(error)
+        unknown = "content of no known format" if isinstance(error, UnidentifiedImageError) else ""
+        reason = mistaken_for(path) or unknown or str(error) or repr(error)
         raise UserError(f"{path}: expected an image file, got {reason}; remove or replace it") from error
 
 

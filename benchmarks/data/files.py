@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.base.errors import UserError, unknown
-from benchmarks.data.dataset import Part, Request, Splits
+from benchmarks.data.dataset import Part, Request, Splits, user_path
 from benchmarks.data.decoding import BACKGROUNDS, DEEP_SCALED, RESIZE_RULE, Decoded, decode, resized
 from benchmarks.data.order import SPLIT_NAMES, cut
 
@@ -110,8 +110,8 @@ def read_folder(request: Request) -> Splits:
     N x N is kept. Hidden files and files of other suffixes are skipped, links followed once; the note counts both.
     """
     path, _, query = request.argument.partition("?")
-    folder, options = Path(path).expanduser(), _options(query)
-    if not folder.is_dir():
+    folder, options = user_path(path), _options(query)
+    if not _is_folder(folder):
         raise UserError(f"expected a folder of images, found none at {folder}")
     search = Search(folder)
     search.run()
@@ -139,6 +139,14 @@ def _options(query: str) -> FolderOptions:
     if background not in BACKGROUNDS:
         raise unknown("background of folder:", background, BACKGROUNDS)
     return FolderOptions(None if size is None else int(size), background)
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether there is a folder; not where the path is too long, or leads through what may not be read."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def _broken(path: Path) -> bool:

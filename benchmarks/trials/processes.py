@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -142,6 +143,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,
+            errors="replace",
             env=children.environment(planned.trial.threads),
             start_new_session=True,
         )
@@ -151,8 +153,9 @@ class Child:
     def _read(self, bars: Bars) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            event = json.loads(line)
-            bars.update(self.planned.name, event["phase"], event["done"], event["total"])
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # half a line of a killed child, or a plugin's
+                event = json.loads(line)
+                bars.update(self.planned.name, event["phase"], event["done"], event["total"])
 
     def finish(self) -> int:
         """Wait for the reader, close the log; returns the exit code."""
