@@ -46,8 +46,8 @@ WHITE_IS_ZERO, UNSIGNED = 0, 1
 
 TURNED = "turned by EXIF orientation"
 FIRST_FRAME = "of several frames, the first taken"
-DEEP_SCALED = "of 12 or 16 bits grey scaled to 8 by the range of the format"
-DEEP_CUT = "of 16 bits colour cut to 8"
+DEEP_SCALED = "of 12 or 16 bits of grey scaled to 8 by the range of the format"
+DEEP_CUT = "of 16 bits a channel cut to 8"
 FLOAT_SCALED = "of floating point scaled from 0-1"
 ON_BACKGROUND = "with transparent pixels laid on {background}"
 FROM_CMYK = "converted from CMYK without a colour profile"
