@@ -1,4 +1,4 @@
-"""What a residual cell is made of, as data: the arguments of the fused operation `Ops.residual_cell`."""
+"""What a residual cell is made of, as data: the arguments of the operations `Ops.network`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class LayerForm:
     stride: int = 1
     dilation: int = 1
     repeat: bool = False
-    depthwise: bool = False
+    groups: int = 1
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class CellNorm:
 
 @dataclass(frozen=True)
 class Convolution:
-    """Weight (C_out, C_in or 1, k, k) and bias (C_out), if any."""
+    """Weight (C_out, C_in / groups, k, k) and bias (C_out), if any."""
 
     weight: Tensor
     bias: Tensor | None
@@ -78,8 +78,8 @@ class ResidualCell(Protocol):
 
     def __call__(
         self, x: Tensor, skip: Tensor | None, form: CellForm, tensors: CellTensors, *, training: bool
-    ) -> Tensor | None:
-        """Run the cell, or return None where the backend leaves it to single layers.
+    ) -> Tensor:
+        """Run the cell.
 
         Args:
             x: (B, C, h, w).
@@ -92,40 +92,35 @@ class ResidualCell(Protocol):
 
 
 @dataclass(frozen=True)
-class PreparedCell:
-    """A cell ready to run without gradients.
+class PackedCell:
+    """A cell for many batches without gradients; a backend adds what it works out once.
 
-    Each norm (4, C) as mean, inverse deviation, scale and shift; packed weights and biases; the gate; output channels
-    of each layer.
+    Holds the tensors that it was made of, so that no other tensor can come to lie at their addresses.
     """
 
     form: CellForm
-    norms: tuple[Tensor, ...]
-    packed: tuple[Tensor, ...]
-    start: tuple[Tensor, ...]
-    gate: tuple[Tensor, ...]
-    channels: tuple[int, ...]
+    tensors: CellTensors
 
 
-class PrepareCell(Protocol):
+class PackCell(Protocol):
     """A cell in evaluation, its norms folded and weights packed once for many batches."""
 
-    def __call__(self, form: CellForm, tensors: CellTensors) -> PreparedCell | None:
-        """Prepare from the running statistics; None where the backend leaves the cell to single layers."""
+    def __call__(self, form: CellForm, tensors: CellTensors) -> PackedCell:
+        """Pack, from the running statistics."""
         ...
 
 
-class RunPrepared(Protocol):
-    """skip + gain * gate * branch(x) of a prepared cell, without gradients."""
+class RunPacked(Protocol):
+    """skip + gain * gate * branch(x) of a packed cell, without gradients."""
 
-    def __call__(self, cell: PreparedCell, x: Tensor, skip: Tensor | None) -> Tensor | None:
-        """(B, C, h, w) -> (B, C_out, h', w'); a null skip stands for x. None where the backend does not take x."""
+    def __call__(self, cell: PackedCell, x: Tensor, skip: Tensor | None) -> Tensor:
+        """(B, C, h, w) -> (B, C_out, h', w'); a null skip stands for x."""
         ...
 
 
 class ActivatedConvolution(Protocol):
-    """Activation and convolution of a map in one pass; differentiable."""
+    """Activation and convolution of a map; differentiable."""
 
-    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None, form: LayerForm) -> Tensor | None:
-        """(B, C, h, w) -> (B, C_out, h', w'), channels-last; None where the backend leaves it to single operations."""
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None, form: LayerForm) -> Tensor:
+        """(B, C, h, w) -> (B, C_out, h', w')."""
         ...

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
-from kernels.cell_form import ActivatedConvolution, PrepareCell, ResidualCell, RunPrepared
+from kernels.cell_form import ActivatedConvolution, PackCell, ResidualCell, RunPacked
 
 
 @dataclass(frozen=True)
@@ -181,31 +181,26 @@ class ImageLinear(Protocol):
 class WeightNorm(Protocol):
     """exp(log_norm) w / (|w| + floor) of many weights at once (Salimans & Kingma 2016); differentiable."""
 
-    def __call__(
-        self, weights: Sequence[Tensor], log_norms: Sequence[Tensor], floor: float
-    ) -> tuple[Tensor, ...] | None:
-        """Weights (O, ...) with the norms exp(log_norm), (O, 1, ...), of their outputs; None where not taken."""
+    def __call__(self, weights: Sequence[Tensor], log_norms: Sequence[Tensor], floor: float) -> tuple[Tensor, ...]:
+        """Weights (O, ...) with the norms exp(log_norm), (O, 1, ...), of their outputs."""
         ...
 
 
 class SpectralNorms(Protocol):
     """Sum over many weights of the top singular value, by power iteration; the vectors carry no gradient."""
 
-    def __call__(self, weights: Sequence[Tensor], left: Sequence[Tensor], rounds: int, floor: float) -> Tensor | None:
-        """Sum of u^T W v over weights (O, ...) read as (O, rest); moves the left vectors (O,) in place.
-
-        None where the backend does not take them.
-        """
+    def __call__(self, weights: Sequence[Tensor], left: Sequence[Tensor], rounds: int, floor: float) -> Tensor:
+        """Sum of u^T W v over weights (O, ...) read as (O, rest); moves the left vectors (O,) in place."""
         ...
 
 
 @dataclass(frozen=True)
 class NetworkOps:
-    """Operations of a network's layers. Each returns None where it leaves the work to plain PyTorch."""
+    """Operations of a network's layers."""
 
     residual_cell: ResidualCell
-    prepare_cell: PrepareCell
-    run_prepared: RunPrepared
+    pack_cell: PackCell
+    run_packed: RunPacked
     convolution: ActivatedConvolution
     weight_norm: WeightNorm
     spectral_norms: SpectralNorms
@@ -213,7 +208,7 @@ class NetworkOps:
 
 @dataclass(frozen=True)
 class Ops:
-    """One backend: its name and its operations; `network` None runs networks layer by layer."""
+    """One backend: its name and its operations."""
 
     name: str
     gaussian_sample_kl: GaussianSampleKL
@@ -222,4 +217,4 @@ class Ops:
     norm_swish: NormSwish
     bernoulli_log_prob: BernoulliLogProb
     image_linear: ImageLinear
-    network: NetworkOps | None = None
+    network: NetworkOps

@@ -17,10 +17,9 @@ from torch.nn import functional as F
 
 from kernels.ops import SOFT_CLAMPED, Ops
 from kernels.reference.backend import REFERENCE
+from kernels.reference.mixture import MIN_LOG_SCALE, parameters_per_component
 from models.distributions import DiagonalGaussian
 from models.output import LikelihoodSpec
-
-_LOG_SCALE_MIN = -7.0
 
 
 def _sum_pixels(values: Tensor) -> Tensor:
@@ -163,7 +162,7 @@ class DiscretizedLogisticMixture:
         parameters = self.parameters.to(torch.promote_types(self.parameters.dtype, torch.float32))
         weights = torch.softmax(parameters[:, :mixtures], dim=1)
         rest = parameters[:, mixtures:].reshape(b, channels, -1, mixtures, h, w)
-        scales = rest[:, :, 1].clamp_min(_LOG_SCALE_MIN).exp()
+        scales = rest[:, :, 1].clamp_min(MIN_LOG_SCALE).exp()
         coefficients = tuple(torch.tanh(rest[:, c, 2]) for c in range(3)) if channels == 3 else ()
         return weights, rest[:, :, 0], scales, coefficients
 
@@ -230,7 +229,7 @@ class GaussianSpec(ConfiguredLikelihood):
         """Gaussian with means (and log scales) in `parameters`."""
         if self.scale == "learned":
             mean, log_scale = parameters.float().chunk(2, dim=1)
-            return Gaussian(mean, log_scale.clamp_min(_LOG_SCALE_MIN))
+            return Gaussian(mean, log_scale.clamp_min(MIN_LOG_SCALE))
         log_scale = torch.full((), math.log(float(self.scale)), dtype=parameters.dtype, device=parameters.device)
         return Gaussian(parameters, log_scale)
 
@@ -287,7 +286,7 @@ class LogisticMixtureSpec(ConfiguredLikelihood):
         """
         if channels not in (1, 3):
             raise ValueError(f"logistic-mixture likelihood: expected 1 or 3 image channels, got {channels}")
-        return (10 if channels == 3 else 3) * self.mixtures
+        return parameters_per_component(channels) * self.mixtures
 
     def build(self, parameters: Tensor, ops: Ops) -> DiscretizedLogisticMixture:
         """The mixture with `parameters` (B, P, H, W)."""

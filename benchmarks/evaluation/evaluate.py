@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -17,6 +20,7 @@ from benchmarks.metrics.reconstruction import mse_per_image, psnr_per_image, rec
 from benchmarks.metrics.sample_quality import (
     FEATURE_METRICS,
     NO_EXTRACTOR,
+    RECONSTRUCTION_METRICS,
     SAMPLE_METRICS,
     fid_floor,
     reconstruction_quality,
@@ -31,52 +35,102 @@ from models.output import Draw, Model
 
 PICTURES = 64
 NO_PRIOR = "no prior"
+LIKELIHOOD = ("elbo", "bits_per_dim", "iwae_bound", "rate", "distortion")
+RECONSTRUCTION = ("mse", "psnr", "active_units", "collapsed_groups")
 Progress = Callable[[int, int, str], None]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Evaluation:
-    """Measurements, use of the latent groups, per-image values and pictures (N, H, W, C) uint8 for the figures."""
+    """Measurements, use of the latent groups, per-image values and pictures (N, H, W, C) uint8 for the figures.
 
-    measurements: list[Measurement]
-    groups: list[LatentGroupInfo]
-    per_image: dict[str, np.ndarray]
-    pictures: dict[str, np.ndarray]
+    `failures` says which parts could not be worked out, and why; their metrics are dashes.
+    """
+
+    measurements: list[Measurement] = field(default_factory=list)
+    groups: list[LatentGroupInfo] = field(default_factory=list)
+    per_image: dict[str, np.ndarray] = field(default_factory=dict)
+    pictures: dict[str, np.ndarray] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def part(self, name: str, metrics: tuple[str, ...]) -> Iterator[None]:
+        """Work out a part; if that fails, its metrics are dashes that say why, and the other parts go on."""
+        try:
+            yield
+        except Exception as error:  # whatever it is, what other parts worked out is kept
+            traceback.print_exc(file=sys.stderr)
+            reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+            self.failures.append(f"{name}: {reason}")
+            known = {found.metric for found in self.measurements}
+            self.measurements += [dash(metric, f"failed: {reason}") for metric in metrics if metric not in known]
 
 
-def evaluate(model: Model, trial: TrialConfig, data: DataSet, progress: Progress) -> Evaluation:
+def evaluate(
+    model: Model,
+    trial: TrialConfig,
+    data: DataSet,
+    progress: Progress,
+    keep: Callable[[Evaluation], None] = lambda found: None,
+) -> Evaluation:
     """All metrics of `model` on the test split, with keyed noise: batch size does not matter.
 
     Images are the likelihood's mean, clamped and rounded to uint8; MSE and features are against the test images at the
-    likelihood's bit depth, grey where the model saw them binarised.
+    likelihood's bit depth, grey where the model saw them binarised. `keep` is called after each part with what there
+    is so far.
     """
     model.eval()
     device = next(model.parameters()).device
     test = data.test[: trial.evaluation.images or None]
     x = model_input(test, trial.likelihood_spec, keyed_generator(trial.seed, "test binarisation")).to(device)
     originals = to_uint8(to_unit(test, trial.bits))
-    measurements: list[Measurement] = []
-    values: dict[str, np.ndarray] = {}
-    if model.has_prior:
-        bounds = test_bounds(model, trial, x, progress)
-        measurements += likelihood_metrics(bounds, trial, data.image.dims)
-        values |= {"elbo": bounds.elbo.cpu().numpy(), "iwae_bound": bounds.iwae.cpu().numpy()}
-    else:
-        measurements += [dash(name, NO_PRIOR) for name in ("elbo", "bits_per_dim", "iwae_bound")]
-    reconstructions, groups = reconstruct(model, trial, x, progress)
-    measurements += reconstruction_metrics(reconstructions, originals, trial.seed)
-    measurements += latent_metrics(groups, len(test))
-    values["mse"] = mse_per_image(reconstructions, originals).numpy()
-    values["psnr"] = psnr_per_image(reconstructions, originals).numpy()
-    samples = draw_samples(model, trial, trial.evaluation.samples or len(test), progress) if model.has_prior else None
-    measurements += quality_metrics(trial, data, originals, samples, reconstructions)
-    return Evaluation(measurements, groups, values, pictures(originals, reconstructions, samples))
+    found = Evaluation()
+    with found.part("likelihood", LIKELIHOOD):
+        _add_likelihood(found, model, trial, x, data.image.dims, progress)
+    keep(found)
+    reconstructions = samples = None
+    with found.part("reconstruction", RECONSTRUCTION):
+        reconstructions = _add_reconstruction(found, model, trial, x, originals, progress)
+    keep(found)
+    with found.part("samples", ()):
+        if model.has_prior:
+            samples = draw_samples(model, trial, trial.evaluation.samples or len(test), progress)
+    with found.part("feature distances", FEATURE_METRICS):
+        found.measurements += quality_metrics(trial, data, originals, samples, reconstructions, model.has_prior)
+    found.pictures = pictures(originals, reconstructions, samples)
+    return found
 
 
-def pictures(originals: Tensor, reconstructions: Tensor, samples: Tensor | None) -> dict[str, np.ndarray]:
+def _add_likelihood(
+    found: Evaluation, model: Model, trial: TrialConfig, x: Tensor, dims: int, progress: Progress
+) -> None:
+    """Bounds of the test images x (N, C, H, W); dashes without a prior."""
+    if not model.has_prior:
+        found.measurements += [dash(name, NO_PRIOR) for name in ("elbo", "bits_per_dim", "iwae_bound")]
+        return
+    bounds = test_bounds(model, trial, x, progress)
+    found.measurements += likelihood_metrics(bounds, trial, dims)
+    found.per_image |= {"elbo": bounds.elbo.cpu().numpy(), "iwae_bound": bounds.iwae.cpu().numpy()}
+
+
+def _add_reconstruction(
+    found: Evaluation, model: Model, trial: TrialConfig, x: Tensor, originals: Tensor, progress: Progress
+) -> Tensor:
+    """Errors and use of the latents for x (N, C, H, W); returns the reconstructions (N, C, H, W) uint8."""
+    reconstructions, found.groups = reconstruct(model, trial, x, progress)
+    found.measurements += reconstruction_metrics(reconstructions, originals, trial.seed)
+    found.measurements += latent_metrics(found.groups, len(x))
+    found.per_image["mse"] = mse_per_image(reconstructions, originals).numpy()
+    found.per_image["psnr"] = psnr_per_image(reconstructions, originals).numpy()
+    return reconstructions
+
+
+def pictures(originals: Tensor, reconstructions: Tensor | None, samples: Tensor | None) -> dict[str, np.ndarray]:
     """Images for the figures, (N, H, W, C): the same random test images for every model, and the first samples."""
     order = torch.randperm(len(originals), generator=keyed_generator(0, "pictures"))[:PICTURES]
-    shown = {"originals": originals[order], "reconstructions": reconstructions[order]}
+    shown = {"originals": originals[order]}
+    if reconstructions is not None:
+        shown["reconstructions"] = reconstructions[order]
     if samples is not None:
         shown["samples"] = samples[:PICTURES]
     return {name: images.permute(0, 2, 3, 1).numpy() for name, images in shown.items()}
@@ -146,19 +200,27 @@ def draw_samples(model: Model, trial: TrialConfig, n: int, progress: Progress) -
 
 
 def quality_metrics(
-    trial: TrialConfig, data: DataSet, originals: Tensor, samples: Tensor | None, reconstructions: Tensor
+    trial: TrialConfig,
+    data: DataSet,
+    originals: Tensor,
+    samples: Tensor | None,
+    reconstructions: Tensor | None,
+    has_prior: bool,
 ) -> list[Measurement]:
-    """Feature distances of samples and reconstructions to the test images, under the trial's extractor."""
+    """Feature distances of samples and reconstructions to the test images, under the trial's extractor.
+
+    Where there are no samples or reconstructions although there should be, their metrics are dashes.
+    """
     name = trial.evaluation.extractor or data.extractor
     if not name:
         return [dash(metric, NO_EXTRACTOR) for metric in FEATURE_METRICS]
     extractor = open_extractor(name, trial.evaluation.extractor_weights or None, trial.device)
     cache = cache_folder("features")
-    train = to_uint8(to_unit(data.train, trial.bits))
-    rows = [
-        *reconstruction_quality(reconstructions, originals, extractor, cache),
-        fid_floor(train, originals, extractor, cache),
-    ]
+    rows = [fid_floor(to_uint8(to_unit(data.train, trial.bits)), originals, extractor, cache)]
+    if reconstructions is None:
+        rows += [dash(metric, "failed: no reconstructions") for metric in RECONSTRUCTION_METRICS]
+    else:
+        rows = [*reconstruction_quality(reconstructions, originals, extractor, cache), *rows]
     if samples is None:
-        return [*rows, *(dash(metric, NO_PRIOR) for metric in SAMPLE_METRICS)]
+        return [*rows, *(dash(metric, "failed: no samples" if has_prior else NO_PRIOR) for metric in SAMPLE_METRICS)]
     return [*rows, *sample_metrics(samples, originals, extractor, cache)]

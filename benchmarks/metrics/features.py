@@ -98,13 +98,23 @@ class Extractor:
         layers = {layer: torch.cat([part[layer] for part in parts]) for layer in parts[0]}
         return Features(layers["features"], layers.get("logits"))
 
+    def require_shape(self, channels: int, height: int, width: int) -> None:
+        """Raise UserError unless the extractor takes images of that shape."""
+        if channels not in self.channels or (self.size is not None and (height, width) != (self.size, self.size)):
+            raise UserError(f"extractor '{self.name}': expected {self._takes}, got {channels} x {height} x {width}")
+
+    @property
+    def _takes(self) -> str:
+        sides = "any size" if self.size is None else f"{self.size}x{self.size}"
+        return f"uint8 images of {' or '.join(map(str, self.channels))} channel(s) and {sides}"
+
     def _check(self, images: Tensor) -> None:
-        n, channels, *size = images.shape
-        right_size = self.size is None or size == [self.size, self.size]
-        if images.dtype != torch.uint8 or n == 0 or channels not in self.channels or not right_size:
-            sides = "any size" if self.size is None else f"{self.size}x{self.size}"
-            expected = f"uint8 images of {' or '.join(map(str, self.channels))} channel(s) and {sides}"
-            raise UserError(f"extractor '{self.name}': expected {expected}, got {images.dtype} {tuple(images.shape)}")
+        if images.dtype != torch.uint8 or len(images) == 0:
+            raise UserError(
+                f"extractor '{self.name}': expected {self._takes}, got {images.dtype} {tuple(images.shape)}"
+            )
+        _, channels, height, width = images.shape
+        self.require_shape(channels, height, width)
 
 
 def cached_features(images: Images, extractor: Extractor, folder: Path | None) -> Features:

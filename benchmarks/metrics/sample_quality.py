@@ -12,7 +12,7 @@ from benchmarks.data import keyed_generator
 from benchmarks.metrics import fidelity
 from benchmarks.metrics.features import Extractor, Features, Images, cached_features
 from benchmarks.metrics.frechet import FeatureStatistics, frechet_distance
-from benchmarks.records.catalogue import dash, measurement
+from benchmarks.records.catalogue import FEWEST, dash, measurement
 from benchmarks.records.record import Measurement
 
 COMPARED = ("sample_fid", "kid", "precision", "recall")
@@ -25,7 +25,6 @@ RECONSTRUCTION_METRICS = (
 )
 FEATURE_METRICS = (*SAMPLE_METRICS, *RECONSTRUCTION_METRICS, "fid_floor")
 SMALL_N = 2000
-FEWEST = 10  # parts of the inception score, and more than the neighbours of precision and recall
 NO_EXTRACTOR = "no extractor for this data; needs --inception-weights PATH"
 
 

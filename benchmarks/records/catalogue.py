@@ -10,6 +10,8 @@ from benchmarks.records.record import Measurement
 
 COLLAPSED_RATE = 0.01  # nats per image: mean rate below which a whole latent group is called collapsed
 
+FEWEST = 10  # images for metrics on features: parts of the inception score, more than the neighbours of precision
+
 
 @dataclass(frozen=True)
 class Metric:

@@ -229,7 +229,7 @@ def _state(record: RunRecord) -> list[str]:
         reason = record.error.strip().splitlines()[-1] if record.error.strip() else "no reason recorded"
         said.append(f"{record.status} (seed {record.seed}) after {record.images_seen:,} images: {reason}")
     if record.status == "trained":
-        said.append(f"trained (seed {record.seed}), not evaluated yet")
+        said.append(f"trained (seed {record.seed}), {record.error or 'not evaluated yet'}")
     return said
 
 

@@ -125,16 +125,18 @@ def published_trial(setup: ModelSetup, label: str) -> TrialConfig:
     return build_suite(PUBLISHED, table).trials[0]
 
 
+def record_names(trial: TrialConfig) -> dict[str, Any]:
+    """The fields of a `RunRecord` that may change without another training."""
+    names = ("suite", "row", "label", "data")
+    return {name: getattr(trial, name) for name in names} | {"config": to_dict(trial)}
+
+
 def record_head(trial: TrialConfig, folder: Path) -> dict[str, Any]:
     """The fields of a `RunRecord` that are known before anything is run."""
     return {
-        "suite": trial.suite,
-        "row": trial.row,
-        "label": trial.label,
+        **record_names(trial),
         "model": trial.model,
-        "data": trial.data,
         "seed": trial.seed,
         "config_hash": folder.name.rsplit("-", 1)[-1],
-        "config": to_dict(trial),
         "environment": collect(choose_device(trial.device), trial.threads, trial.training.precision),
     }

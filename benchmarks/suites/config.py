@@ -1,9 +1,10 @@
 """Suites and trials as frozen dataclasses, read strictly from TOML and written to JSON.
 
 A suite is one table: a data set, a likelihood, training and evaluation settings, and one `[models.ROW]` table a row.
-A trial is one row with one seed, everything resolved; its hash names its folder. A field that a configuration gains
-after runs have been named is declared by `models.fields.added_later`: the hash leaves it out while it is at its
-default, and stored configurations that lack it still read.
+A trial is one row with one seed, everything resolved; the hash of its training names its folder, so that a label or an
+evaluation setting trains nothing again. A field that a configuration gains after runs have been named is declared by
+`models.fields.added_later`: the hash leaves it out while it is at its default, and stored configurations that lack it
+still read.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from typing import Any, Literal, TypeVar
 from benchmarks.base.errors import UserError, unknown
 from benchmarks.suites.presets import with_preset
 from models.elbo import Objective
-from models.fields import named_fields
+from models.fields import added_later, named_fields
 from models.likelihoods import LIKELIHOODS, ConfiguredLikelihood
 from models.registry import MODELS
 
 SUITES = Path(__file__).parent
+_OF_TRAINING = ("model", "model_config", "likelihood", "likelihood_spec", "objective", "seed", "device", "threads")
+_BESIDE_WEIGHTS = ("checkpoint_seconds", "hopeless_after")
 T = TypeVar("T")
 
 
@@ -38,7 +41,8 @@ class TrainingConfig:
     `final_rate` x learning_rate. `ema` is the decay of averaged weights (0: none), warmed as
     min(ema, (1 + t) / (10 + t)); `ema_batches`
     training batches re-estimate batch-norm statistics under them. `clip_norm` 0 means no clipping. `precision` bfloat16
-    is autocast around the model; `compile` runs its forward and backward pass through torch.compile.
+    is autocast around the model; `compile` runs its forward and backward pass through torch.compile. `hopeless_after`
+    steps in a row whose loss or gradient is not finite end the training.
     """
 
     images: int = 32_000
@@ -59,9 +63,12 @@ class TrainingConfig:
     flip: bool = False
     validations: int = 4
     checkpoint_seconds: float = 30.0
+    hopeless_after: int = added_later(100)
 
     def __post_init__(self) -> None:
-        _require_positive(self, "images", "batch_size", "learning_rate", "epsilon", "checkpoint_seconds")
+        _require_positive(
+            self, "images", "batch_size", "learning_rate", "epsilon", "checkpoint_seconds", "hopeless_after"
+        )
         for name in ("warmup", "final_rate", "ema"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"training.{name}: expected a fraction in [0, 1], got {getattr(self, name)}")
@@ -128,12 +135,23 @@ class TrialConfig:
         return self.likelihood_spec.binary
 
     def identity(self, data_hash: str, versions: str) -> str:
-        """Hash that names the trial's folder: 12 hex digits over config, data and versions.
+        """Hash that names the trial's folder: 12 hex digits over what its training depends on, data and versions.
 
+        Neither suite, row, label and name of the data count, nor how it is evaluated, nor how often its state is saved.
         Fields of the config that were added later count only where they are not at their default.
         """
-        text = json.dumps([named_fields(self), data_hash, versions], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        named = named_fields(self)
+        training = {name: value for name, value in named["training"].items() if name not in _BESIDE_WEIGHTS}
+        depends = {name: named[name] for name in _OF_TRAINING} | {"training": training}
+        return _hash([depends, data_hash, versions])
+
+    def first_identity(self, data_hash: str, versions: str) -> str:
+        """Hash that named the trial's folder in early runs: over the whole config, data and versions."""
+        return _hash([named_fields(self), data_hash, versions])
+
+
+def _hash(parts: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ CALIBRATION_STEPS = 8
 class TrainingResult:
     """What a finished training hands to evaluation and record.
 
-    `trouble` says where a skipped step went wrong, `compilation` what came of `compile = on`.
+    `trouble` says where a skipped step went wrong, `compilation` what came of `compile = on`, `hopeless` why the
+    training was given up before its end.
     """
 
     steps: int
@@ -42,6 +43,7 @@ class TrainingResult:
     finished: bool
     trouble: str = ""
     compilation: str = ""
+    hopeless: str = ""
 
 
 Progress = Callable[[int, int, str], None]
@@ -110,11 +112,13 @@ def train(
     folder: Path,
     progress: Progress,
     stop: Callable[[], bool],
+    say: Callable[[str], None] = lambda text: None,
 ) -> TrainingResult:
     """Train `model` in place, continuing from `folder`'s checkpoint if there is one.
 
     `progress(step, steps, text)` is called now and then; when `stop()` turns true, the state is saved and the result
-    says `finished = False`.
+    says `finished = False`. So it ends after `hopeless_after` steps in a row that were not finite. `say(text)` is
+    called at the first of them.
     """
     device = next(model.parameters()).device
     state = restore(model, trial, folder) or fresh_state(model, trial, data, device)
@@ -128,14 +132,17 @@ def train(
     before = state.seconds
     paused = 0.0
     model.train()
-    while state.step < state.steps and not stop():
+    hopeless = ""
+    while state.step < state.steps and not (stop() or hopeless):
         x = training_batch(trial, images, next(order), state.step)
         loss = train_step(state, guard, trial, x, Draw(latents + state.step))
         now = time.perf_counter()
         state.seconds = before + now - started - paused
         due = now - saved > trial.training.checkpoint_seconds
         if due or (device.type == "cpu" and loss.isnan()):  # on a GPU a look at the losses waits for the device
-            note_trouble(state, trial, images, latents)
+            if note_trouble(state, trial, images, latents):
+                say(f"a training step was not finite and is undone; {state.trouble}")
+            hopeless = why_hopeless(state, trial.training)
         if state.step in validate_at:
             state.validation.append((state.step, validation_elbo(model, trial, data.validation, device)))
         if due:
@@ -149,7 +156,19 @@ def train(
     save_state(state, folder)
     if finished and trial.training.ema:
         adopt_average(state, trial, data, device)
-    return _result(state, trial, finished, compilation)
+    return _result(state, trial, finished, compilation, hopeless)
+
+
+def why_hopeless(state: TrainingState, config: TrainingConfig) -> str:
+    """Why the training is given up: the last `hopeless_after` steps in a row were not finite; empty if it goes on."""
+    latest = state.losses[max(0, state.step - config.hopeless_after) : state.step]
+    if len(latest) < config.hopeless_after or not bool(latest.isnan().all()):
+        return ""
+    return (
+        f"given up at step {state.step} of {state.steps}: the last {config.hopeless_after} steps were not finite and "
+        f"were undone ({state.trouble}); lower training.learning_rate ({config.learning_rate:g}), or raise "
+        "training.hopeless_after"
+    )
 
 
 def compile_step(state: TrainingState, trial: TrialConfig, images: Tensor) -> str:
@@ -163,16 +182,17 @@ def compile_step(state: TrainingState, trial: TrialConfig, images: Tensor) -> st
     return note
 
 
-def note_trouble(state: TrainingState, trial: TrialConfig, images: Tensor, latents: Tensor) -> None:
-    """Set `state.trouble` at the first call that finds skipped steps: where the last of them goes wrong."""
+def note_trouble(state: TrainingState, trial: TrialConfig, images: Tensor, latents: Tensor) -> bool:
+    """Set `state.trouble` at the first call that finds skipped steps: where the last goes wrong; whether it did so."""
     if state.trouble or not state.skipped:
-        return
+        return False
     skipped = state.losses[: state.step].isnan()
     step = int(skipped.nonzero()[-1])
     x = training_batch(trial, images, next(batches(len(images), trial.training.batch_size, trial.seed, step)), step)
     where = replay(state.model, lambda twin: loss_of(twin, trial, x, Draw(latents + step), step / state.steps))
     found = f"the first value that is not finite is in the {where}" if where else "it is finite with the weights of now"
     state.trouble = f"step {step + 1} replayed after step {state.step}: {found}"
+    return True
 
 
 def replay(model: Model, loss: Callable[[Model], Tensor]) -> str | None:
@@ -280,7 +300,9 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _result(state: TrainingState, trial: TrialConfig, finished: bool, compilation: str) -> TrainingResult:
+def _result(
+    state: TrainingState, trial: TrialConfig, finished: bool, compilation: str, hopeless: str
+) -> TrainingResult:
     batch = trial.training.batch_size
     losses = state.losses[: state.step].double().cpu()
     chunks = [c for c in losses.tensor_split(min(CURVE_POINTS, max(1, len(losses)))) if len(c)]
@@ -298,4 +320,5 @@ def _result(state: TrainingState, trial: TrialConfig, finished: bool, compilatio
         finished,
         state.trouble,
         compilation,
+        hopeless,
     )

@@ -15,12 +15,13 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from benchmarks.base import children
 from benchmarks.base.errors import INTERRUPTED, UserError
 from benchmarks.machine.limits import memory_limit, usable_cores
 from benchmarks.records.record import Measurement, RunRecord, save_record, save_run
-from benchmarks.storage.weights import read_config, record_head, write_config
+from benchmarks.storage.weights import read_config, record_head, record_names, write_config
 from benchmarks.suites.config import Suite
 from benchmarks.trials.progress import Bars
 from benchmarks.trials.schedule import Plan, PlannedTrial
@@ -65,10 +66,13 @@ def default_jobs(suite: Suite) -> int:
 def execute(plan: Plan, jobs: int) -> Outcome:
     """Run all unfinished trials, `jobs` at a time, then measure throughput trial by trial on the quiet machine."""
     save_run(plan.out, [planned.folder.name for planned in plan.trials])
-    todo = [p for p in plan.trials if (record := p.record) is None or record.status != "done"]
+    todo = [planned for planned in plan.trials if planned.work in ("train", "evaluate")]
     todo.sort(key=lambda p: -p.macs_per_image * p.trial.training.images)
-    for planned in todo:
-        write_config(planned.trial, planned.folder)
+    for planned in plan.trials:
+        if planned.work != "nothing":
+            write_config(planned.trial, planned.folder)
+        if planned.work == "rename" and (record := planned.record) is not None:
+            save_record(dataclasses.replace(record, **record_names(planned.trial)), planned.folder)
     outcome = Outcome()
     with Bars() as bars:
         _run_jobs(todo, jobs, plan.plugin_flags, bars, outcome)
@@ -101,6 +105,9 @@ def _run_jobs(todo: list[PlannedTrial], jobs: int, flags: list[str], bars: Bars,
 def _settle(child: Child, outcome: Outcome) -> None:
     """Note how a child ended; a failed trial leaves a record that says so."""
     code = child.finish()
+    record = child.planned.record
+    if code == 0 and record is not None and record.error:
+        outcome.failed.append(f"{child.planned.name}: {record.error} (log: {child.planned.folder / LOG})")
     if code in (0, INTERRUPTED):
         return
     reason = child.last_words(code)
@@ -112,8 +119,9 @@ def _settle(child: Child, outcome: Outcome) -> None:
 def _failed_record(planned: PlannedTrial, reason: str) -> RunRecord:
     """The trial's record as far as it came, marked as failed."""
     trial, record = planned.trial, planned.record
-    if record is not None:
-        return dataclasses.replace(record, status="failed", error=reason)
+    if record is not None:  # one that was trained stays so: its weights are there to be evaluated
+        status = "trained" if record.status == "trained" else "failed"
+        return dataclasses.replace(record, status=status, error=reason)
     return RunRecord(
         **record_head(trial, planned.folder),
         data_hash="",
@@ -154,8 +162,13 @@ class Child:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             with contextlib.suppress(ValueError, KeyError, TypeError):  # half a line of a killed child, or a plugin's
-                event = json.loads(line)
-                bars.update(self.planned.name, event["phase"], event["done"], event["total"])
+                self._show(json.loads(line), bars)
+
+    def _show(self, event: dict[str, Any], bars: Bars) -> None:
+        if "said" in event:
+            bars.say(f"{self.planned.name}: {event['said']}")
+        else:
+            bars.update(self.planned.name, event["phase"], event["done"], event["total"])
 
     def finish(self) -> int:
         """Wait for the reader, close the log; returns the exit code."""

@@ -34,6 +34,11 @@ class Bars:
                 self.printed[key] = quarter
                 print(f"{key} {100 * done // total} %", file=sys.stderr, flush=True)
 
+    def say(self, text: str) -> None:
+        """Print a line, above the bars where there are any."""
+        with self.lock:
+            tqdm.write(text, file=sys.stderr)
+
     def _draw(self, key: str, done: int, total: int) -> None:
         if key not in self.bars:
             self.bars[key] = tqdm(desc=key, total=total, file=sys.stderr, dynamic_ncols=True, leave=False)

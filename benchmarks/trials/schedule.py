@@ -12,6 +12,7 @@ import torch
 
 from benchmarks.base.errors import UserError
 from benchmarks.data import DataSet, load
+from benchmarks.evaluation.checks import check
 from benchmarks.machine.environment import choose_device
 from benchmarks.records.record import (
     RECORD,
@@ -20,10 +21,13 @@ from benchmarks.records.record import (
     load_record,
 )
 from benchmarks.storage.weights import build_model
-from benchmarks.suites.config import Suite, TrialConfig
+from benchmarks.suites.config import Suite, TrialConfig, trial_from_dict
 from benchmarks.training.cost import macs_per_image, parameter_count, training_memory
 from benchmarks.training.loop import planned_steps, seconds_per_step
 from kernels.backends import describe
+
+Work = Literal["train", "evaluate", "rename", "nothing"]
+"""What is left to do for a trial: all, the evaluation of its weights, its names in the record, or nothing."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,17 @@ class PlannedTrial:
     def name(self) -> str:
         """Row and seed, for messages."""
         return f"{self.trial.row} seed {self.trial.seed}"
+
+    @property
+    def work(self) -> Work:
+        """What the trial's record leaves to do."""
+        record = self.record
+        if record is None or record.status not in ("trained", "done"):
+            return "train"
+        stored = _stored_trial(record)
+        if record.status == "trained" or stored is None or stored.evaluation != self.trial.evaluation:
+            return "evaluate"
+        return "nothing" if stored == self.trial else "rename"
 
     @property
     def record(self) -> RunRecord | None:
@@ -73,15 +88,56 @@ class Plan:
 def plan(suite: Suite, out: Path, plugins: tuple[str, ...] = ()) -> Plan:
     """The suite's plan; raises UserError for whatever would stop it later."""
     data = load(suite.data)
-    trials = []
-    for trial in suite.trials:
-        versions = f"torch {torch.__version__}, operations {describe(trial.device)}"
-        model = build_model(trial, data.image, torch.device("cpu"))
-        folder = out / f"{trial.row}-seed{trial.seed}-{trial.identity(data.content_hash, versions)}"
-        latents = tuple(LatentGroupInfo(s.channels, s.height, s.width) for s in model.latent_shapes)
-        macs = macs_per_image(model, data.image)
-        trials.append(PlannedTrial(trial, folder, parameter_count(model), macs, latents))
+    trials = [_planned(trial, data, out) for trial in suite.trials]
+    check(list(dict.fromkeys(one.trial for one in trials if one.work in ("train", "evaluate"))), data)
     return Plan(suite, data, trials, out, plugins)
+
+
+def _planned(trial: TrialConfig, data: DataSet, out: Path) -> PlannedTrial:
+    """The trial with its folder, and its size: from its record where there is one, else from the model."""
+    folder = folder_of(trial, data.content_hash, out)
+    known = PlannedTrial(trial, folder, 0, 0, ())
+    record = known.record
+    if record is not None and record.macs_per_image is not None and known.work != "train":
+        counts = record.parameters, record.macs_per_image, tuple(record.latent_groups)
+    else:
+        model = build_model(trial, data.image, torch.device("cpu"))
+        latents = tuple(LatentGroupInfo(s.channels, s.height, s.width) for s in model.latent_shapes)
+        counts = parameter_count(model), macs_per_image(model, data.image), latents
+    return PlannedTrial(trial, folder, *counts)
+
+
+def folder_of(trial: TrialConfig, data_hash: str, out: Path) -> Path:
+    """The trial's folder in `out`: one that holds this very training, under whichever name, else a new one.
+
+    Early runs named it after its label and evaluation, too.
+    """
+    versions = f"torch {torch.__version__}, operations {describe(trial.device)}"
+    start = f"{trial.row}-seed{trial.seed}"
+    names = [trial.identity(data_hash, versions), trial.first_identity(data_hash, versions)]
+    folders = [out / f"{start}-{name}" for name in names]
+    found = next((folder for folder in folders if folder.exists()), None)
+    others = (path.parent for path in sorted(out.glob(f"{start}-*/{RECORD}")))
+    return found or next((one for one in others if _holds(one, names[0])), folders[0])
+
+
+def _holds(folder: Path, identity: str) -> bool:
+    """Whether a folder's record is of the training of that identity."""
+    try:
+        record = load_record(folder)
+    except ValueError:  # damaged: said when it is asked for itself
+        return False
+    stored, versions = _stored_trial(record), record.environment
+    named = f"torch {versions.torch}, operations {versions.operations}"
+    return stored is not None and stored.identity(record.data_hash, named) == identity
+
+
+def _stored_trial(record: RunRecord) -> TrialConfig | None:
+    """The trial that a record was taken of; None where its config does not fit this version."""
+    try:
+        return trial_from_dict(record.config)
+    except UserError:
+        return None
 
 
 def estimated_seconds(planned: PlannedTrial, data: DataSet) -> float:
@@ -104,6 +160,14 @@ def estimated_memory(planned: PlannedTrial, data: DataSet) -> float:
     return training_memory(model, planned.trial.training) / 2**20
 
 
+STATUS: dict[Work, Literal["done", "to run", "to evaluate"]] = {
+    "train": "to run",
+    "evaluate": "to evaluate",
+    "rename": "done",
+    "nothing": "done",
+}
+
+
 @dataclass(frozen=True)
 class ScheduleRow:
     """A trial as `--dry-run` prints it; sizes and multiply-accumulates of one image, estimates in seconds and MiB.
@@ -121,7 +185,7 @@ class ScheduleRow:
     images: int | None
     estimated_training_seconds: float
     estimated_memory_mib: float
-    status: Literal["done", "to run"]
+    status: Literal["done", "to run", "to evaluate"]
     folder: str
     config: dict[str, Any]
 
@@ -136,8 +200,7 @@ def schedule_rows(
 def _schedule_row(
     planned: PlannedTrial, data: DataSet, estimate: Callable[[PlannedTrial, DataSet], float]
 ) -> ScheduleRow:
-    record, training = planned.record, planned.trial.training
-    done = record is not None and record.status == "done"
+    training, work = planned.trial.training, planned.work
     steps = None if training.seconds else planned_steps(training, len(data.train))
     return ScheduleRow(
         row=planned.trial.row,
@@ -148,9 +211,9 @@ def _schedule_row(
         macs_per_image=planned.macs_per_image,
         steps=steps,
         images=None if steps is None else steps * training.batch_size,
-        estimated_training_seconds=0.0 if done else estimate(planned, data),
+        estimated_training_seconds=estimate(planned, data) if work == "train" else 0.0,
         estimated_memory_mib=round(estimated_memory(planned, data), 1),
-        status="done" if done else "to run",
+        status=STATUS[work],
         folder=planned.folder.name,
         config=dataclasses.asdict(planned.trial),
     )

@@ -13,15 +13,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.base.errors import UserError
 from benchmarks.base.files import write_bytes_atomically
 from benchmarks.data import DataSet, load
-from benchmarks.evaluation.evaluate import Evaluation, evaluate
+from benchmarks.evaluation.evaluate import Evaluation, Progress, evaluate
 from benchmarks.machine.environment import choose_device
 from benchmarks.machine.peak import highest
 from benchmarks.machine.process import frozen_garbage, keep_freed_memory
-from benchmarks.records.record import LatentGroupInfo, Measurement, RunRecord, save_record
+from benchmarks.records.record import RECORD, LatentGroupInfo, Measurement, RunRecord, load_record, save_record
 from benchmarks.storage import tensors
-from benchmarks.storage.weights import build_model, read_config, record_head, save_weights
+from benchmarks.storage.weights import build_model, read_config, record_head, record_names, save_weights
 from benchmarks.suites.config import TrialConfig
 from benchmarks.training.cost import macs_per_image, parameter_count
 from benchmarks.training.loop import TrainingResult, train
@@ -35,6 +36,10 @@ class Reporter:
 
     def __init__(self) -> None:
         self.last = 0.0
+
+    def say(self, text: str) -> None:
+        """Hand on a line for people."""
+        print(json.dumps({"said": text}), file=sys.stdout, flush=True)
 
     def __call__(self, done: int, total: int, phase: str) -> None:
         """Say that `done` of `total` are through in `phase`, at most twice a second."""
@@ -61,7 +66,10 @@ class StopSignal:
 
 
 def run_trial(folder: Path) -> RunRecord:
-    """Train and evaluate the trial of `folder`, continuing where an earlier run stopped; returns its record."""
+    """Train and evaluate the trial of `folder`, continuing where an earlier run stopped; returns its record.
+
+    Where the training is through, its weights are evaluated.
+    """
     keep_freed_memory()
     trial = read_config(folder)
     torch.set_num_threads(trial.threads)
@@ -69,17 +77,43 @@ def run_trial(folder: Path) -> RunRecord:
     stop, report = StopSignal(), Reporter()
     data = load(trial.data)
     model = build_model(trial, data.image, device)
-    with frozen_garbage():
-        result = train(model, trial, data, folder, report, stop)
-    record = _trained_record(trial, folder, model, data, result).with_measurements([_peak_memory(device)])
-    save_record(record, folder)
-    if not result.finished:
+    record = _trained_before(trial, folder, model) or _trained_now(trial, folder, model, data, report, stop)
+    if record.status == "interrupted":
         return record
     save_weights(model, trial, data.content_hash, folder / tensors.WEIGHTS)
-    evaluation = evaluate(model, trial, data, lambda *event: _report_or_stop(report, stop, *event))
-    record = _with_evaluation(record, evaluation, folder)
+    record = _evaluated(record, trial, folder, model, data, lambda *event: _report_or_stop(report, stop, *event))
+    if record.status == "done":
+        (folder / tensors.STATE).unlink(missing_ok=True)
+    return record
+
+
+def _trained_before(trial: TrialConfig, folder: Path, model: Model) -> RunRecord | None:
+    """The record of a training that is through, its weights loaded into `model`; None where there is none."""
+    if not ((folder / RECORD).exists() and (folder / tensors.WEIGHTS).exists()):
+        return None
+    record = load_record(folder)
+    if record.status not in ("trained", "done"):
+        return None
+    model.load_state_dict(tensors.load(folder / tensors.WEIGHTS).tensors)
+    again = [f"evaluated again after the training of {record.environment.date}"] if record.status == "done" else []
+    return dataclasses.replace(record, **record_names(trial), notes=[*record.notes, *again], error="")
+
+
+def _trained_now(
+    trial: TrialConfig, folder: Path, model: Model, data: DataSet, report: Reporter, stop: StopSignal
+) -> RunRecord:
+    """Train `model`; the record is written, also of a training that was interrupted or is hopeless.
+
+    Raises:
+        UserError: the training is hopeless.
+    """
+    with frozen_garbage():
+        result = train(model, trial, data, folder, report, stop, report.say)
+    peak = [_peak_memory(next(model.parameters()).device)]
+    record = _trained_record(trial, folder, model, data, result).with_measurements(peak)
     save_record(record, folder)
-    (folder / tensors.STATE).unlink(missing_ok=True)
+    if result.hopeless:
+        raise UserError(result.hopeless)
     return record
 
 
@@ -116,12 +150,23 @@ def _peak_memory(device: torch.device) -> Measurement:
     return Measurement("peak_memory", highest(device) / 2**20, "MiB", False, 1, details={"meaning": meaning})
 
 
-def _with_evaluation(record: RunRecord, evaluation: Evaluation, folder: Path) -> RunRecord:
-    """The finished record; arrays for figures and paired comparisons are written beside it."""
-    _save_arrays(folder / "images.npz", evaluation.pictures)
-    _save_arrays(folder / "per_image.npz", evaluation.per_image)
-    record = dataclasses.replace(record, status="done", latent_groups=evaluation.groups)
-    return record.with_measurements(evaluation.measurements)
+def _evaluated(
+    record: RunRecord, trial: TrialConfig, folder: Path, model: Model, data: DataSet, progress: Progress
+) -> RunRecord:
+    """The record with its evaluation, saved part by part; "done" where no part failed."""
+
+    def joined(found: Evaluation) -> RunRecord:
+        return dataclasses.replace(record, status="trained").with_measurements(found.measurements)
+
+    found = evaluate(model, trial, data, progress, lambda found: save_record(joined(found), folder))
+    _save_arrays(folder / "images.npz", found.pictures)  # for figures and paired comparisons
+    _save_arrays(folder / "per_image.npz", found.per_image)
+    failed = "; ".join(f"evaluation failed: {failure}" for failure in found.failures)
+    groups = found.groups or record.latent_groups
+    status = "trained" if failed else "done"
+    record = dataclasses.replace(joined(found), status=status, latent_groups=groups, error=failed)
+    save_record(record, folder)
+    return record
 
 
 def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:

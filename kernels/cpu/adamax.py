@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from typing import Any
 
@@ -44,12 +43,11 @@ class Adamax(torch.optim.Adamax):
         table["largest"] = [state["exp_inf"].data_ptr() for state in states]
         table["count"] = [p.numel() for p in parameters]
         table["rate"] = group["lr"] / (1 - beta_1 ** torch.stack(steps).double().numpy())
-        number = ctypes.c_float
         library.loaded().vaebench_adamax(
-            ctypes.c_void_p(table.ctypes.data),
-            ctypes.c_int64(len(parameters)),
-            *(number(value) for value in (beta_1, beta_2, group["eps"], group["weight_decay"])),
-            ctypes.c_int32(torch.get_num_threads()),
+            table.ctypes.data,
+            len(parameters),
+            *(beta_1, beta_2, group["eps"], group["weight_decay"]),
+            torch.get_num_threads(),
         )
         torch.autograd.graph.increment_version(parameters)
 
@@ -66,7 +64,6 @@ class Adamax(torch.optim.Adamax):
 def _fits(parameter: Tensor) -> bool:
     """Whether the C kernel takes this parameter: float32 on the CPU, it and its gradient contiguous."""
     gradient = parameter.grad
-    if gradient is None or parameter.device.type != "cpu" or library.library() is None:
+    if gradient is None or not library.takes(parameter, gradient, autocast=True):
         return False
-    dense = parameter.is_contiguous() and gradient.is_contiguous()
-    return dense and parameter.dtype == gradient.dtype == torch.float32
+    return parameter.is_contiguous() and gradient.is_contiguous()

@@ -7,7 +7,6 @@ Here a layer ([batch norm,] activation, [repeated pixels,] convolution) reads it
 
 from __future__ import annotations
 
-import ctypes
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,45 +18,12 @@ from torch.nn import functional as F
 
 from kernels.cell_form import CellForm, CellNorm, CellTensors, Convolution, LayerForm
 from kernels.cpu import library
-from kernels.cpu.library import pointer
+from kernels.cpu.gradients import refuse_second_order
+from kernels.cpu.structures import Layer, Upstream, pointer
+from kernels.reference import network as reference
 
 ACTIVATIONS: dict[str, int] = {"none": 0, "swish": 1, "elu": 2}
 LARGEST_KERNEL = 13
-
-
-class CLayer(ctypes.Structure):
-    """A layer on maps of given shapes, as the C kernels take it."""
-
-    _fields_ = (
-        *((name, ctypes.c_int64) for name in ("batch", "height", "width", "c_in", "c_out", "out_height", "out_width")),
-        *((name, ctypes.c_int32) for name in ("kernel", "stride", "dilation", "repeat", "depthwise", "activation")),
-    )
-
-
-class _Upstream(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("gradient", "output", "scale", "output_scale", "shift")),
-        ("per_image", ctypes.c_int64),
-    )
-
-
-@functools.cache
-def _library() -> ctypes.CDLL:
-    """The C kernels with the types of what they take.
-
-    Raises:
-        RuntimeError: they cannot be built here.
-    """
-    lib, address, integer, number = library.loaded(), ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
-    threads = ctypes.c_int32
-    lib.vaebench_layer.argtypes = (CLayer, *(address,) * 8, threads)
-    lib.vaebench_layer_backward.argtypes = (CLayer, *(address,) * 5, _Upstream, *(address,) * 4, threads)
-    lib.vaebench_linear.argtypes = (_Upstream, *(address,) * 2, *(integer,) * 3, threads)
-    lib.vaebench_sums.argtypes = (*(address,) * 5, *(integer,) * 3, threads)
-    lib.vaebench_statistics.argtypes = (*(address,) * 3, *(integer,) * 3, threads)
-    lib.vaebench_norm.argtypes = (*(address,) * 2, *(integer,) * 3, *(address,) * 2, *(number,) * 3, *(address,) * 3)
-    lib.vaebench_norm_backward.argtypes = (*(address,) * 2, number, integer, *(address,) * 3)
-    return lib
 
 
 class Linear(NamedTuple):
@@ -67,21 +33,21 @@ class Linear(NamedTuple):
     output_scale: Tensor | None
     shift: Tensor
 
-    def of(self, gradient: Tensor, output: Tensor | None) -> _Upstream:
+    def of(self, gradient: Tensor, output: Tensor | None) -> Upstream:
         """The linear form of two maps, which the caller keeps alive, as the C kernels take it."""
         per_image = self.scale.shape[1] if self.scale.ndim == 2 else 0
         pointers = (gradient, output, self.scale, self.output_scale, self.shift)
-        return _Upstream(*(None if one is None else one.data_ptr() for one in pointers), per_image)
+        return Upstream(*(None if one is None else one.data_ptr() for one in pointers), per_image)
 
 
 @functools.cache
-def layer_of(form: LayerForm, shape: tuple[int, int, int, int], c_out: int) -> CLayer:
+def layer_of(form: LayerForm, shape: tuple[int, int, int, int], c_out: int) -> Layer:
     """The layer on maps of shape (B, C, h, w), as the C kernels take it."""
     batch, channels, height, width = shape
     repeat = 2 if form.repeat else 1
     out = (-(-height * repeat // form.stride), -(-width * repeat // form.stride))
-    numbers = (form.kernel, form.stride, form.dilation, repeat, form.depthwise, ACTIVATIONS[form.activation])
-    return CLayer(batch, height, width, channels, c_out, *out, *numbers)
+    numbers = (form.kernel, form.stride, form.dilation, repeat, form.groups > 1, ACTIVATIONS[form.activation])
+    return Layer(batch, height, width, channels, c_out, *out, *numbers)
 
 
 def new_map(batch: int, channels: int, height: int, width: int) -> Tensor:
@@ -102,7 +68,7 @@ def image_statistics(x: Tensor) -> ImageStatistics:
     batch, channels, height, width = x.shape
     mean, squares = torch.empty(2, batch, channels).unbind()
     pixels = height * width
-    _library().vaebench_statistics(
+    library.loaded().vaebench_statistics(
         x.data_ptr(), mean.data_ptr(), squares.data_ptr(), batch, pixels, channels, torch.get_num_threads()
     )
     return ImageStatistics(mean, squares, pixels)
@@ -120,7 +86,7 @@ def normalise(norm: CellNorm | None, statistics: ImageStatistics | None, channel
     if mean is not None and len(mean) * pixels == 1:
         raise ValueError("batch norm: expected more than one value per channel in training, got 1; use a larger batch")
     running = (norm.running_mean, norm.running_var) if update or mean is None else (None, None)
-    _library().vaebench_norm(
+    library.loaded().vaebench_norm(
         pointer(mean),
         pointer(squares),
         0 if mean is None else len(mean),
@@ -156,7 +122,7 @@ def apply_layer(
     if statistics:
         mean, squares = torch.empty(2, len(x), layer.c_out).unbind()
         found = ImageStatistics(mean, squares, layer.out_height * layer.out_width)
-    _library().vaebench_layer(
+    library.loaded().vaebench_layer(
         layer,
         x.data_ptr(),
         norm[2].data_ptr(),
@@ -176,7 +142,9 @@ def linear(of: Linear, gradient: Tensor, output: Tensor | None, base: Tensor | N
     batch, channels, height, width = gradient.shape
     out = new_map(batch, channels, height, width)
     shape = batch, height * width, channels
-    _library().vaebench_linear(of.of(gradient, output), pointer(base), out.data_ptr(), *shape, torch.get_num_threads())
+    library.loaded().vaebench_linear(
+        of.of(gradient, output), pointer(base), out.data_ptr(), *shape, torch.get_num_threads()
+    )
     return out
 
 
@@ -254,7 +222,7 @@ def norm_backward(applied: Tensor, sums: Tensor, count: int) -> tuple[Linear, Te
     """
     channels = applied.shape[1]
     d_weight, d_bias, *coefficients = torch.empty(5, channels).unbind()
-    _library().vaebench_norm_backward(
+    library.loaded().vaebench_norm_backward(
         applied.data_ptr(),
         sums.data_ptr(),
         count,
@@ -285,7 +253,7 @@ def last_norm_backward(
 
 
 def layer_backward(
-    form: LayerForm, x: Tensor, applied: Tensor, convolution: Convolution, upstream: _Upstream, d: Tensor | None
+    form: LayerForm, x: Tensor, applied: Tensor, convolution: Convolution, upstream: Upstream, d: Tensor | None
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Gradients of weight and bias, and the sums (2, C) of the gradient of the normalised input.
 
@@ -296,7 +264,7 @@ def layer_backward(
     d_bias = None if convolution.bias is None else torch.zeros_like(convolution.bias)
     sums = torch.zeros(2, layer.c_in, dtype=torch.float64)
     mean, _, scale, shift = applied
-    _library().vaebench_layer_backward(
+    library.loaded().vaebench_layer_backward(
         layer,
         *(one.data_ptr() for one in (x, scale, shift, mean, convolution.weight)),
         upstream,
@@ -313,7 +281,7 @@ def cell_backward(
     last, applied = left.maps[-1], left.norms[-1]
     batch, channels, height, width = last.shape
     sums, products = torch.empty(2, batch, channels).unbind()
-    _library().vaebench_sums(
+    library.loaded().vaebench_sums(
         *(one.data_ptr() for one in (gradient, last, applied[0], sums, products)),
         batch,
         height * width,
@@ -366,7 +334,7 @@ class FusedCell(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Gradients of x, skip and all parameters."""
-        library.refuse_second_order()
+        refuse_second_order()
         maps, norms, gates = ctx.counts
         saved = list(ctx.saved_tensors)
         rest = saved[maps + norms :]
@@ -391,7 +359,7 @@ class FusedConvolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Gradients of x, weight and bias."""
-        library.refuse_second_order()
+        refuse_second_order()
         x, weight, bias = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         up = _unit(gradient.shape[1]).of(gradient, None)
@@ -401,33 +369,42 @@ class FusedConvolution(torch.autograd.Function):
         return None, d_x, d_weight, d_bias
 
 
-def runs_layers(x: Tensor, *layers: LayerForm) -> bool:
-    """Whether the C kernels take layers on x: float32 on the CPU, odd kernels, no dilated depthwise ones."""
-    taken = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    fits = all(
-        layer.kernel % 2 == 1 and layer.kernel <= LARGEST_KERNEL and not (layer.depthwise and layer.dilation > 1)
-        for layer in layers
-    )
-    return taken and fits and library.library() is not None
+def takes_layer(layer: LayerForm, weight: Tensor) -> bool:
+    """Whether there is C for a layer: an odd kernel up to 13x13, without groups or depthwise and not dilated."""
+    if layer.groups > 1 and (layer.dilation > 1 or len(weight) != layer.groups or weight.shape[1] != 1):
+        return False
+    return layer.kernel % 2 == 1 and layer.kernel <= LARGEST_KERNEL
 
 
-def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, form: LayerForm) -> Tensor | None:
-    """Activation and convolution in C; see `kernels.cell_form.ActivatedConvolution`."""
-    if not runs_layers(x, form):
-        return None
+def takes_cell(form: CellForm, tensors: CellTensors) -> bool:
+    """Whether there is C for all layers of a cell, and it takes their weights."""
+    weights = [one.weight for one in tensors.convolutions]
+    return library.takes(*weights) and all(map(takes_layer, form.layers, weights))
+
+
+def contiguous(tensors: CellTensors) -> CellTensors:
+    """The tensors with weights as the C kernels read them."""
+    if all(one.weight.is_contiguous() for one in tensors.convolutions):
+        return tensors
+    convolutions = (Convolution(one.weight.contiguous(), one.bias) for one in tensors.convolutions)
+    return CellTensors(tensors.norms, tuple(convolutions), tensors.gate)
+
+
+def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, form: LayerForm) -> Tensor:
+    """Activation and convolution, channels-last; see `kernels.cell_form.ActivatedConvolution`."""
+    if not (library.takes(x, weight) and takes_layer(form, weight)):
+        return reference.convolution(x, weight, bias, form)
     x, weight = x.contiguous(memory_format=torch.channels_last), weight.contiguous()
-    return FusedConvolution.apply(form, x, weight, bias)
+    return FusedConvolution.apply(form, x, weight, bias)  # pyright: ignore[reportReturnType]
 
 
-def residual_cell(
-    x: Tensor, skip: Tensor | None, form: CellForm, tensors: CellTensors, *, training: bool
-) -> Tensor | None:
-    """The cell in C; see `kernels.cell_form.ResidualCell`."""
-    if not runs_layers(x, *form.layers) or (torch.is_grad_enabled() and not training):
-        return None
-    x = x.contiguous(memory_format=torch.channels_last)
+def residual_cell(x: Tensor, skip: Tensor | None, form: CellForm, tensors: CellTensors, *, training: bool) -> Tensor:
+    """The cell; see `kernels.cell_form.ResidualCell`. Gradients in evaluation take the reference."""
+    if not (library.takes(x) and takes_cell(form, tensors)) or (torch.is_grad_enabled() and not training):
+        return reference.residual_cell(x, skip, form, tensors, training=training)
+    x, tensors = x.contiguous(memory_format=torch.channels_last), contiguous(tensors)
     skip = None if skip is None else skip.contiguous(memory_format=torch.channels_last)
     if torch.is_grad_enabled():
-        return FusedCell.apply(form, tensors, x, skip, *tensors.flat())
+        return FusedCell.apply(form, tensors, x, skip, *tensors.flat())  # pyright: ignore[reportReturnType]
     left = run_branch(form, x, tensors, training, update=training)
     return combine(form, left, x if skip is None else skip)

@@ -14,12 +14,11 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from kernels.ops import GaussianForm
+from kernels.cpu.structures import Cell, Form, Layer, Raw, Upstream, Weight
 
 FOLDER = Path(__file__).parent / "source"
 SOURCES = tuple(sorted(FOLDER.glob("*.c")))
@@ -66,18 +65,6 @@ def build(cc: str, path: Path) -> None:
         partial.replace(path)
 
 
-class Form(ctypes.Structure):
-    """How raw values become Gaussians; 0 stands for no clamp and no floor."""
-
-    _fields_ = (("clamp", ctypes.c_float), ("floor", ctypes.c_float), ("residual", ctypes.c_int32))
-
-
-class Raw(ctypes.Structure):
-    """Raw mean and log scale, and the distance of two samples; null pointers stand for zeros."""
-
-    _fields_ = (("mean", ctypes.c_void_p), ("log_scale", ctypes.c_void_p), ("row", ctypes.c_int64))
-
-
 @functools.cache
 def load() -> ctypes.CDLL | str:
     """The loaded library, or in one line why there is none."""
@@ -109,14 +96,38 @@ def why_missing() -> str | None:
 
 
 def declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
-    """The library with the types of what its Gaussian, noise and mixture functions take."""
-    integer, address, threads = ctypes.c_int64, ctypes.c_void_p, ctypes.c_int32
-    forward = (Raw, Raw, Form, address, ctypes.c_int32, *(integer,) * 3, *(address,) * 3)
-    loaded.vaebench_gaussian.argtypes = (*forward, integer, integer, threads)
-    loaded.vaebench_gaussian_backward.argtypes = (Raw, Raw, Form, *(address,) * 7, integer, integer, threads)
-    loaded.vaebench_normals.argtypes = (address, *(integer,) * 5, threads)
-    loaded.vaebench_mixture.argtypes = (*(address,) * 4, *(integer,) * 4, ctypes.c_float, threads)
-    loaded.vaebench_mixture.restype = ctypes.c_int
+    """The library with the types of what its functions take and return."""
+    address, integer, threads, flag = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_int32
+    single, double = ctypes.c_float, ctypes.c_double
+    three, four, five = (address,) * 3, (address,) * 4, (address,) * 5
+    signatures: dict[str, tuple[object, ...]] = {
+        "normals": (address, *(integer,) * 5, threads),
+        "gaussian": (Raw, Raw, Form, address, flag, *(integer,) * 3, *three, integer, integer, threads),
+        "gaussian_backward": (Raw, Raw, Form, *three, *four, integer, integer, threads),
+        "mixture": (*four, *(integer,) * 4, single, threads),
+        "bernoulli": (*four, integer, integer, threads),
+        "lit_rows": (*four, *(integer,) * 3, threads),
+        "lit_rows_backward": (*three, *(integer,) * 3, threads),
+        "below": (ctypes.c_uint32, address, address, integer),
+        "layer": (Layer, *four, *four, threads),
+        "layer_backward": (Layer, *five, Upstream, *four, threads),
+        "linear": (Upstream, address, address, *(integer,) * 3, threads),
+        "sums": (*five, *(integer,) * 3, threads),
+        "statistics": (*three, *(integer,) * 3, threads),
+        "norm": (address, address, *(integer,) * 3, address, address, *(double,) * 3, *three),
+        "norm_backward": (address, address, double, integer, *three),
+        "pack": (Layer, *four),
+        "packed_size": (Layer,),
+        "cell": (ctypes.POINTER(Cell), *three, threads),
+        "weight_norm": (ctypes.POINTER(Weight), integer, single, threads),
+        "weight_norm_backward": (ctypes.POINTER(Weight), integer, single, threads),
+        "spectral_norms": (ctypes.POINTER(Weight), integer, integer, single, threads),
+        "adamax": (address, integer, *(single,) * 4, threads),
+    }
+    results = {"mixture": flag, "bernoulli": flag, "packed_size": integer}
+    for name, arguments in signatures.items():
+        function = getattr(loaded, f"vaebench_{name}")
+        function.argtypes, function.restype = arguments, results.get(name)
     return loaded
 
 
@@ -132,130 +143,18 @@ def loaded() -> ctypes.CDLL:
     return found
 
 
-def refuse_second_order() -> None:
-    """Raise RuntimeError where gradients of gradients are asked for (`create_graph=True`)."""
-    if torch.is_grad_enabled():
-        raise RuntimeError("the CPU path has no second-order gradients; build the model with REFERENCE")
+def takes(*tensors: Tensor, half: bool = False, autocast: bool = False) -> bool:
+    """Whether the C kernels are there and take these tensors: float32 on the CPU, not under autocast.
 
-
-def threads_for(samples: int, size: int) -> int:
-    """How many of torch's threads the work on samples of that many elements is worth."""
-    return max(1, min(torch.get_num_threads(), samples, samples * size // SMALLEST_SHARE))
-
-
-def normals(lib: ctypes.CDLL, seed: Tensor, group: int, shape: torch.Size, first_sample: int) -> Tensor:
-    """`kernels.reference.philox.normals` in float32 on the CPU: the same words, normals within 1e-6."""
-    noise = torch.empty(shape)
-    samples = shape[0]
-    size = noise.numel() // max(1, samples)
-    lib.vaebench_normals(noise.data_ptr(), int(seed), group, first_sample, samples, size, threads_for(samples, size))
-    return noise
-
-
-class Parameters(NamedTuple):
-    """Raw mean and log scale (B, ...) in float32 whose samples are contiguous and lie equally far apart."""
-
-    mean: Tensor
-    log_scale: Tensor
-
-    def raw(self) -> Raw:
-        """The parameters as the C kernels take them."""
-        row = self.mean.stride(0) if len(self.mean) > 1 else 0
-        return Raw(self.mean.data_ptr(), self.log_scale.data_ptr(), row)
-
-
-def parameters(mean: Tensor, log_scale: Tensor) -> Parameters:
-    """The parameters as the C kernels read them; the halves of a convolution's output are read in place."""
-    pair = [value.float() for value in (mean, log_scale)]
-    in_rows = all(value[:1].is_contiguous() for value in pair) and pair[0].stride(0) == pair[1].stride(0)
-    return Parameters(*(pair if in_rows else [value.contiguous() for value in pair]))
-
-
-def pointer(tensor: Tensor | None) -> int | None:
-    """Address of the first value."""
-    return None if tensor is None else tensor.data_ptr()
-
-
-def form_of(form: GaussianForm) -> Form:
-    """The form as the C kernels take it."""
-    return Form(form.soft_clamp or 0.0, form.scale_floor, form.residual)
-
-
-def gaussian(
-    lib: ctypes.CDLL,
-    posterior: Parameters,
-    prior: Parameters | None,
-    form: GaussianForm,
-    noise: Tensor | None,
-    key: tuple[int, int, int],
-    log_ratio: bool = False,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """z, KL (B,), the noise used, and log q(z) - log p(z) (B,) if asked for; float32 contiguous.
-
-    `key` is (seed, group, first sample).
+    With `half`, 16-bit floats as well, which the caller widens; with `autocast`, under autocast too.
     """
-    shape = posterior.mean.shape
-    z, kl, ratio = torch.empty(shape), torch.zeros(shape[0]), torch.zeros(shape[0]) if log_ratio else None
-    eps = torch.empty(shape) if noise is None else noise.float().contiguous()
-    samples, size = shape[0], z.numel() // max(1, shape[0])
-    lib.vaebench_gaussian(
-        posterior.raw(),
-        Raw() if prior is None else prior.raw(),
-        form_of(form),
-        eps.data_ptr(),
-        noise is None,
-        *key,
-        *(pointer(one) for one in (z, kl, ratio)),
-        samples,
-        size,
-        threads_for(samples, size),
-    )
-    return z, kl, eps, ratio
+    types = (torch.float32, torch.float16, torch.bfloat16) if half else (torch.float32,)
+    if not all(one.device.type == "cpu" and one.dtype in types for one in tensors):
+        return False
+    return (autocast or not torch.is_autocast_enabled("cpu")) and library() is not None
 
 
-def gaussian_backward(
-    lib: ctypes.CDLL,
-    posterior: Parameters,
-    prior: Parameters | None,
-    form: GaussianForm,
-    noise: Tensor,
-    grad_z: Tensor,
-    grad_kl: Tensor,
-) -> tuple[Tensor, ...]:
-    """Gradients of mean and log scale, and of those of the prior if there is one, float32 contiguous."""
-    samples, size = len(noise), noise.numel() // max(1, len(noise))
-    gradients = [torch.empty(noise.shape) for _ in range(2 if prior is None else 4)]
-    upstream = noise, grad_z.float().contiguous(), grad_kl.float().contiguous()
-    lib.vaebench_gaussian_backward(
-        posterior.raw(),
-        Raw() if prior is None else prior.raw(),
-        form_of(form),
-        *(pointer(one) for one in (*upstream, *[*gradients, None, None][:4])),
-        samples,
-        size,
-        threads_for(samples, size),
-    )
-    return tuple(gradients)
-
-
-def mixture(lib: ctypes.CDLL, parameters: Tensor, x: Tensor, bits: int, gradient: Tensor | None) -> Tensor:
-    """Log p(x) (B,) float64 of the logistic mixture; contiguous float32 tensors (B, P, H, W) and (B, C, H, W).
-
-    Writes the gradient of the parameters for unit upstream into `gradient`, if there is one.
-    """
-    batch, colours, height, width = x.shape
-    plane, channels = height * width, parameters.shape[1]
-    components = channels // (10 if colours == 3 else 3)
-    log_prob = torch.zeros(batch, dtype=torch.float64)
-    failed = lib.vaebench_mixture(
-        *(pointer(one) for one in (parameters, x, log_prob, gradient)),
-        batch,
-        components,
-        colours,
-        plane,
-        1.0 / (2**bits - 1),
-        threads_for(batch, channels * plane),
-    )
-    if failed:
-        raise MemoryError("no memory for the components of the logistic mixture")
-    return log_prob
+def threads_for(values: int, parts: int | None = None) -> int:
+    """How many of torch's threads the work on so many values, in so many parts, is worth."""
+    most = torch.get_num_threads() if parts is None else min(torch.get_num_threads(), parts)
+    return max(1, min(most, values // SMALLEST_SHARE))

@@ -3,50 +3,43 @@
 from __future__ import annotations
 
 import ctypes
-import functools
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from kernels.cell_form import CellForm, CellTensors, PreparedCell
+from kernels.cell_form import CellForm, CellTensors, PackedCell
 from kernels.cpu import library
-from kernels.cpu.cell import CLayer, layer_of, new_map, normalise, runs_layers
-from kernels.cpu.library import pointer
+from kernels.cpu.cell import contiguous, layer_of, new_map, normalise, takes_cell
+from kernels.cpu.structures import MOST_LAYERS, Cell, pointer
+from kernels.reference import network as reference
 
-MOST_LAYERS = 8
 PANEL = 64
 """Floats that a row of biases is longer than its channels: at least the widest panel of `dense.c`."""
 
 
-class _Cell(ctypes.Structure):
-    _fields_ = (
-        ("count", ctypes.c_int64),
-        ("hidden", ctypes.c_int64),
-        ("gain", ctypes.c_float),
-        ("layers", CLayer * MOST_LAYERS),
-        ("packed", ctypes.c_void_p * MOST_LAYERS),
-        ("start", ctypes.c_void_p * MOST_LAYERS),
-        ("norms", ctypes.c_void_p * (MOST_LAYERS + 1)),
-        ("gate", ctypes.c_void_p * 4),
-    )
+@dataclass(frozen=True)
+class PackedForC(PackedCell):
+    """A cell packed for C.
+
+    Each norm (4, C) as mean, inverse deviation, scale and shift; packed weights and biases; the gate; output channels
+    of each layer.
+    """
+
+    norms: tuple[Tensor, ...]
+    packed: tuple[Tensor, ...]
+    start: tuple[Tensor, ...]
+    gate: tuple[Tensor, ...]
+    channels: tuple[int, ...]
 
 
-@functools.cache
-def _library() -> ctypes.CDLL:
-    lib, address = library.loaded(), ctypes.c_void_p
-    lib.vaebench_pack.argtypes = (CLayer, *(address,) * 4)
-    lib.vaebench_packed_size.argtypes, lib.vaebench_packed_size.restype = (CLayer,), ctypes.c_int64
-    lib.vaebench_cell.argtypes = (ctypes.POINTER(_Cell), *(address,) * 3, ctypes.c_int32)
-    return lib
-
-
-def prepare_cell(form: CellForm, tensors: CellTensors) -> PreparedCell | None:
-    """The cell ready to run without gradients: norms folded, weights packed; see `kernels.cell_form.PrepareCell`."""
-    first = tensors.convolutions[0].weight
-    if len(form.layers) > MOST_LAYERS or not runs_layers(first, *form.layers):
-        return None
+def pack_cell(form: CellForm, tensors: CellTensors) -> PackedCell:
+    """The cell ready to run without gradients: norms folded, weights packed; see `kernels.cell_form.PackCell`."""
+    if len(form.layers) > MOST_LAYERS or not takes_cell(form, tensors):
+        return PackedCell(form, tensors)
+    first, made_of, tensors = tensors.convolutions[0].weight, tensors, contiguous(tensors)
     channels = [len(convolution.weight) for convolution in tensors.convolutions]
-    inputs = [channels[0] if form.layers[0].depthwise else first.shape[1], *channels]
+    inputs = [channels[0] if form.layers[0].groups > 1 else first.shape[1], *channels]
     with torch.no_grad(), torch.inference_mode(False):
         norms = [
             normalise(*pair, update=False) for pair in zip(tensors.norms, [None] * len(inputs), inputs, strict=True)
@@ -54,22 +47,22 @@ def prepare_cell(form: CellForm, tensors: CellTensors) -> PreparedCell | None:
         packed, starts = [], []
         for layer, convolution, c_in, c_out in zip(form.layers, tensors.convolutions, inputs, channels, strict=False):
             sized = layer_of(layer, (1, c_in, 1, 1), c_out)
-            packed.append(torch.empty(_library().vaebench_packed_size(sized)))
+            packed.append(torch.empty(library.loaded().vaebench_packed_size(sized)))
             starts.append(torch.zeros(c_out + PANEL))
             pointers = (convolution.weight, convolution.bias, packed[-1], starts[-1])
-            _library().vaebench_pack(sized, *(pointer(one) for one in pointers))
+            library.loaded().vaebench_pack(sized, *(pointer(one) for one in pointers))
         gate = tuple(one.detach().clone() for one in tensors.gate)
-    return PreparedCell(form, tuple(norms), tuple(packed), tuple(starts), gate, tuple(channels))
+    return PackedForC(form, made_of, tuple(norms), tuple(packed), tuple(starts), gate, tuple(channels))
 
 
-def run_prepared(cell: PreparedCell, x: Tensor, skip: Tensor | None) -> Tensor | None:
-    """The cell, a few images at a time through all layers; see `kernels.cell_form.RunPrepared`."""
-    if not runs_layers(x):
-        return None
+def run_packed(cell: PackedCell, x: Tensor, skip: Tensor | None) -> Tensor:
+    """The cell, a few images at a time through all layers; see `kernels.cell_form.RunPacked`."""
+    if not (isinstance(cell, PackedForC) and library.takes(x)):
+        return reference.run_packed(cell, x, skip)
     x = x.contiguous(memory_format=torch.channels_last)
     skip = x if skip is None else skip.contiguous(memory_format=torch.channels_last)
     count, hidden = len(cell.channels), len(cell.gate[1]) if cell.gate else 0
-    described = _Cell(count, hidden, cell.form.gain)
+    described = Cell(count, hidden, cell.form.gain)
     shape = (x.shape[0], x.shape[1], x.shape[2], x.shape[3])
     for index, (form, c_out) in enumerate(zip(cell.form.layers, cell.channels, strict=True)):
         layer = described.layers[index] = layer_of(form, shape, c_out)
@@ -79,5 +72,5 @@ def run_prepared(cell: PreparedCell, x: Tensor, skip: Tensor | None) -> Tensor |
         getattr(described, name)[: len(tensors)] = [one.data_ptr() for one in tensors]
     out = new_map(*shape)
     pointers = (x.data_ptr(), skip.data_ptr(), out.data_ptr())
-    _library().vaebench_cell(ctypes.byref(described), *pointers, torch.get_num_threads())
+    library.loaded().vaebench_cell(ctypes.byref(described), *pointers, torch.get_num_threads())
     return out

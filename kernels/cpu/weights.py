@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,33 +9,18 @@ import torch
 from torch import Tensor
 
 from kernels.cpu import library
-from kernels.cpu.library import pointer
-
-
-class _Weight(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("weight", "log_norm", "gradient", "out", "norm", "d_log_norm")),
-        ("rows", ctypes.c_int64),
-        ("columns", ctypes.c_int64),
-    )
-
-
-@functools.cache
-def _library() -> ctypes.CDLL:
-    lib, address, integer = library.loaded(), ctypes.c_void_p, ctypes.c_int64
-    lib.vaebench_weight_norm.argtypes = (address, integer, ctypes.c_float, ctypes.c_int32)
-    lib.vaebench_weight_norm_backward.argtypes = lib.vaebench_weight_norm.argtypes
-    lib.vaebench_spectral_norms.argtypes = (address, integer, integer, ctypes.c_float, ctypes.c_int32)
-    return lib
+from kernels.cpu.gradients import refuse_second_order
+from kernels.cpu.structures import Weight, pointer
+from kernels.reference import network as reference
 
 
 def _described(weights: Sequence[Tensor], *columns: Sequence[Tensor | None]) -> Any:
     """The weights and, for each, what else the structure holds; None is a null pointer."""
     rows = zip(weights, *columns, strict=True)
     entries = (
-        _Weight(*(pointer(one) for one in row), len(row[0]), row[0].numel() // max(1, len(row[0]))) for row in rows
+        Weight(*(pointer(one) for one in row), len(row[0]), row[0].numel() // max(1, len(row[0]))) for row in rows
     )
-    return (_Weight * len(weights))(*entries)
+    return (Weight * len(weights))(*entries)
 
 
 def _like(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -53,20 +36,20 @@ class _WeightNorm(torch.autograd.Function):
         weights, log_norms = [one.contiguous() for one in tensors[:count]], tensors[count:]
         out, norms, none = _like(weights), _like(log_norms), [None] * count
         described = _described(weights, log_norms, none, out, norms, none)
-        _library().vaebench_weight_norm(described, count, floor, torch.get_num_threads())
+        library.loaded().vaebench_weight_norm(described, count, floor, torch.get_num_threads())
         ctx.save_for_backward(*weights, *log_norms, *norms)
         ctx.floor = floor
         return tuple(out)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        library.refuse_second_order()
+        refuse_second_order()
         count = len(gradients)
         weights, log_norms, norms = (ctx.saved_tensors[at : at + count] for at in range(0, 3 * count, count))
         upstream = [gradient.contiguous() for gradient in gradients]
         out, d_log_norms = _like(weights), _like(log_norms)
         described = _described(weights, log_norms, upstream, out, norms, d_log_norms)
-        _library().vaebench_weight_norm_backward(described, count, ctx.floor, torch.get_num_threads())
+        library.loaded().vaebench_weight_norm_backward(described, count, ctx.floor, torch.get_num_threads())
         return None, *out, *d_log_norms
 
 
@@ -80,35 +63,29 @@ class _SpectralNorms(torch.autograd.Function):
         right = [weight.new_empty(weight[0].numel()) for weight in weights]
         sigmas, none = torch.empty(count), [None] * count
         described = _described(weights, none, none, right, left, sigmas.split(1))
-        _library().vaebench_spectral_norms(described, count, rounds, floor, torch.get_num_threads())
+        library.loaded().vaebench_spectral_norms(described, count, rounds, floor, torch.get_num_threads())
         ctx.save_for_backward(*(one.clone() for one in left), *right)
         ctx.shapes = [weight.shape for weight in weights]
         return sigmas.sum()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        library.refuse_second_order()
+        refuse_second_order()
         count = len(ctx.shapes)
         left, right = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
         pairs = zip(left, right, ctx.shapes, strict=True)
         return None, None, *(torch.outer(u * gradient, v).view(shape) for u, v, shape in pairs), *[None] * count
 
 
-def runs_weights(tensors: Sequence[Tensor]) -> bool:
-    """Whether the C kernels take these tensors: float32 on the CPU."""
-    taken = all(one.device.type == "cpu" and one.dtype == torch.float32 for one in tensors)
-    return taken and bool(tensors) and library.library() is not None
-
-
-def weight_norm(weights: Sequence[Tensor], log_norms: Sequence[Tensor], floor: float) -> tuple[Tensor, ...] | None:
+def weight_norm(weights: Sequence[Tensor], log_norms: Sequence[Tensor], floor: float) -> tuple[Tensor, ...]:
     """The weights (O, ...), each output's scaled to norm exp(log_norm); see `kernels.ops.WeightNorm`."""
-    if not runs_weights([*weights, *log_norms]):
-        return None
-    return _WeightNorm.apply(floor, *weights, *log_norms)
+    if not weights or not library.takes(*weights, *log_norms, autocast=True):
+        return reference.weight_norm(weights, log_norms, floor)
+    return _WeightNorm.apply(floor, *weights, *log_norms)  # pyright: ignore[reportReturnType]
 
 
-def spectral_norms(weights: Sequence[Tensor], left: Sequence[Tensor], rounds: int, floor: float) -> Tensor | None:
+def spectral_norms(weights: Sequence[Tensor], left: Sequence[Tensor], rounds: int, floor: float) -> Tensor:
     """Sum of the top singular values of weights read as (O, rest); see `kernels.ops.SpectralNorms`."""
-    if not runs_weights([*weights, *left]):
-        return None
-    return _SpectralNorms.apply(rounds, floor, *weights, *left)
+    if not weights or not library.takes(*weights, *left, autocast=True):
+        return reference.spectral_norms(weights, left, rounds, floor)
+    return _SpectralNorms.apply(rounds, floor, *weights, *left)  # pyright: ignore[reportReturnType]

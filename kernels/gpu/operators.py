@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.gpu import latent_plan, norm_plan
+from kernels.gpu import latent_plan, mixture_plan, norm_plan
 from kernels.gpu.latent_plan import Gradients, Request
 from kernels.ops import PLAIN, Activation, GaussianDraw, GaussianForm, Ops
 from kernels.reference.backend import REFERENCE
 from kernels.reference.gaussian import check_gaussian
 from kernels.reference.mixture import mixture_components
+from kernels.reference.network import network_of
 from kernels.reference.norm import check_norm
 
 
@@ -63,21 +64,8 @@ def gaussian(
 
 
 @gaussian.register_fake
-def _(
-    mean: Tensor,
-    log_scale: Tensor,
-    prior_mean: Tensor | None,
-    prior_log_scale: Tensor | None,
-    noise: Tensor | None,
-    seed: Tensor,
-    group: int,
-    first_sample: int,
-    soft_clamp: float | None,
-    scale_floor: float,
-    residual: bool,
-    temperature: float | None,
-    log_ratio: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(mean: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    temperature, log_ratio = rest[-2:]
     samples = mean.shape[0]
     kl = mean.new_empty(samples if temperature is None else 0, dtype=torch.float32)
     return latent_plan.output_like(mean), kl, mean.new_empty(samples if log_ratio else 0, dtype=torch.float32)
@@ -112,23 +100,9 @@ def gaussian_backward(
 
 @gaussian_backward.register_fake
 def _(
-    grad_z: Tensor,
-    grad_kl: Tensor | None,
-    grad_log_ratio: Tensor | None,
-    mean: Tensor,
-    log_scale: Tensor,
-    prior_mean: Tensor | None,
-    prior_log_scale: Tensor | None,
-    noise: Tensor | None,
-    seed: Tensor,
-    group: int,
-    first_sample: int,
-    soft_clamp: float | None,
-    scale_floor: float,
-    residual: bool,
-    temperature: float | None,
-    prior_needed: bool,
+    grad_z: Tensor, grad_kl: Tensor | None, grad_log_ratio: Tensor | None, mean: Tensor, log_scale: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    prior_mean, prior_log_scale, *_, prior_needed = rest
     d_mean = latent_plan.output_like(mean)
     d_log_scale = latent_plan.alike(d_mean, log_scale)
     if prior_mean is None or prior_log_scale is None or not prior_needed:
@@ -180,7 +154,7 @@ gaussian_backward.register_autograd(refuse)
 @torch.library.custom_op("vaebench::mixture", mutates_args=())
 def mixture(parameters: Tensor, x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Log probability (B,), and two log-sum-exps of each pixel for the backward pass."""
-    return latent_plan.mixture_forward(parameters, x, bits)
+    return mixture_plan.mixture_forward(parameters, x, bits)
 
 
 @mixture.register_fake
@@ -192,11 +166,11 @@ def _(parameters: Tensor, x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
 @torch.library.custom_op("vaebench::mixture_backward", mutates_args=())
 def mixture_backward(upstream: Tensor, parameters: Tensor, x: Tensor, sums: Tensor, bits: int) -> Tensor:
     """Gradient of the likelihood's parameters."""
-    return latent_plan.mixture_backward(upstream, parameters, x, sums, bits)
+    return mixture_plan.mixture_backward(upstream, parameters, x, sums, bits)
 
 
 @mixture_backward.register_fake
-def _(upstream: Tensor, parameters: Tensor, x: Tensor, sums: Tensor, bits: int) -> Tensor:
+def _(upstream: Tensor, parameters: Tensor, *rest: Any) -> Tensor:
     return torch.empty_like(parameters)
 
 
@@ -224,9 +198,7 @@ def norm_statistics(
 
 
 @norm_statistics.register_fake
-def _(
-    x: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float, eps: float, repeats: int
-) -> tuple[Tensor, Tensor]:
+def _(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape[1], dtype=torch.float32), x.new_empty(x.shape[1], dtype=torch.float32)
 
 
@@ -239,9 +211,7 @@ def norm(
 
 
 @norm.register_fake
-def _(
-    x: Tensor, mean: Tensor, spread: Tensor, weight: Tensor, bias: Tensor, eps: float, training: bool, swish: bool
-) -> Tensor:
+def _(x: Tensor, *rest: Any) -> Tensor:
     return norm_plan.output_like(x)
 
 
@@ -262,17 +232,7 @@ def norm_backward(
 
 
 @norm_backward.register_fake
-def _(
-    grad_y: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    spread: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    eps: float,
-    training: bool,
-    swish: bool,
-) -> tuple[Tensor, Tensor]:
+def _(grad_y: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     return norm_plan.output_like(x), x.new_empty((2, x.shape[1]), dtype=torch.float32)
 
 
@@ -408,4 +368,5 @@ FUSED = Ops(
     norm_swish,
     REFERENCE.bernoulli_log_prob,
     REFERENCE.image_linear,
+    network_of(norm_swish),
 )

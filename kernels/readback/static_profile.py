@@ -26,7 +26,8 @@ from kernels.readback.norm_cases import NORM_KERNELS, STEPS, NormKernel
 from kernels.reference.backend import REFERENCE
 
 if TYPE_CHECKING:  # where Triton is missing, names and tables must be there all the same
-    from kernels.gpu.latent_plan import Fast, Tile, Walk
+    from kernels.gpu.latent_plan import Fast, Walk
+    from kernels.gpu.mixture_plan import Tile
     from kernels.gpu.norm_plan import Sweep
 
 Direction = Literal["forward", "backward"]
@@ -253,7 +254,7 @@ def walk_of(kernel: Kernel, dtype: str, fast: Fast) -> Walk:
 
 def tile_of(direction: Direction, dtype: str, fast: Fast) -> Tile:
     """The tile of full blocks of colour pixels."""
-    from kernels.gpu.latent_plan import MIXTURE_BLOCK, Tile, pixels_per_thread
+    from kernels.gpu.mixture_plan import MIXTURE_BLOCK, Tile, pixels_per_thread
 
     per_thread = pixels_per_thread(DTYPES[dtype].itemsize, contiguous=True, backward=direction == "backward")
     return Tile(3, COMPONENTS, 1 / (2**BITS - 1), MIXTURE_BLOCK, True, True, per_thread, fast)

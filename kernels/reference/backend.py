@@ -5,6 +5,7 @@ from __future__ import annotations
 from kernels.ops import Ops
 from kernels.reference.gaussian import gaussian_sample, gaussian_sample_kl
 from kernels.reference.mixture import logistic_mixture_log_prob
+from kernels.reference.network import network_of
 from kernels.reference.norm import norm_swish
 from kernels.reference.pixels import bernoulli_log_prob, image_linear
 
@@ -16,4 +17,5 @@ REFERENCE = Ops(
     norm_swish,
     bernoulli_log_prob,
     image_linear,
+    network_of(norm_swish),
 )

@@ -3,38 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from kernels.cell_form import CellActivation, LayerForm
 from kernels.ops import Activation, NetworkOps, Ops
+from kernels.reference.backend import REFERENCE
+from kernels.reference.network import ACTIVATIONS, rows_of_norm
+from models.layers.kept import Kept
 
 NORM_FLOOR = 1e-5
 NORM_FLOOR_AT_START = 1e-2
 DATA_INIT_SPREAD = 5.0
 
 
-def weight_norm(rows: Tensor, log_norm: Tensor) -> Tensor:
-    """Rows (..., O, N) rescaled to norm exp(log_norm) (..., O, 1): exp(g) w / (|w| + 1e-5)."""
-    norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
-    return rows * (log_norm.exp() / (norm + NORM_FLOOR))
-
-
-ACTIVATIONS: dict[CellActivation, Callable[[Tensor], Tensor]] = {
-    "none": lambda x: x,
-    "swish": F.silu,
-    "elu": F.elu,
-}
-
-
 class ActivatedConv2d(nn.Conv2d):
-    """Activation and convolution, in one pass where the backend's `network` has one that takes them."""
+    """Activation and convolution, padded so that stride 1 keeps the resolution, through a backend's `network`."""
 
     def __init__(
         self,
@@ -43,15 +31,13 @@ class ActivatedConv2d(nn.Conv2d):
         kernel: int,
         *,
         activation: CellActivation = "none",
-        network: NetworkOps | None = None,
+        network: NetworkOps = REFERENCE.network,
         **conv: Any,
     ) -> None:
-        super().__init__(c_in, c_out, kernel, **conv)
-        self.activation: CellActivation = activation
-        depthwise = self.groups == c_in == c_out and c_in > 1
-        keeps = self.padding == (self.dilation[0] * (kernel - 1) // 2,) * 2 and (self.groups == 1 or depthwise)
-        self.form = LayerForm(activation, kernel, self.stride[0], self.dilation[0], depthwise=depthwise)
-        self.network = network if keeps else None
+        padding = conv.get("dilation", 1) * (kernel - 1) // 2
+        super().__init__(c_in, c_out, kernel, padding=padding, **conv)
+        self.form = LayerForm(activation, kernel, self.stride[0], self.dilation[0], groups=self.groups)
+        self.network = network
 
     def effective_weight(self) -> Tensor:
         """The weight that convolves."""
@@ -59,9 +45,7 @@ class ActivatedConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Activate and convolve."""
-        weight = self.effective_weight()
-        out = None if self.network is None else self.network.convolution(input, weight, self.bias, self.form)
-        return self._conv_forward(ACTIVATIONS[self.activation](input), weight, self.bias) if out is None else out
+        return self.network.convolution(input, self.effective_weight(), self.bias, self.form)
 
 
 class WeightNormConv2d(ActivatedConv2d):
@@ -99,19 +83,20 @@ class WeightNormConv2d(ActivatedConv2d):
         """The weight that convolves: what a bank installed for this pass, else computed here."""
         if self.installed is not None:
             return self.installed
-        rows = weight_norm(self.masked_weight().flatten(1), self.log_weight_norm.flatten(1))
+        rows = rows_of_norm(self.masked_weight().flatten(1), self.log_weight_norm.flatten(1), NORM_FLOOR)
         return rows.view_as(self.weight)
 
     def forward(self, input: Tensor) -> Tensor:
         """Activate and convolve with the effective weight."""
         if self.awaits_data and self.training:
-            self._initialise_from(ACTIVATIONS[self.activation](input))
+            self._initialise_from(ACTIVATIONS[self.form.activation](input))
         return super().forward(input)
 
     @torch.no_grad()
     def _initialise_from(self, x: Tensor) -> None:
         """Set bias and scale from the statistics of unit-norm weights on x."""
-        unit = weight_norm(self.masked_weight().flatten(1), torch.zeros_like(self.log_weight_norm).flatten(1))
+        norms = torch.zeros_like(self.log_weight_norm).flatten(1)
+        unit = rows_of_norm(self.masked_weight().flatten(1), norms, NORM_FLOOR)
         response = self._conv_forward(x, unit.view_as(self.weight), None)
         spread = DATA_INIT_SPREAD * response.std((0, 2, 3), correction=0) + NORM_FLOOR
         if self.bias is not None:
@@ -127,8 +112,7 @@ def _cancel_data_init(module: nn.Module, *_: object) -> None:
 
 
 def conv2d(c_in: int, c_out: int, kernel: int, *, normalised: bool, **conv: Any) -> ActivatedConv2d:
-    """A convolution of the configured kind, padded so that stride 1 keeps the resolution."""
-    conv.setdefault("padding", conv.get("dilation", 1) * (kernel - 1) // 2)
+    """A convolution of the configured kind."""
     if normalised:
         return WeightNormConv2d(c_in, c_out, kernel, **conv)
     conv.pop("data_init", None)
@@ -136,35 +120,22 @@ def conv2d(c_in: int, c_out: int, kernel: int, *, normalised: bool, **conv: Any)
 
 
 class WeightBank:
-    """Effective weights of many convolutions, normalised together: one small batch of operations per shape.
+    """Effective weights of many convolutions, normalised together.
 
-    Every pass with gradients computes its own. Those of a pass without are kept until a parameter changes in place
-    (load, average), moves (device, dtype), or a pass with gradients comes between.
+    Every pass with gradients computes its own. Those of a pass without are kept until a parameter changes, or a pass
+    with gradients comes between.
     """
 
-    def __init__(self, convs: Iterable[nn.Module], network: NetworkOps | None = None) -> None:
+    def __init__(self, convs: Iterable[nn.Module], network: NetworkOps) -> None:
         self.network = network
         self.convs = [conv for conv in convs if isinstance(conv, WeightNormConv2d)]
-        by_shape: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for index, conv in enumerate(self.convs):
-            by_shape[conv.weight.shape[0], conv.weight[0].numel()].append(index)
-        self._of_equal_shape = list(by_shape.values())
-        self._weights: list[Tensor] = []
-        self._state: tuple[object, ...] = ()
-
-    def __getstate__(self) -> dict[str, object]:
-        """Everything but the weights of the last pass, which belong to a graph and cannot be copied."""
-        return self.__dict__ | {"_weights": [], "_state": ()}
-
-    def clear(self) -> None:
-        """Forget the weights of the last pass."""
-        self._weights, self._state = [], ()
+        self._kept: Kept[tuple[Tensor, ...]] = Kept()
 
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Convolutions use the bank's weights inside this block."""
         if torch.is_grad_enabled():
-            self.clear()
+            self._kept.clear()
         weights = self.weights()
         for conv, weight in zip(self.convs, weights, strict=True):
             conv.installed = None if conv.awaits_data else weight
@@ -174,33 +145,18 @@ class WeightBank:
             for conv in self.convs:
                 conv.installed = None
 
-    def weights(self) -> list[Tensor]:
+    def weights(self) -> tuple[Tensor, ...]:
         """Effective weights in the order of `convs`: those of the last pass while they hold, else new ones."""
-        state = self._parameters_state()
-        if state != self._state:
-            self._weights, self._state = self._normalise(), state
-        return self._weights
+        return self._kept.of((p for conv in self.convs for p in (conv.weight, conv.log_weight_norm)), self._normalise)
 
-    def _parameters_state(self) -> tuple[object, ...]:
-        """What must be equal for kept weights to hold."""
-        stamps = (p for conv in self.convs for p in (conv.weight, conv.log_weight_norm))
-        return (torch.is_grad_enabled(), *((p.data_ptr(), p._version, p.dtype) for p in stamps))
+    def clear(self) -> None:
+        """Forget the weights of the last pass."""
+        self._kept.clear()
 
-    def _normalise(self) -> list[Tensor]:
+    def _normalise(self) -> tuple[Tensor, ...]:
         """New effective weights."""
-        if self.network is not None:
-            pairs = [conv.masked_weight() for conv in self.convs], [conv.log_weight_norm for conv in self.convs]
-            found = self.network.weight_norm(*pairs, NORM_FLOOR)
-            if found is not None:
-                return list(found)
-        weights: dict[int, Tensor] = {}
-        for indices in self._of_equal_shape:
-            convs = [self.convs[index] for index in indices]
-            rows = torch.stack([conv.masked_weight().flatten(1) for conv in convs])
-            norms = torch.stack([conv.log_weight_norm.flatten(1) for conv in convs])
-            for index, conv, weight in zip(indices, convs, weight_norm(rows, norms).unbind(), strict=True):
-                weights[index] = weight.view_as(conv.weight)
-        return [weights[index] for index in range(len(self.convs))]
+        weights, norms = [conv.masked_weight() for conv in self.convs], [conv.log_weight_norm for conv in self.convs]
+        return self.network.weight_norm(weights, norms, NORM_FLOOR)
 
 
 def norm_swish(norm: nn.BatchNorm2d, x: Tensor, ops: Ops, activation: Activation, repeats: int = 1) -> Tensor:

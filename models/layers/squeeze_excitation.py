@@ -1,8 +1,7 @@
-"""Channel gates, and the sum that ends a residual cell."""
+"""Channel gates."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 
@@ -17,10 +16,3 @@ class SqueezeExcitation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Gates (B, C, 1, 1) for a feature map (B, C, h, w); the caller multiplies."""
         return self.se(x.mean((2, 3)))[:, :, None, None]
-
-
-def gated_residual(skip: Tensor, branch: Tensor, gate: Tensor | None, gain: float) -> Tensor:
-    """Sum skip + gain * gate * branch, in one pass over memory; without a gate, skip + gain * branch."""
-    if gate is None:
-        return torch.add(skip, branch, alpha=gain)
-    return torch.addcmul(skip, branch, gate, value=gain)

@@ -6,31 +6,25 @@ Attribute names are those of the released checkpoints, so that their keys load a
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from kernels.cell_form import CellForm, CellNorm, CellTensors, Convolution, LayerForm, PreparedCell
+from kernels.cell_form import CellForm, CellNorm, CellTensors, Convolution, LayerForm, PackedCell
 from kernels.ops import Ops
-from models.layers.convolutions import ACTIVATIONS, ActivatedConv2d, WeightNormConv2d, conv2d, norm_swish
-from models.layers.squeeze_excitation import SqueezeExcitation, gated_residual
+from kernels.reference.network import ACTIVATIONS, gated_residual, repeat_pixels
+from models.layers.convolutions import ActivatedConv2d, WeightNormConv2d, conv2d, norm_swish
+from models.layers.kept import Kept
+from models.layers.squeeze_excitation import SqueezeExcitation
 from models.nvae.config import CellOps, ConvOp, InvertedResidualOp, NVAEConfig
 
 Resample = Literal["keep", "down", "up"]
 
 
-def repeat_pixels(x: Tensor) -> Tensor:
-    """Each pixel twice in both directions (nearest-neighbour up-sampling)."""
-    return F.interpolate(x, scale_factor=2, mode="nearest")
-
-
 class CellLayer(NamedTuple):
-    """One layer of a fused cell: norm, how often the norm's pixels are repeated later, form, convolution."""
+    """One layer of a cell: norm, how often the norm's pixels are repeated later, form, convolution."""
 
     norm: nn.BatchNorm2d | None
     repeats: int
@@ -42,7 +36,7 @@ class CellOp(nn.Module):
     """One operation of a residual cell: a module that also says which layers it is made of."""
 
     def layers(self) -> list[CellLayer]:
-        """The operation as layers of a fused cell; none where it cannot be fused."""
+        """The operation as layers of a cell."""
         raise NotImplementedError
 
     def after(self) -> tuple[nn.BatchNorm2d | None, int]:
@@ -85,7 +79,7 @@ class ConvCellOp(CellOp):
         return self.conv_0(repeat_pixels(x) if self.resample == "up" else x)
 
     def layers(self) -> list[CellLayer]:
-        """The operation as layers of a fused cell."""
+        """The operation as layers of a cell."""
         conv, up = self.conv_0, self.resample == "up"
         form = LayerForm(self.op.activation, 3, conv.stride[0], conv.dilation[0], up)  # pyright: ignore[reportArgumentType]
         return [CellLayer(self.norm, 1, form, conv)]
@@ -169,16 +163,14 @@ class InvertedResidual(CellOp):
         return self.conv(x)
 
     def layers(self) -> list[CellLayer]:
-        """Three layers, if the middle convolution is depthwise."""
+        """Three layers."""
         first, expand, grouped, project, _ = self._parts
-        (widen, norm_1), (depthwise, norm_2) = expand.conv, grouped.conv
-        if depthwise.groups != depthwise.in_channels:
-            return []
-        stride, repeats = depthwise.stride[0], first.before_repeat
-        middle = LayerForm("swish", depthwise.kernel_size[0], stride, repeat=expand.upsample, depthwise=True)
+        (widen, norm_1), (filter, norm_2) = expand.conv, grouped.conv
+        kernel, stride, repeats = filter.kernel_size[0], filter.stride[0], first.before_repeat
+        middle = LayerForm("swish", kernel, stride, repeat=expand.upsample, groups=filter.groups)
         return [
             CellLayer(first.bn, repeats, LayerForm("none"), widen),
-            CellLayer(norm_1, repeats, middle, depthwise),
+            CellLayer(norm_1, repeats, middle, filter),
             CellLayer(norm_2, 1, LayerForm("swish"), project),
         ]
 
@@ -234,7 +226,9 @@ class Upsample(nn.Sequential):
 class ResidualCell(nn.Module):
     """skip(x) + gain * gate * ops(x); the first operation changes channels and resolution.
 
-    It runs as one fused operation where `backend` has one that takes it, else layer by layer.
+    Its parts are modules, which hold the parameters under the checkpoints' names; it runs as one operation of
+    `backend`. Its modules run one by one while a convolution waits for the batch that sets its scale, or somebody
+    watches one of them through a hook.
     """
 
     def __init__(
@@ -248,106 +242,68 @@ class ResidualCell(nn.Module):
         )
         self.se = SqueezeExcitation(c_out) if config.squeeze_excitation else None
         self.gain, self.network = config.residual_gain, backend.network
-        self._prepared: tuple[list[tuple[int, int]], list[Tensor], PreparedCell | None] | None = None
-        self.recompute = config.recompute
+        self._packed: Kept[PackedCell] = Kept()
+        self._inside = (*self._ops.modules(), *(self.se.modules() if self.se else ()))
         self.form = CellForm(tuple(layer.form for layer in self._layers()), config.residual_gain, config.recompute)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, h, w) -> (B, C_out, h', w')."""
-        skip = self.skip(x)
-        out = self._fused(x, skip)
-        if out is not None:
-            return out
-        if self.recompute and torch.is_grad_enabled():
-            weights = {one: one.installed for one in self._ops.modules() if isinstance(one, WeightNormConv2d)}
-            again = functools.partial(repeated_pass, self._ops, weights)
-            options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
-            return checkpoint(self._layer_by_layer, x, skip, context_fn=lambda: (nullcontext(), again()), **options)
-        return self._layer_by_layer(x, skip)
+        skip, layers = self.skip(x), self._layers()
+        if self._needs_modules(layers):
+            return self.module_by_module(x, skip)
+        tensors, other = self._tensors(layers), None if skip is x else skip
+        if not (self.training or torch.is_grad_enabled()):
+            return self.network.run_packed(self._pack(tensors), x, other)
+        out = self.network.residual_cell(x, other, self.form, tensors, training=self.training)
+        if self.training:
+            self._count_batch(layers)
+        return out
 
-    def _layer_by_layer(self, x: Tensor, skip: Tensor) -> Tensor:
+    def _needs_modules(self, layers: list[CellLayer]) -> bool:
+        waits = any(isinstance(layer.conv, WeightNormConv2d) and layer.conv.awaits_data for layer in layers)
+        return waits or (not torch.compiler.is_compiling() and any(one._forward_hooks for one in self._inside))
+
+    def module_by_module(self, x: Tensor, skip: Tensor) -> Tensor:
+        """The cell through the modules it is made of."""
         branch = x
         for op in self._ops:
             branch = op(branch)
         gate = None if self.se is None else self.se(branch)
         return gated_residual(skip, branch, gate, self.gain)
 
-    def _fused(self, x: Tensor, skip: Tensor) -> Tensor | None:
-        """The cell as one operation; None where it has to run layer by layer."""
-        layers = self._layers()
-        waiting = any(isinstance(one.conv, WeightNormConv2d) and one.conv.awaits_data for one in layers)
-        if self.network is None or not layers or waiting:
-            return None
-        tensors, other = self._tensors(layers), None if skip is x else skip
-        if not (self.training or torch.is_grad_enabled()):
-            ready = self._ready(tensors)
-            return None if ready is None else self.network.run_prepared(ready, x, other)
-        out = self.network.residual_cell(x, other, self.form, tensors, training=self.training)
-        if out is not None and self.training:
-            for norm in (*(layer.norm for layer in layers), self._cell_ops()[-1].after()[0]):
-                if norm is not None and norm.num_batches_tracked is not None:
-                    norm.num_batches_tracked.add_(1)
-        return out
-
-    def _ready(self, tensors: CellTensors) -> PreparedCell | None:
-        """The cell prepared for evaluation: the kept one while all it was made of stays as it was.
-
-        What it was made of is kept alive beside it, so that no other tensor can come to lie at the same address.
-        """
-        assert self.network is not None
+    def _pack(self, tensors: CellTensors) -> PackedCell:
+        """The cell packed for evaluation: the kept one while all it was made of stays as it was."""
         running = [one for norm in tensors.norms if norm for one in (norm.running_mean, norm.running_var)]
-        used = [one for one in (*tensors.flat(), *running) if one is not None]
-        state = [(one.data_ptr(), 0 if one.is_inference() else one._version) for one in used]
-        if self._prepared is None or self._prepared[0] != state:
-            self._prepared = state, used, self.network.prepare_cell(self.form, tensors)
-        return self._prepared[2]
+        made_of = [one for one in (*tensors.flat(), *running) if one is not None]
+        return self._packed.of(made_of, lambda: self.network.pack_cell(self.form, tensors))
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Everything but what was prepared."""
-        return self.__dict__ | {"_prepared": None}
+    def _count_batch(self, layers: list[CellLayer]) -> None:
+        """One more batch went through the norms."""
+        for norm in (*(layer.norm for layer in layers), self._cell_ops()[-1].after()[0]):
+            if norm is not None and norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.add_(1)
 
     def train(self, mode: bool = True) -> ResidualCell:
-        """Switch between training and evaluation; what was prepared is forgotten."""
-        self._prepared = None
+        """Switch between training and evaluation; what was packed is forgotten."""
+        self._packed.clear()
         return super().train(mode)
 
     def _cell_ops(self) -> list[CellOp]:
         return cast("list[CellOp]", list(self._ops))
 
     def _layers(self) -> list[CellLayer]:
-        """The layers of all operations; none if one of them cannot be fused, or ends in a norm before another."""
+        """The layers of all operations, none but the last of which may end in a norm."""
         ops = self._cell_ops()
-        parts = [op.layers() for op in ops]
-        fits = all(parts) and all(op.after()[0] is None for op in ops[:-1])
-        return [layer for part in parts for layer in part] if fits else []
+        if any(op.after()[0] is not None for op in ops[:-1]):
+            raise ValueError("residual cell: expected an inverted residual as the last operation only")
+        return [layer for op in ops for layer in op.layers()]
 
     def _tensors(self, layers: list[CellLayer]) -> CellTensors:
-        """What the fused operation computes with."""
+        """What the cell computes with."""
         norms = [*((layer.norm, layer.repeats) for layer in layers), self._cell_ops()[-1].after()]
-        convolutions = (Convolution(one.conv.effective_weight().contiguous(), one.conv.bias) for one in layers)
+        convolutions = (Convolution(one.conv.effective_weight(), one.conv.bias) for one in layers)
         gate = () if self.se is None else tuple(self.se.parameters())
         return CellTensors(tuple(_norm(*norm) for norm in norms), tuple(convolutions), gate)
-
-
-@contextmanager
-def repeated_pass(module: nn.Module, weights: dict[WeightNormConv2d, Tensor | None]) -> Iterator[None]:
-    """Inside this block `module` computes what it computed before.
-
-    It has these effective weights, and its batch norms neither move their running statistics nor count batches.
-    """
-    norms = [one for one in module.modules() if isinstance(one, nn.BatchNorm2d)]
-    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
-    for conv, weight in weights.items():
-        conv.installed = weight
-    try:
-        yield
-    finally:
-        for conv in weights:
-            conv.installed = None
-        for norm, (momentum, batches) in zip(norms, kept, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, batches
 
 
 def _norm(module: nn.BatchNorm2d | None, repeats: int) -> CellNorm | None:

@@ -56,7 +56,7 @@ def masked_conv(
     """Weight-normalised convolution under an autoregressive mask."""
     mask = autoregressive_mask(kernel, c_in, c_out, strict=strict, depthwise=depthwise, mirror=mirror)
     groups = c_in if depthwise else 1
-    return WeightNormConv2d(c_in, c_out, kernel, mask=mask, padding=kernel // 2, groups=groups, bias=bias)
+    return WeightNormConv2d(c_in, c_out, kernel, mask=mask, groups=groups, bias=bias)
 
 
 class _Causal(nn.Module):

@@ -18,15 +18,6 @@ ROUNDS_AT_START = 40
 NORM_FLOOR = 1e-3
 
 
-def power_iteration(matrices: Tensor, u: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
-    """Left and right singular vectors (N, R), (N, C) of the top singular values of (N, R, C) matrices, from u."""
-    v = u.new_zeros(())
-    for _ in range(rounds):
-        v = F.normalize(torch.bmm(u[:, None], matrices)[:, 0], dim=1, eps=NORM_FLOOR)
-        u = F.normalize(torch.bmm(matrices, v[:, :, None])[:, :, 0], dim=1, eps=NORM_FLOOR)
-    return u, v
-
-
 class NormPenalty(nn.Module):
     """Sum of estimated top singular values of all effective weights + sum over batch norms of max |gamma|.
 
@@ -35,7 +26,7 @@ class NormPenalty(nn.Module):
     dict holds them once they have been used, so that a continued training goes on where it was.
     """
 
-    def __init__(self, model: nn.Module, network: NetworkOps | None = None) -> None:
+    def __init__(self, model: nn.Module, network: NetworkOps) -> None:
         super().__init__()
         self._network = network
         by_shape: dict[tuple[int, int], list[nn.Conv2d]] = defaultdict(list)
@@ -62,28 +53,9 @@ class NormPenalty(nn.Module):
         """Sum of top singular values."""
         rounds = ROUNDS if self.started else ROUNDS_AT_START
         self.started = True
-        together = self._together(effective, rounds)
-        return torch.stack(self._by_shape(effective, rounds)).sum() if together is None else together
-
-    def _together(self, effective: Mapping[nn.Module, Tensor], rounds: int) -> Tensor | None:
-        """The sum in one operation, where the backend has one that takes it."""
-        if self._network is None:
-            return None
         weights = [effective.get(conv, conv.weight) for convs in self.convs_by_shape.values() for conv in convs]
         left = [u for shape in self.convs_by_shape for u in getattr(self, _name(*shape)).unbind()]
         return self._network.spectral_norms(weights, left, rounds, NORM_FLOOR)
-
-    def _by_shape(self, effective: Mapping[nn.Module, Tensor], rounds: int) -> list[Tensor]:
-        """Sums over the weights of equal shape."""
-        sums = []
-        for (rows, columns), convs in self.convs_by_shape.items():
-            matrices = torch.stack([effective.get(conv, conv.weight).flatten(1) for conv in convs])
-            kept = getattr(self, _name(rows, columns))
-            with torch.no_grad():
-                u, v = power_iteration(matrices.detach(), kept, rounds)
-                kept.copy_(u)
-            sums.append((u[:, None] @ matrices @ v[:, :, None]).sum())
-        return sums
 
     def batch_norm(self) -> Tensor:
         """Sum over batch norms of the largest |gamma|; 0 without batch norms."""

@@ -22,9 +22,10 @@ from benchmarks.storage.weights import build_model, load_model, save_weights
 from benchmarks.suites.config import build_suite, to_dict, trial_from_dict
 from benchmarks.training import loop
 from kernels.ops import Ops
+from kernels.reference.network import gated_residual
 from models.fields import added_later
 from models.layers.convolutions import ActivatedConv2d
-from models.layers.squeeze_excitation import SqueezeExcitation, gated_residual
+from models.layers.squeeze_excitation import SqueezeExcitation
 from models.likelihoods import LIKELIHOODS, ConfiguredLikelihood, LogisticMixtureSpec
 from models.output import Draw, Encoding, ImageShape, LatentShape, Likelihood, LikelihoodSpec, Model, draw_group
 from models.presets import ModelSetup, Preset, Recipe
@@ -88,12 +89,12 @@ class Ladder(Model):
     def __init__(self, config: LadderConfig, image: ImageShape, likelihood: LikelihoodSpec, ops: Ops) -> None:
         super().__init__(image, likelihood, ops)
         self.config, width, latents = config, config.width, config.latent_channels
-        conv = {"activation": "elu", "network": ops.network, "padding": 1}
-        self.stem = ActivatedConv2d(image.channels, width, 3, padding=1)
+        conv = {"activation": "elu", "network": ops.network}
+        self.stem = ActivatedConv2d(image.channels, width, 3)
         self.down = ActivatedConv2d(width, width, 3, stride=2, **conv)
         self.posteriors = nn.ModuleList(ActivatedConv2d(width, 2 * latents, 3, **conv) for _ in range(2))
         self.prior = ActivatedConv2d(width, 2 * latents, 3, **conv)
-        self.merges = nn.ModuleList(ActivatedConv2d(latents, width, 3, padding=1) for _ in range(2))
+        self.merges = nn.ModuleList(ActivatedConv2d(latents, width, 3) for _ in range(2))
         self.block = ActivatedConv2d(width, width, 3, **conv)
         self.gate = SqueezeExcitation(width) if config.gate else None
         self.out = ActivatedConv2d(width, likelihood.parameter_channels(image.channels), 3, **conv)

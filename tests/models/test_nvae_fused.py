@@ -11,9 +11,11 @@ from torch import Tensor
 
 from kernels.cpu import library
 from kernels.cpu.backend import CPU
+from kernels.reference import network
 from kernels.reference.backend import REFERENCE
 from models.elbo import Objective, importance_weighted, terms
 from models.likelihoods import BernoulliSpec, LogisticMixtureSpec
+from models.nvae.cells import ResidualCell
 from models.nvae.config import ARCHITECTURES, NVAEConfig
 from models.nvae.model import NVAE, ResidualVAE
 from models.output import Draw, ImageShape
@@ -34,7 +36,7 @@ CONFIG = NVAEConfig(
 )
 GREY = ImageShape(1, 12, 12)
 LIKELIHOODS = {1: BernoulliSpec(), 3: LogisticMixtureSpec(2)}
-LAYERS = dataclasses.replace(CPU, network=None)
+LAYERS = dataclasses.replace(CPU, network=REFERENCE.network)
 needs_compiler = pytest.mark.skipif(library.library() is None, reason="needs a C compiler")
 
 
@@ -91,28 +93,38 @@ def test_training_step_equals_the_reference(arch: str, channels: int) -> None:
         close(moved[name], buffer, VALUES)
 
 
-@needs_compiler
-def test_the_fused_path_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def plain_calls(monkeypatch: pytest.MonkeyPatch, model: NVAE) -> list[str]:
+    """What a training step and sampling leave to single layers."""
     calls: list[str] = []
-    assert CPU.network is not None
-
-    def counted(name: str):
-        operation = getattr(CPU.network, name)
-
-        def call(*arguments, **options):
-            out = operation(*arguments, **options)
-            calls.extend([name] if out is not None else [])
-            return out
-
-        return call
-
-    names = [field.name for field in dataclasses.fields(CPU.network)]
-    network = dataclasses.replace(CPU.network, **{name: counted(name) for name in names})
-    model = model_of(CONFIG, dataclasses.replace(CPU, network=network), torch.float32)
+    for name in ("residual_cell", "run_packed", "convolution", "weight_norm", "spectral_norms"):
+        plain = getattr(network, name)
+        monkeypatch.setattr(network, name, lambda *a, _of=plain, _n=name, **k: calls.append(_n) or _of(*a, **k))
     step(model)
     with torch.no_grad():
         model.eval().sample(2, Draw(torch.tensor(0)))
-    assert set(calls) == set(names)
+    return calls
+
+
+@needs_compiler
+def test_the_fused_path_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not plain_calls(monkeypatch, model_of(CONFIG, CPU, torch.float32))
+    grouped = model_of(dataclasses.replace(CONFIG, arch="mbconv_den"), CPU, torch.float32)
+    assert {"residual_cell", "run_packed"} <= set(plain_calls(monkeypatch, grouped))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_a_cell_as_one_operation_equals_its_modules(arch: str, training: bool) -> None:
+    config = dataclasses.replace(CONFIG, arch=arch)
+    for resample, c_in, c_out in (("keep", 8, 8), ("down", 8, 16), ("up", 16, 8)):
+        for ops in (ARCHITECTURES[arch].encoder, ARCHITECTURES[arch].postprocess):
+            cell = ResidualCell(ops, c_in, c_out, resample, config, REFERENCE).double().train(training)
+            x = torch.randn(3, c_in, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+            cell(x)  # convolutions without norms start from data
+            twin = copy.deepcopy(cell)
+            assert torch.equal(cell(x), twin.module_by_module(x, twin.skip(x)))
+            for one, other in zip(cell.buffers(), twin.buffers(), strict=True):
+                assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("ops", [CPU, LAYERS], ids=["fused", "layers"])
@@ -165,7 +177,7 @@ def test_evaluation_equals_single_layers(name: str) -> None:
 
 
 @pytest.mark.parametrize("change", ["weights", "statistics", "training"])
-def test_prepared_cells_follow_the_model(change: str) -> None:
+def test_packed_cells_follow_the_model(change: str) -> None:
     model, draw = model_of(CONFIG, CPU, torch.float32).eval(), Draw(torch.tensor(5))
     with torch.no_grad():
         before = model.sample(2, draw).mean()
@@ -188,7 +200,7 @@ def test_prepared_cells_follow_the_model(change: str) -> None:
         assert torch.equal(copy.deepcopy(model).sample(2, draw).mean(), after)
 
 
-def test_prepared_cells_notice_weights_that_a_pass_with_gradients_came_between() -> None:
+def test_packed_cells_notice_weights_that_a_pass_with_gradients_came_between() -> None:
     model, draw = model_of(CONFIG, CPU, torch.float32).eval(), Draw(torch.tensor(5))
     convs = [p for name, p in model.named_parameters() if name.endswith(".weight") and p.ndim == 4]
     for _ in range(3):

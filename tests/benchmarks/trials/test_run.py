@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,10 +11,14 @@ import sys
 import numpy as np
 import pytest
 
+from benchmarks.base.errors import UserError
+from benchmarks.records.record import load_record, save_run
+from benchmarks.report.page import build_report
 from benchmarks.storage.weights import write_config
 from benchmarks.suites.config import build_suite, read_suite
 from benchmarks.trials.processes import execute
 from benchmarks.trials.schedule import plan
+from benchmarks.trials.trial import run_trial
 
 SUITE = """
 title = "Tiny"
@@ -148,6 +153,117 @@ def test_another_config_overwrites_nothing(finished):
     assert restored.stdout == finished[1].stdout
 
 
+def changed(finished, tmp_path, **texts):
+    """A copy of the finished run under a suite of another name in which `texts` are replaced, run again."""
+    folder, _ = finished
+    shutil.copytree(folder / "out", tmp_path / "out")
+    text = (folder / "tiny.toml").read_text()
+    for old, new in texts.values():
+        assert old in text
+        text = text.replace(old, new)
+    (tmp_path / "other.toml").write_text(text)
+    before = written(tmp_path / "out")
+    result = call("run", tmp_path / "other.toml", "--out", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    after = written(tmp_path / "out")
+    assert before.keys() == after.keys()
+    return result, {path.name for path in after if before[path] != after[path]}
+
+
+def test_a_label_and_the_name_of_the_suite_change_nothing_but_the_table(finished, tmp_path):
+    label = ("[models.vae]", '[models.vae]\nlabel = "my VAE"')
+    saving = ("[training]", "[training]\ncheckpoint_seconds = 5.0")
+    result, files = changed(finished, tmp_path, label=label, saving=saving)
+    assert files == {"record.json", "config.json"}
+    assert re.search(r"^\| my VAE +\|", result.stdout, re.M)
+    first, now = records(finished[0] / "out")["vae"], records(tmp_path / "out")["vae"]
+    assert (now["suite"], now["label"]) == ("other", "my VAE")
+    assert now["measurements"] == first["measurements"]
+
+
+def test_an_evaluation_setting_evaluates_the_weights_again(finished, tmp_path):
+    result, files = changed(finished, tmp_path, k=("iwae_samples = 2", "iwae_samples = 3"))
+    assert "train " not in result.stderr
+    assert "training.safetensors" not in files
+    first, now = (records(out / "out")["vae"] for out in (finished[0], tmp_path))
+    old, new = ({m["metric"]: m for m in record["measurements"]} for record in (first, now))
+    assert new["iwae_bound"]["details"]["k"] == 3
+    for same in ("mse", "psnr", "train_throughput", "peak_memory"):
+        assert new[same]["value"] == old[same]["value"], same
+    assert (now["curves"], now["training_seconds"]) == (first["curves"], first["training_seconds"])
+    assert any(note.startswith("evaluated again") for note in now["notes"])
+
+
+def test_a_folder_named_after_its_whole_config_is_found(finished, tmp_path):
+    folder, first = finished
+    for name in json.loads((folder / "out" / "run.json").read_text())["cells"]:
+        shutil.copytree(folder / "out" / name, tmp_path / "out" / (name[:-12] + "0123456789ab"))
+    again = call("run", folder / "tiny.toml", "--out", tmp_path / "out")
+    assert again.stdout == first.stdout
+    assert "train " not in again.stderr
+    assert {path.name[-12:] for path in (tmp_path / "out").glob("*-seed*")} == {"0123456789ab"}
+
+
+FOUND_BEFORE = {
+    "unknown extractor": ('extractor = "mnist-cnn-v2"', "mnist-cnn-v1"),
+    "no weights": ('extractor = "inception"', "--inception-weights"),
+    "few images": ('extractor = "mnist-cnn-v1"\nimages = 9', "at least 10"),
+    "few samples": ('extractor = "mnist-cnn-v1"\nsamples = 3', "at least 10"),
+    "large batch": ("[models.ae.training]\nbatch_size = 65", "64 training images"),
+}
+
+
+@pytest.mark.parametrize("case", FOUND_BEFORE)
+def test_what_would_stop_a_trial_later_is_found_in_its_plan(case, tmp_path):
+    text, said = FOUND_BEFORE[case]
+    suite = build_suite(*read_suite(str(write_suite(tmp_path, evaluation=text))))
+    with pytest.raises(UserError, match=re.escape(said)):
+        plan(suite, tmp_path / "out")
+
+
+def test_an_extractor_of_another_size_is_found_in_the_plan(tmp_path):
+    np.savez(
+        tmp_path / "odd.npz", **{name: np.full((12, 20, 20), 7, np.uint8) for name in ("train", "validation", "test")}
+    )
+    text = write_suite(tmp_path, evaluation='extractor = "mnist-cnn-v1"').read_text()
+    (tmp_path / "odd.toml").write_text(text.replace("data.npz", "odd.npz").replace("batch_size = 16", "batch_size = 4"))
+    with pytest.raises(UserError, match="28x28, got 1 x 20 x 20"):
+        plan(build_suite(*read_suite(str(tmp_path / "odd.toml"))), tmp_path / "out")
+
+
+@pytest.fixture
+def signals():
+    """Puts the handlers back that a trial takes."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("signals")
+def test_what_an_evaluation_worked_out_stays_when_a_part_of_it_fails(finished, tmp_path, monkeypatch):
+    """The table says which part failed; the next run evaluates again, from the weights."""
+
+    def fails(*arguments):
+        raise RuntimeError("no space left")
+
+    for path in (finished[0] / "out").glob("vae-*"):
+        shutil.copytree(path, tmp_path / path.name)
+    (folder,) = tmp_path.glob("vae-*")
+    weights = (folder / "weights.safetensors").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("benchmarks.evaluation.evaluate.draw_samples", fails)
+        failed = run_trial(folder)
+    assert failed.status == "trained"
+    assert failed.error == "evaluation failed: samples: no space left"
+    assert failed.get("elbo").value == load_record(next((finished[0] / "out").glob("vae-*"))).get("elbo").value
+    save_run(tmp_path, [folder.name])
+    assert "evaluation failed: samples: no space left" in build_report(tmp_path, None)
+    mended = run_trial(folder)
+    assert (mended.status, mended.error) == ("done", "")
+    assert (folder / "weights.safetensors").read_bytes() == weights
+
+
 NVAE_ROW = """
 [models.nvae]
 groups_fine_to_coarse = [1, 1]
@@ -224,16 +340,18 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_continues(tmp_path):
     assert records(tmp_path / "out")["vae"]["images_seen"] == 6400
 
 
-def test_a_failed_trial_is_a_row_and_the_sweep_goes_on(tmp_path):
-    suite = write_suite(tmp_path)
-    text = suite.read_text().replace("[models.vae]", "[models.vae]\ntraining = { batch_size = 64, images = 64 }")
-    suite.write_text(text.replace("[models.ae]\n", "[models.ae]\ntraining = { batch_size = 65 }\n"))
+def test_a_hopeless_trial_is_a_row_and_the_sweep_goes_on(tmp_path):
+    suite = write_suite(tmp_path, images=160)
+    hopeless = "training = { learning_rate = 1e30, warmup = 0.0, hopeless_after = 3 }"
+    suite.write_text(suite.read_text().replace("[models.ae]\n", f"[models.ae]\n{hopeless}\n"))
     result = call("run", suite, "--out", tmp_path / "out", umask=0o027)
     assert result.returncode == 2
-    assert "ae seed 0" in result.stderr
-    assert "batch size" in result.stderr
+    assert len(re.findall("ae seed 0: a training step was not finite and is undone", result.stderr)) == 1
+    assert re.search(r"ae seed 0: given up at step \d of 10: the last 3 steps were not finite.*1e\+30", result.stderr)
     found = records(tmp_path / "out")
     assert found["ae"]["status"] == "failed"
+    assert found["ae"]["steps"] < 10
+    assert "lower training.learning_rate" in found["ae"]["error"]
     assert found["vae"]["status"] == "done"
     assert "failed" in result.stdout
     assert set(modes(tmp_path / "out").values()) == {0o640}

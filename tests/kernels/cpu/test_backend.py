@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from kernels.backends import best_for
-from kernels.cpu import backend as cpu
-from kernels.cpu import library
+from kernels.cpu import gaussian, library, mixture
 from kernels.cpu.backend import CPU
 from kernels.ops import PLAIN, RESIDUAL, SOFT_CLAMPED, GaussianForm
 from kernels.reference.backend import REFERENCE
@@ -69,7 +68,7 @@ def test_draws_and_gradients(form, with_prior, dtype, backend):
 
 @pytest.mark.parametrize("shape", [(1,), (3, 1), (2, 255), (2, 257), (5, 20, 8, 8), (0, 4), (2, 0)])
 def test_noise_is_that_of_the_reference(shape, backend):
-    noise = cpu.draw_noise(None, SEED, 3, torch.Size(shape), 9, torch.float32)
+    noise = gaussian.draw_noise(None, SEED, 3, torch.Size(shape), 9, torch.float32)
     expected = normals(SEED, 3, shape, 9, torch.float64)
     assert noise.shape == shape
     assert torch.allclose(noise.double(), expected, rtol=0, atol=1.5 * NOISE)
@@ -82,7 +81,7 @@ def test_threads_do_not_change_the_noise(monkeypatch):
     draws = []
     for threads in (1, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        draws.append(cpu.draw_noise(None, SEED, 0, torch.Size((7, 33)), 0, torch.float32))
+        draws.append(gaussian.draw_noise(None, SEED, 0, torch.Size((7, 33)), 0, torch.float32))
     assert torch.equal(*draws)
 
 
@@ -162,7 +161,7 @@ def mixture_step(ops, parameters, x, bits, dtype):
 @pytest.mark.parametrize("bits", [1, 8])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_mixture_values_and_gradients(colours, components, bits, dtype, backend, monkeypatch):
-    monkeypatch.setattr(cpu, "CHUNK", 500)
+    monkeypatch.setattr(mixture, "CHUNK", 500)
     parameters, x = mixture_problem(colours, components, bits)
     ours, theirs = (
         mixture_step(ops, parameters, x, bits, kind) for ops, kind in ((CPU, dtype), (REFERENCE, torch.double))

@@ -13,12 +13,16 @@ from torch.nn import functional as F
 from kernels.cell_form import CellForm, CellNorm, CellTensors, Convolution, LayerForm
 from kernels.cpu import library
 from kernels.cpu.backend import CPU
+from kernels.reference.backend import REFERENCE
 
 ROUNDING = 1e-4
 """Float32 sums of up to a few thousand terms, through two or three norms, against the largest value of the tensor."""
+HALF = 0.1
+"""Eight bits of mantissa, through two convolutions and norms of running statistics."""
 VANISHING = 1e-3
 """A bias before a norm has no gradient; what is left is rounding of sums of values of the order of one."""
 BATCH = 5
+FAST, PLAIN = CPU.network, REFERENCE.network
 
 pytestmark = pytest.mark.skipif(library.library() is None, reason="needs a C compiler")
 
@@ -37,8 +41,8 @@ class Case:
     gain: float = 0.1
 
 
-def inverted(kernel: int = 5, **middle: object) -> tuple[LayerForm, ...]:
-    depthwise = LayerForm("swish", kernel, depthwise=True, **middle)  # pyright: ignore[reportArgumentType]
+def inverted(hidden: int, kernel: int = 5, **middle: object) -> tuple[LayerForm, ...]:
+    depthwise = LayerForm("swish", kernel, groups=hidden, **middle)  # pyright: ignore[reportArgumentType]
     return LayerForm("none"), depthwise, LayerForm("swish")
 
 
@@ -51,10 +55,10 @@ CASES = {
     "elu, no norm, odd": Case(
         (LayerForm("elu", 3), LayerForm("elu", 3)), (5, 7, 9), (False,) * 3, False, True, 7, skip=True
     ),
-    "inverted": Case(inverted(), (16, 96, 96, 16), ALL),
-    "inverted up": Case(inverted(repeat=True), (12, 72, 72, 20), ALL, side=6, skip=True, gain=1.0),
-    "inverted down, odd": Case(inverted(3, stride=2), (12, 36, 36, 50), ALL, gate=False, side=6, skip=True),
-    "inverted 11x11": Case(inverted(11), (12, 36, 36, 12), ALL, side=4),
+    "inverted": Case(inverted(96), (16, 96, 96, 16), ALL),
+    "inverted up": Case(inverted(72, repeat=True), (12, 72, 72, 20), ALL, side=6, skip=True, gain=1.0),
+    "inverted down, odd": Case(inverted(36, 3, stride=2), (12, 36, 36, 50), ALL, gate=False, side=6, skip=True),
+    "inverted 11x11": Case(inverted(36, 11), (12, 36, 36, 12), ALL, side=4),
     "coarse": Case((LayerForm("swish", 3),) * 2, (128, 128, 128), TWO, bias=True, side=4),
     "one pixel": Case((LayerForm("swish", 3),) * 2, (8, 8, 8), TWO, bias=True, side=1),
     "wide": Case((LayerForm("swish", 3),) * 2, (3, 100, 3), TWO, bias=True, side=17),
@@ -75,38 +79,12 @@ def tensors_of(case: Case, dtype: torch.dtype) -> CellTensors:
     convolutions = []
     for index, layer in enumerate(case.layers):
         c_in, c_out = case.channels[index], case.channels[index + 1]
-        shape = (c_out, 1 if layer.depthwise else c_in, layer.kernel, layer.kernel)
+        shape = (c_out, c_in // layer.groups, layer.kernel, layer.kernel)
         bias = random(c_out, seed=10 * index + 4, dtype=dtype) if case.bias else None
         convolutions.append(Convolution(random(*shape, seed=10 * index + 3, dtype=dtype), bias))
     c = case.channels[-1]
     gate = tuple(random(*shape, seed=91 + k, dtype=dtype) for k, shape in enumerate([(4, c), (4,), (c, 4), (c,)]))
     return CellTensors(tuple(norms), tuple(convolutions), gate if case.gate else ())
-
-
-def convolved(x: Tensor, layer: LayerForm, convolution: Convolution) -> Tensor:
-    x = {"none": lambda v: v, "swish": F.silu, "elu": F.elu}[layer.activation](x)
-    if layer.repeat:
-        x = F.interpolate(x, scale_factor=2, mode="nearest")
-    padding, groups = layer.dilation * (layer.kernel - 1) // 2, x.shape[1] if layer.depthwise else 1
-    return F.conv2d(x, convolution.weight, convolution.bias, layer.stride, padding, layer.dilation, groups)
-
-
-def normed(x: Tensor, norm: CellNorm | None, training: bool) -> Tensor:
-    if norm is None:
-        return x
-    running = norm.running_mean, norm.running_var
-    return F.batch_norm(x, *running, norm.weight, norm.bias, training, norm.momentum, norm.epsilon)
-
-
-def plain_cell(x: Tensor, skip: Tensor | None, form: CellForm, tensors: CellTensors, training: bool) -> Tensor:
-    branch = x
-    for norm, layer, convolution in zip(tensors.norms, form.layers, tensors.convolutions, strict=False):
-        branch = convolved(normed(branch, norm, training), layer, convolution)
-    branch = normed(branch, tensors.norms[-1], training)
-    if tensors.gate:
-        hidden = F.relu(F.linear(branch.mean((2, 3)), *tensors.gate[:2]))
-        branch = branch * F.linear(hidden, *tensors.gate[2:]).sigmoid()[:, :, None, None]
-    return (x if skip is None else skip) + form.gain * branch
 
 
 def inputs(case: Case, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
@@ -115,7 +93,7 @@ def inputs(case: Case, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         return x, None
     with torch.no_grad():
         form, tensors = CellForm(case.layers, case.gain), tensors_of(case, dtype)
-        shape = plain_cell(x, torch.zeros((), dtype=dtype), form, tensors, training=False).shape
+        shape = PLAIN.residual_cell(x, torch.zeros((), dtype=dtype), form, tensors, training=False).shape
     return x, random(*shape, seed=8, dtype=dtype)
 
 
@@ -124,20 +102,14 @@ def close(actual: Tensor, expected: Tensor, tolerance: float = ROUNDING) -> None
     torch.testing.assert_close(actual.double(), expected, rtol=0, atol=tolerance * scale)
 
 
-def network():
-    assert CPU.network is not None
-    return CPU.network
-
-
 def run(case: Case, dtype: torch.dtype, recompute: bool = False) -> tuple[list[Tensor | None], CellTensors]:
     """Output, gradients of input, skip and all tensors."""
     x, skip = inputs(case, dtype)
     form, tensors = CellForm(case.layers, case.gain, recompute), tensors_of(case, dtype)
     if dtype == torch.float64:
-        out = plain_cell(x, skip, form, tensors, training=True)
+        out = PLAIN.residual_cell(x, skip, form, tensors, training=True)
     else:
-        out = network().residual_cell(x, skip, form, tensors, training=True)
-    assert out is not None
+        out = FAST.residual_cell(x, skip, form, tensors, training=True)
     out.backward(random(*out.shape, seed=9, dtype=dtype).detach())
     leaves = [x, skip, *tensors.flat()]
     return [out, *(None if leaf is None else leaf.grad for leaf in leaves)], tensors
@@ -172,17 +144,14 @@ def test_recomputation_changes_no_bit(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_prepared_cell_equals_single_layers(name: str) -> None:
+def test_packed_cell_equals_single_layers(name: str) -> None:
     case, form = CASES[name], CellForm(CASES[name].layers, CASES[name].gain)
     with torch.no_grad():
-        expected = plain_cell(*inputs(case, torch.float64), form, tensors_of(case, torch.float64), training=False)
+        exact = tensors_of(case, torch.float64)
+        expected = PLAIN.residual_cell(*inputs(case, torch.float64), form, exact, training=False)
         x, skip = inputs(case, torch.float32)
-        prepared = network().prepare_cell(form, tensors_of(case, torch.float32))
-        assert prepared is not None
-        actual = network().run_prepared(prepared, x, skip)
-        layers = network().residual_cell(x, skip, form, tensors_of(case, torch.float32), training=False)
-    assert actual is not None
-    assert layers is not None
+        actual = FAST.run_packed(FAST.pack_cell(form, tensors_of(case, torch.float32)), x, skip)
+        layers = FAST.residual_cell(x, skip, form, tensors_of(case, torch.float32), training=False)
     close(actual, expected)
     close(layers, expected)
 
@@ -195,7 +164,7 @@ def test_running_statistics_count_repeated_pixels() -> None:
     repeated = dataclasses.replace(first, repeats=4)
     x, skip = inputs(case, torch.float32)
     form = CellForm(case.layers, case.gain)
-    network().residual_cell(
+    FAST.residual_cell(
         x, skip, form, CellTensors((repeated, *tensors.norms[1:]), tensors.convolutions, tensors.gate), training=True
     )
     wanted = torch.linspace(0.5, 2, case.channels[0], dtype=torch.float64)
@@ -212,9 +181,7 @@ def test_convolution_equals_plain_pytorch(activation: str, c_in: int, c_out: int
     for dtype in (torch.float32, torch.float64):
         x = random(3, c_in, 9, 8, seed=1, dtype=dtype)
         weight, bias = random(c_out, c_in, kernel, kernel, seed=2, dtype=dtype), random(c_out, seed=3, dtype=dtype)
-        plain = convolved(x, form, Convolution(weight, bias)) if dtype == torch.float64 else None
-        out = network().convolution(x, weight, bias, form) if plain is None else plain
-        assert out is not None
+        out = (PLAIN if dtype == torch.float64 else FAST).convolution(x, weight, bias, form)
         results.append((out, *torch.autograd.grad(out, (x, weight, bias), random(*out.shape, seed=4, dtype=dtype))))
     for actual, expected in zip(*results, strict=True):
         close(actual, expected)
@@ -223,8 +190,7 @@ def test_convolution_equals_plain_pytorch(activation: str, c_in: int, c_out: int
 def test_no_gradient_is_computed_for_images() -> None:
     x = torch.rand(2, 1, 8, 8)
     weight = random(4, 1, 3, 3, seed=0, dtype=torch.float32)
-    out = network().convolution(x, weight, None, LayerForm(kernel=3))
-    assert out is not None
+    out = FAST.convolution(x, weight, None, LayerForm(kernel=3))
     out.sum().backward()
     assert x.grad is None
     assert weight.grad is not None
@@ -235,23 +201,29 @@ def test_values_that_are_not_finite_stay_so(activation: str) -> None:
     x = torch.zeros(2, 16, 4, 4)
     x[0, 3, 1, 1] = torch.nan
     form = LayerForm(activation)  # pyright: ignore[reportArgumentType]
-    out = network().convolution(x, torch.ones(16, 16, 1, 1), None, form)
-    assert out is not None
+    out = FAST.convolution(x, torch.ones(16, 16, 1, 1), None, form)
     assert out[0, :, 1, 1].isnan().all()
     assert out[1].isfinite().all()
 
 
 def test_what_the_kernels_do_not_take_is_left_to_single_layers() -> None:
     x, weight = torch.rand(1, 4, 4, 4, dtype=torch.float64), torch.rand(4, 4, 1, 1, dtype=torch.float64)
-    assert network().convolution(x, weight, None, LayerForm()) is None
+    assert torch.equal(FAST.convolution(x, weight, None, LayerForm()), F.conv2d(x, weight))
     with torch.autocast("cpu", torch.bfloat16):
-        assert network().convolution(x.float(), weight.float(), None, LayerForm()) is None
+        assert FAST.convolution(x.float(), weight.float(), None, LayerForm()).dtype == torch.bfloat16
+    case = CASES["two 3x3"]
+    exact, form, tensors = inputs(case, torch.float64), CellForm(case.layers), tensors_of(case, torch.float64)
+    with torch.no_grad():
+        plain = PLAIN.residual_cell(*exact, form, tensors, training=False)
+        assert torch.equal(FAST.run_packed(FAST.pack_cell(form, tensors), *exact), plain)
+        packed = FAST.pack_cell(form, tensors_of(case, torch.float32))
+        with torch.autocast("cpu", torch.bfloat16):
+            close(FAST.run_packed(packed, *inputs(case, torch.float32)), plain, HALF)
 
 
 def test_second_order_gradients_are_refused() -> None:
     x = random(1, 4, 4, 4, seed=0, dtype=torch.float32)
-    out = network().convolution(x, torch.rand(4, 4, 1, 1), None, LayerForm("swish"))
-    assert out is not None
+    out = FAST.convolution(x, torch.rand(4, 4, 1, 1), None, LayerForm("swish"))
     with pytest.raises(RuntimeError, match="no second-order gradients"):
         torch.autograd.grad(out.sum(), x, create_graph=True)
 
@@ -273,7 +245,7 @@ def test_weight_norm_equals_its_formula() -> None:
     for dtype in (torch.float32, torch.float64):
         of, log_norms = weights(dtype)
         plain = [w * g.exp() / (w.flatten(1).norm(dim=1).view_as(g) + 1e-5) for w, g in zip(of, log_norms, strict=True)]
-        outs = plain if dtype == torch.float64 else network().weight_norm(of, log_norms, 1e-5)
+        outs = plain if dtype == torch.float64 else FAST.weight_norm(of, log_norms, 1e-5)
         assert outs is not None
         results.append((*outs, *torch.autograd.grad(outs, [*of, *log_norms], upstream(outs))))
     for actual, expected in zip(*results, strict=True):
@@ -282,7 +254,7 @@ def test_weight_norm_equals_its_formula() -> None:
 
 def test_weight_norm_of_a_zero_weight_has_finite_gradients() -> None:
     weight, log_norm = torch.zeros(2, 3, 1, 1).requires_grad_(), torch.zeros(2, 1, 1, 1).requires_grad_()
-    found = network().weight_norm([weight], [log_norm], 1e-5)
+    found = FAST.weight_norm([weight], [log_norm], 1e-5)
     assert found is not None
     found[0].sum().backward()
     assert weight.grad is not None
@@ -292,7 +264,7 @@ def test_weight_norm_of_a_zero_weight_has_finite_gradients() -> None:
 def test_spectral_norms_are_the_top_singular_values() -> None:
     of, _ = weights(torch.float32)
     left = [F.normalize(random(len(one), seed=60 + k, dtype=torch.float32).detach(), dim=0) for k, one in enumerate(of)]
-    total = network().spectral_norms(of, left, 200, 1e-3)
+    total = FAST.spectral_norms(of, left, 200, 1e-3)
     assert total is not None
     singular = [torch.linalg.svd(one.detach().double().flatten(1)) for one in of]
     close(total, sum((s[0] for _, s, _ in singular), torch.zeros((), dtype=torch.float64)))

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from kernels.cpu import pixels
+from kernels.cpu import library, pixels
 from kernels.reference import pixels as reference
 
 VALUE, GRADIENT = 2e-6, 2e-7  # relative to sums over 784 pixels in float32; absolute, of values below 1
 PRODUCT = 1e-5  # sums of up to 100 float32 products of normals
 
-needs_compiler = pytest.mark.skipif(pixels.declared() is None, reason="no C kernels here")
+needs_compiler = pytest.mark.skipif(library.library() is None, reason="no C kernels here")
 
 
 def digits(images=100, size=784, lit=0.13, seed=0):
@@ -24,8 +24,8 @@ def normals(*shape, seed=1):
 @pytest.fixture(params=["C", "PyTorch"])
 def backend(request, monkeypatch):
     if request.param == "PyTorch":
-        monkeypatch.setattr(pixels, "declared", lambda: None)
-    elif pixels.declared() is None:
+        monkeypatch.setattr(library, "library", lambda: None)
+    elif library.library() is None:
         pytest.skip("no C kernels here")
     return request.param
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kernels.backends import fused
-from kernels.gpu import latent_plan, operators
+from kernels.gpu import mixture_plan, operators
 from kernels.reference.backend import REFERENCE
 
 FUSED = fused("cpu")
@@ -164,5 +164,5 @@ def test_registration():
 
 def test_pixels_of_a_cropped_image_are_not_called_contiguous():
     parameters, x = problem(1, 2, 8, 8, 8)
-    assert latent_plan.choose_tile(parameters, x, 8, None).contiguous
-    assert not latent_plan.choose_tile(parameters[..., 1:-1, 1:-1], x[..., 1:-1, 1:-1], 8, None).contiguous
+    assert mixture_plan.choose_tile(parameters, x, 8, None).contiguous
+    assert not mixture_plan.choose_tile(parameters[..., 1:-1, 1:-1], x[..., 1:-1, 1:-1], 8, None).contiguous

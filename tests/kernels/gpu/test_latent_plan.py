@@ -82,7 +82,7 @@ class NoGpu:
     get_current_target = staticmethod(lambda: GPUTarget("cuda", 90, 32))
 
 driver.set_active(NoGpu())
-from kernels.gpu import gaussian, latent_plan, mixture, operators
+from kernels.gpu import gaussian, latent_plan, mixture, mixture_plan, operators
 from kernels.ops import RESIDUAL
 
 class CompileOnly:
@@ -95,7 +95,7 @@ class CompileOnly:
 
 for module in (gaussian, mixture):
     module.forward, module.backward = CompileOnly(module.forward), CompileOnly(module.backward)
-latent_plan.fast_math = lambda tensor: 1
+latent_plan.fast_math = mixture_plan.fast_math = lambda tensor: 1
 for dtype in (torch.float32, torch.bfloat16):
     for memory_format in (torch.contiguous_format, torch.channels_last):
         posterior, prior = (

@@ -15,7 +15,7 @@ import triton.language as tl
 from kernel_figures import CASE, FIELDS, by_version, is_recorded, recorded_rows
 
 from kernels.gpu.gaussian import address, keyed_noise, position
-from kernels.gpu.latent_plan import pixels_per_thread
+from kernels.gpu.mixture_plan import pixels_per_thread
 from kernels.readback import static_profile
 from kernels.readback.disassembly import (
     AMD_LABEL,

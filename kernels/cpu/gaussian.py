@@ -1,0 +1,303 @@
+"""CPU: draws of diagonal Gaussians with their KL, and gradients written by hand.
+
+Autograd over the reference keeps a dozen tensors of the latents' size. Here the Gaussian keeps what both passes need,
+its noise among it (drawing it again costs more than reading it). Where there is a C compiler, noise and Gaussian run in
+C (`rng.c`, `gaussian.c`); elsewhere in plain PyTorch.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from kernels.cpu import library
+from kernels.cpu.gradients import dtypes_of, per_sample, refuse_second_order, through, typed
+from kernels.cpu.structures import Form, Raw, pointer
+from kernels.ops import PLAIN, GaussianDraw, GaussianForm
+from kernels.reference import gaussian as reference
+from kernels.reference.gaussian import check_gaussian, keyed_or_external, sum_per_sample
+from kernels.reference.precision import wide
+
+
+class Read(NamedTuple):
+    """A Gaussian read from raw values, and the slopes of mean and log scale in them (None: 1)."""
+
+    mean: Tensor
+    scale: Tensor
+    log_scale: Tensor
+    mean_slope: Tensor | None
+    slope: Tensor | None
+
+
+def soft_clamp(value: Tensor, c: float) -> tuple[Tensor, Tensor]:
+    """The value c tanh(v / c) and its slope."""
+    tanh = (value / c).tanh_()
+    return tanh * c, torch.addcmul(torch.ones((), dtype=tanh.dtype), tanh, tanh, value=-1)
+
+
+def read(mean: Tensor, log_scale: Tensor, form: GaussianForm) -> Read:
+    """The Gaussian of raw values; residual offsets are already added."""
+    mean_slope, slope = None, None
+    if form.soft_clamp is not None:
+        mean, mean_slope = soft_clamp(mean, form.soft_clamp)
+        log_scale, slope = soft_clamp(log_scale, form.soft_clamp)
+    scale = log_scale.exp()
+    if form.scale_floor:
+        narrow, scale = scale, scale + form.scale_floor
+        share = narrow.div_(scale)
+        slope = share if slope is None else share.mul_(slope)
+        log_scale = scale.log()
+    return Read(mean, scale, log_scale, mean_slope, slope)
+
+
+class Gaussian(torch.autograd.Function):
+    """z and KL of a diagonal Gaussian."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        mean: Tensor,
+        log_scale: Tensor,
+        prior_mean: Tensor | None,
+        prior_log_scale: Tensor | None,
+        noise: Tensor,
+        form: GaussianForm,
+    ) -> tuple[Tensor, Tensor]:
+        """Draw, and keep what the gradients need."""
+        dtype = noise.dtype
+        raw_mean, raw_log_scale = mean.to(dtype), log_scale.to(dtype)
+        p = None
+        if prior_mean is not None and prior_log_scale is not None:
+            p_mean, p_log_scale = prior_mean.to(dtype), prior_log_scale.to(dtype)
+            if form.residual:
+                raw_mean, raw_log_scale = raw_mean + p_mean, raw_log_scale + p_log_scale
+            p = read(p_mean, p_log_scale, form)
+        q = read(raw_mean, raw_log_scale, form)
+        step = q.scale * noise
+        z = (q.mean + step).to(mean.dtype)
+        if p is None:
+            inverse = torch.full((), 1 / (1 + form.scale_floor), dtype=dtype)
+            shift, ratio = q.mean * inverse, q.scale * inverse
+            gap = q.log_scale + inverse.log()
+        else:
+            inverse = p.scale.reciprocal_()
+            shift, ratio = (q.mean - p.mean).mul_(inverse), q.scale * inverse
+            gap = q.log_scale - p.log_scale
+        cost = torch.addcmul(shift.square(), ratio, ratio).sub_(1).mul_(0.5).sub_(gap)
+        slopes = q.mean_slope, q.slope, *((p.mean_slope, p.slope) if p else (None, None))
+        ctx.save_for_backward(step, shift, ratio, inverse, *slopes)
+        ctx.dtypes = dtypes_of(mean, log_scale, prior_mean, prior_log_scale)
+        ctx.residual = form.residual
+        return z, sum_per_sample(cost)
+
+    @staticmethod
+    def backward(ctx: Any, grad_z: Tensor, grad_kl: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Gradients of the raw values; the formulas are those of `kernels.gpu.gaussian.gradients`."""
+        refuse_second_order()
+        step, shift, ratio, inverse, q_mean_slope, q_slope, p_mean_slope, p_slope = ctx.saved_tensors
+        k, g = per_sample(grad_kl, shift), grad_z.to(shift.dtype)
+        weighted = shift * k
+        pull = weighted * inverse
+        d_log = (ratio * ratio).sub_(1).mul_(k)
+        prior: tuple[Tensor | None, Tensor | None] = None, None
+        if ctx.dtypes[2] is not None:
+            p_log = torch.addcmul(d_log, weighted, shift).neg_()
+            prior = through(pull.neg(), p_mean_slope), through(p_log, p_slope)
+        d_mean = through(pull.add_(g), q_mean_slope)
+        d_log = through(d_log.addcmul_(step, g), q_slope)
+        if ctx.residual and prior[0] is not None and prior[1] is not None:
+            prior = prior[0].add_(d_mean), prior[1].add_(d_log)
+        return *typed((d_mean, d_log, *prior), ctx.dtypes), None, None
+
+
+def normals(seed: Tensor, group: int, shape: torch.Size, first_sample: int) -> Tensor:
+    """`kernels.reference.philox.normals` in float32 on the CPU: the same words, normals within 1e-6."""
+    noise, samples = torch.empty(shape), shape[0]
+    size, threads = noise.numel() // max(1, samples), library.threads_for(noise.numel(), samples)
+    library.loaded().vaebench_normals(noise.data_ptr(), int(seed), group, first_sample, samples, size, threads)
+    return noise
+
+
+class Parameters(NamedTuple):
+    """Raw mean and log scale (B, ...) in float32 whose samples are contiguous and lie equally far apart."""
+
+    mean: Tensor
+    log_scale: Tensor
+
+    def raw(self) -> Raw:
+        """The parameters as the C kernels take them."""
+        row = self.mean.stride(0) if len(self.mean) > 1 else 0
+        return Raw(self.mean.data_ptr(), self.log_scale.data_ptr(), row)
+
+
+def parameters(mean: Tensor, log_scale: Tensor) -> Parameters:
+    """The parameters as the C kernels read them; the halves of a convolution's output are read in place."""
+    pair = [value.float() for value in (mean, log_scale)]
+    in_rows = all(value[:1].is_contiguous() for value in pair) and pair[0].stride(0) == pair[1].stride(0)
+    return Parameters(*(pair if in_rows else [value.contiguous() for value in pair]))
+
+
+def prior_parameters(mean: Tensor | None, log_scale: Tensor | None) -> Parameters | None:
+    """The prior's parameters, if it has any."""
+    return None if mean is None or log_scale is None else parameters(mean, log_scale)
+
+
+def form_of(form: GaussianForm) -> Form:
+    """The form as the C kernels take it."""
+    return Form(form.soft_clamp or 0.0, form.scale_floor, form.residual)
+
+
+def gaussian(
+    posterior: Parameters,
+    prior: Parameters | None,
+    form: GaussianForm,
+    noise: Tensor | None,
+    key: tuple[int, int, int],
+    log_ratio: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """z, KL (B,), the noise used, and log q(z) - log p(z) (B,) if asked for; float32 contiguous.
+
+    `key` is (seed, group, first sample).
+    """
+    shape = posterior.mean.shape
+    z, kl, ratio = torch.empty(shape), torch.zeros(shape[0]), torch.zeros(shape[0]) if log_ratio else None
+    eps = torch.empty(shape) if noise is None else noise.float().contiguous()
+    samples, size = shape[0], z.numel() // max(1, shape[0])
+    library.loaded().vaebench_gaussian(
+        posterior.raw(),
+        Raw() if prior is None else prior.raw(),
+        form_of(form),
+        eps.data_ptr(),
+        noise is None,
+        *key,
+        *(pointer(one) for one in (z, kl, ratio)),
+        samples,
+        size,
+        library.threads_for(z.numel(), samples),
+    )
+    return z, kl, eps, ratio
+
+
+def gaussian_backward(
+    posterior: Parameters,
+    prior: Parameters | None,
+    form: GaussianForm,
+    noise: Tensor,
+    grad_z: Tensor,
+    grad_kl: Tensor,
+) -> tuple[Tensor, ...]:
+    """Gradients of mean and log scale, and of those of the prior if there is one, float32 contiguous."""
+    samples, size = len(noise), noise.numel() // max(1, len(noise))
+    gradients = [torch.empty(noise.shape) for _ in range(2 if prior is None else 4)]
+    upstream = noise, grad_z.float().contiguous(), grad_kl.float().contiguous()
+    library.loaded().vaebench_gaussian_backward(
+        posterior.raw(),
+        Raw() if prior is None else prior.raw(),
+        form_of(form),
+        *(pointer(one) for one in (*upstream, *[*gradients, None, None][:4])),
+        samples,
+        size,
+        library.threads_for(noise.numel(), samples),
+    )
+    return tuple(gradients)
+
+
+class NativeGaussian(torch.autograd.Function):
+    """z and KL of a diagonal Gaussian through the C kernels; keeps the parameters and the noise."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        mean: Tensor,
+        log_scale: Tensor,
+        prior_mean: Tensor | None,
+        prior_log_scale: Tensor | None,
+        noise: Tensor | None,
+        key: tuple[int, int, int],
+        form: GaussianForm,
+    ) -> tuple[Tensor, Tensor]:
+        """Draw; `key` is (seed, group, first sample)."""
+        posterior, prior = parameters(mean, log_scale), prior_parameters(prior_mean, prior_log_scale)
+        z, kl, eps, _ = gaussian(posterior, prior, form, noise, key)
+        ctx.save_for_backward(eps, *posterior, *(prior or ()))
+        ctx.form, ctx.dtypes = form, dtypes_of(mean, log_scale, prior_mean, prior_log_scale)
+        return z.to(mean.dtype), kl
+
+    @staticmethod
+    def backward(ctx: Any, grad_z: Tensor, grad_kl: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Gradients of the raw values."""
+        refuse_second_order()
+        eps, mean, log_scale, *prior_pair = ctx.saved_tensors
+        posterior, prior = Parameters(mean, log_scale), Parameters(*prior_pair) if prior_pair else None
+        gradients = gaussian_backward(posterior, prior, ctx.form, eps, grad_z, grad_kl)
+        return *typed((*gradients, None, None)[:4], ctx.dtypes), None, None, None
+
+
+def draw_noise(
+    noise: Tensor | None, seed: Tensor, group: int, shape: torch.Size, first_sample: int, dtype: torch.dtype
+) -> Tensor:
+    """The external noise if there is one, else the keyed noise, from the C kernel where there is one."""
+    if noise is None and dtype == torch.float32 and seed.device.type == "cpu" and library.library() is not None:
+        return normals(seed, group, shape, first_sample)
+    return keyed_or_external(noise, seed, group, shape, first_sample, dtype)
+
+
+def in_c_with_log_ratio(
+    raw: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
+    noise: Tensor | None,
+    key: tuple[int, int, int],
+    form: GaussianForm,
+) -> GaussianDraw:
+    """A draw with its KL and log q(z) - log p(z) through the C kernels, without gradients."""
+    posterior, prior = parameters(*raw[:2]), prior_parameters(*raw[2:])
+    z, kl, _, ratio = gaussian(posterior, prior, form, noise, key, log_ratio=True)
+    return GaussianDraw(z.to(raw[0].dtype), kl, ratio)
+
+
+def gaussian_sample_kl(
+    mean: Tensor,
+    log_scale: Tensor,
+    prior_mean: Tensor | None,
+    prior_log_scale: Tensor | None,
+    *,
+    seed: Tensor,
+    group: int,
+    form: GaussianForm = PLAIN,
+    first_sample: int = 0,
+    noise: Tensor | None = None,
+    log_ratio: bool = False,
+) -> GaussianDraw:
+    """A draw with its KL; see `kernels.ops.GaussianSampleKL`. A log ratio with gradients takes the reference."""
+    check_gaussian(mean, log_scale, prior_mean, prior_log_scale, noise)
+    raw, in_c = (mean, log_scale, prior_mean, prior_log_scale), library.takes(mean, half=True, autocast=True)
+    gradients = torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in raw)
+    if log_ratio and in_c and not gradients:
+        return in_c_with_log_ratio(raw, noise, (int(seed), group, first_sample), form)
+    if not log_ratio and in_c:
+        z, kl = NativeGaussian.apply(*raw, noise, (int(seed), group, first_sample), form)
+        return GaussianDraw(z, kl, None)
+    eps = draw_noise(noise, seed, group, mean.shape, first_sample, wide(mean.dtype))
+    if log_ratio:
+        return reference.gaussian_sample_kl(*raw, seed=seed, group=group, form=form, noise=eps, log_ratio=True)
+    z, kl = Gaussian.apply(*raw, eps, form)
+    return GaussianDraw(z, kl, None)
+
+
+def gaussian_sample(
+    mean: Tensor,
+    log_scale: Tensor,
+    *,
+    seed: Tensor,
+    group: int,
+    form: GaussianForm = PLAIN,
+    temperature: float = 1.0,
+    first_sample: int = 0,
+    noise: Tensor | None = None,
+) -> Tensor:
+    """A draw at a temperature; see `kernels.ops.GaussianSample`."""
+    eps = draw_noise(noise, seed, group, mean.shape, first_sample, wide(mean.dtype))
+    return reference.gaussian_sample(
+        mean, log_scale, seed=seed, group=group, form=form, temperature=temperature, noise=eps
+    )

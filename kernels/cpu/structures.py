@@ -1,0 +1,70 @@
+"""CPU: the structures that the C kernels take (`source/layout.h` and the headers beside it), and addresses."""
+
+from __future__ import annotations
+
+import ctypes
+
+from torch import Tensor
+
+MOST_LAYERS = 8
+"""Layers of a packed cell (`MOST_LAYERS` in `cell.h`)."""
+
+
+def pointer(tensor: Tensor | None) -> int | None:
+    """Address of the first value; None is a null pointer."""
+    return None if tensor is None else tensor.data_ptr()
+
+
+class Form(ctypes.Structure):
+    """How raw values become Gaussians; 0 stands for no clamp and no floor."""
+
+    _fields_ = (("clamp", ctypes.c_float), ("floor", ctypes.c_float), ("residual", ctypes.c_int32))
+
+
+class Raw(ctypes.Structure):
+    """Raw mean and log scale, and the distance of two samples; null pointers stand for zeros."""
+
+    _fields_ = (("mean", ctypes.c_void_p), ("log_scale", ctypes.c_void_p), ("row", ctypes.c_int64))
+
+
+class Layer(ctypes.Structure):
+    """A layer on maps of given shapes."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("batch", "height", "width", "c_in", "c_out", "out_height", "out_width")),
+        *((name, ctypes.c_int32) for name in ("kernel", "stride", "dilation", "repeat", "depthwise", "activation")),
+    )
+
+
+class Upstream(ctypes.Structure):
+    """A gradient as a linear form of two maps: scale * gradient + output_scale * output + shift."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("gradient", "output", "scale", "output_scale", "shift")),
+        ("per_image", ctypes.c_int64),
+    )
+
+
+class Cell(ctypes.Structure):
+    """A packed cell on maps of given shapes."""
+
+    _fields_ = (
+        ("count", ctypes.c_int64),
+        ("hidden", ctypes.c_int64),
+        ("gain", ctypes.c_float),
+        ("layers", Layer * MOST_LAYERS),
+        ("packed", ctypes.c_void_p * MOST_LAYERS),
+        ("start", ctypes.c_void_p * MOST_LAYERS),
+        ("norms", ctypes.c_void_p * (MOST_LAYERS + 1)),
+        ("gate", ctypes.c_void_p * 4),
+    )
+
+
+class Weight(ctypes.Structure):
+    """A weight as a matrix, and what belongs to it."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("weight", "log_norm", "gradient", "out", "norm", "d_log_norm")),
+        ("rows", ctypes.c_int64),
+        ("columns", ctypes.c_int64),
+    )
