@@ -16,11 +16,20 @@ def check_packages() -> None:
         spec = importlib.util.find_spec(name)
         found = Path(spec.origin).resolve().parent.parent if spec is not None and spec.origin else None
         if found != ROOT:
-            sys.exit(f"error: another distribution provides '{name}' ({found}); use a clean environment")
+            print(f"error: another distribution provides '{name}' ({found}); use a clean environment", file=sys.stderr)
+            sys.exit(2)
+
+
+def search_current_folder_last() -> None:
+    """Keep a user's own folder `models`, say, from hiding ours where `python -m benchmarks` is called beside it."""
+    here = str(Path.cwd())
+    if here != str(ROOT) and sys.path[0] in ("", here):
+        sys.path.append(sys.path.pop(0))
 
 
 def main() -> int:
     """Run the command line; returns the exit code."""
+    search_current_folder_last()
     check_packages()
     from benchmarks.cli.parser import run_command
 

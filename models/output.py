@@ -40,16 +40,17 @@ def fitting_pad(image: ImageShape, factor: int, pad: int | None) -> int:
         ValueError: the padded sides do not divide; names sizes that work.
     """
     sides = (image.height, image.width)
+    fitting = next((p for p in range(factor) if all((side + 2 * p) % factor == 0 for side in sides)), None)
     if pad is None:
-        fits = (p for p in range(factor) if all((side + 2 * p) % factor == 0 for side in sides))
-        pad = next(fits, 0)
+        pad = fitting or 0
     for side in sides:
         padded = side + 2 * pad
         if padded % factor or not padded:
             below = max(padded // factor * factor, factor)
+            hopeless = "no equal pad on all sides fits, so crop or resize the images"
             raise ValueError(
                 f"expected padded image sides that divide by {factor}, such as {below} or {below + factor}, got "
-                f"{padded} (pad {pad}); change pad"
+                f"{padded} (pad {pad}); {hopeless if fitting is None else f'set pad to {fitting}'}"
             )
     return pad
 

@@ -1,10 +1,31 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all, and what a file is that is not what its name says."""
 
 from __future__ import annotations
 
 import os
 import secrets
 from pathlib import Path
+
+BEGINNINGS = {
+    b"<!doctype html": "a web page",
+    b"<html": "a web page",
+    b"<?xml": "an XML document",
+    b"version https://git-lfs": "a pointer of Git LFS (git lfs pull fetches the file)",
+}
+"""How files begin that a download leaves in the place of others, in lower case."""
+
+
+def mistaken_for(path: Path) -> str | None:
+    """What the file is if it is something that often lies in the place of another, None if not or unreadable."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(256)
+    except OSError:
+        return None
+    if not head:
+        return "an empty file"
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    return next((what for begins, what in BEGINNINGS.items() if start.startswith(begins)), None)
 
 
 def write_text_atomically(path: Path, text: str) -> None:

@@ -7,6 +7,9 @@ import sys
 
 from benchmarks.base.errors import UserError
 
+OWN = ("kernels", "models", "benchmarks")
+"""Our packages."""
+
 
 def import_plugin(module: str) -> None:
     """Import a module that adds models to the registry; the current folder is searched too.
@@ -14,6 +17,8 @@ def import_plugin(module: str) -> None:
     Raises:
         UserError: it cannot be imported.
     """
+    for package in OWN:  # before the current folder can hide one of them
+        importlib.import_module(package)
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:

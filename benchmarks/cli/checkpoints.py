@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.base.errors import UserError
 from benchmarks.data import load
-from benchmarks.data.files import npz_images
+from benchmarks.data.arrays import npz_images
 from benchmarks.evaluation import per_image
 from benchmarks.machine.environment import choose_device
 from benchmarks.records.record import Measurement
@@ -34,6 +34,12 @@ def inception_fields(weights: str) -> dict[str, str]:
 
     open_extractor("inception", weights)
     return {"extractor": "inception", "extractor_weights": weights}
+
+
+def say_what_was_read(name: str, note: str) -> None:
+    """Print the note of a user's own data on stderr: how its files were read and cut."""
+    if ":" in name:
+        print(f"{name}: {note}", file=sys.stderr)
 
 
 def load_checkpoint(checkpoint: str, device: str | None) -> LoadedModel:
@@ -108,6 +114,7 @@ def _score_test_split(loaded: LoadedModel) -> list[Measurement]:
         raise UserError(
             f"--data {data.name}: the model was built for {loaded.model.image}, the images are {data.image}"
         )
+    say_what_was_read(data.name, data.note)
     return evaluating.evaluate(loaded.model, loaded.trial, data, lambda done, total, phase: None).measurements
 
 
@@ -117,13 +124,16 @@ def _score_images(loaded: LoadedModel, options: argparse.Namespace) -> list[Meas
         raise UserError("--inception-weights: expected a data set's test split; the likelihood of images needs none")
     name = loaded.trial.data
     if _is_file(options.data):
-        images = npz_images(Path(name.removeprefix(FILE)), binary=loaded.trial.binary)
+        found = npz_images(Path(name.removeprefix(FILE)), binary=loaded.trial.binary)
+        images, note = found.images, found.note
     else:
-        images = load(name).test[: loaded.trial.evaluation.images or None]
+        data = load(name)
+        images, note = data.test[: loaded.trial.evaluation.images or None], data.note
     padded = per_image.padded_input(images, loaded)
     scores = per_image.score_images(loaded, padded, at_mean=options.posterior_mean)
     if options.per_image is not None:
         per_image.write_scores(scores, Path(options.per_image))
+    say_what_was_read(name, note)
     return per_image.summary(scores, loaded.trial, loaded.model.image.dims)
 
 

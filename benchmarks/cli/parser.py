@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from benchmarks.base import output
 from benchmarks.base.errors import INTERRUPTED, UserError, unknown
 from benchmarks.base.plugins import import_plugin
 from benchmarks.cli import dispatch
@@ -204,17 +205,24 @@ def _add_sample(sample: argparse.ArgumentParser) -> None:
 
 def run_command(arguments: Sequence[str]) -> int:
     """Parse `arguments`, run the verb, turn errors into exit codes; returns the code."""
+    output.allow_any_encoding()
     try:
         options = build_parser().parse_strictly(arguments)
         for module in getattr(options, "plugin", ()):
             import_plugin(module)
-        return dispatch.call(options.verb, options)
+        code = dispatch.call(options.verb, options)
+        output.flush()
+        return code
+    except BrokenPipeError:
+        output.discard()
+        return output.PIPE_CLOSED
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
+        output.discard()
         where = f" ({error.filename})" if error.filename else ""
         print(f"error: cannot write{where}: {os.strerror(error.errno)}; free space or choose --out", file=sys.stderr)
         return 2

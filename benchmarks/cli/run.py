@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.base.errors import INTERRUPTED, UserError
-from benchmarks.cli.checkpoints import inception_fields
+from benchmarks.cli.checkpoints import inception_fields, say_what_was_read
 from benchmarks.cli.reports import report_of
 from benchmarks.machine.environment import bfloat16_by_default, choose_device, emulates_bfloat16, note_missing_kernels
 from benchmarks.records.record import load_records, run_folders
@@ -99,6 +99,7 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"--jobs: expected at least 1, got {options.jobs}")
     planned = plan(suite, out, tuple(options.plugin))
     prepare_folder(out)
+    say_what_was_read(planned.data.name, planned.data.note)
     note_missing_kernels(choose_device(suite.trials[0].device))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
@@ -132,6 +133,7 @@ def _exit_code(outcome: Outcome) -> int:
 
 
 def _dry_run(planned: Plan, as_json: bool) -> int:
+    say_what_was_read(planned.data.name, planned.data.note)
     rows = schedule_rows(planned)
     if as_json:
         print(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,9 +91,21 @@ class Source:
 
 
 def cache_folder(*parts: str) -> Path:
-    """The folder for what can be fetched or computed again: $XDG_CACHE_HOME or ~/.cache, then vaebench/..."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    """The folder for what can be fetched or computed again: $XDG_CACHE_HOME or ~/.cache, then vaebench/...
+
+    Without a home it is below the folder for temporary files.
+    """
+    home = user_path("~")
+    base = os.environ.get("XDG_CACHE_HOME") or (home / ".cache" if home != Path("~") else tempfile.gettempdir())
     return Path(base, "vaebench", *parts)
+
+
+def user_path(argument: str) -> Path:
+    """The path with ~ put in; as it is where there is no such home."""
+    try:
+        return Path(argument).expanduser()
+    except RuntimeError:
+        return Path(argument)
 
 
 def content_hash(*splits: UInt8[Tensor, "..."]) -> str:

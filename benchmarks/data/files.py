@@ -1,175 +1,281 @@
-"""Images of one's own: a folder of image files, or arrays in an .npz file."""
+"""Images of one's own in a folder: which files there are, the split of each, and their pixels in one array."""
 
 from __future__ import annotations
 
-import zipfile
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qsl
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from benchmarks.base.errors import UserError, unknown
-from benchmarks.data.dataset import Part, Request, Splits
-from benchmarks.data.order import hash_order
+from benchmarks.data.dataset import Part, Request, Splits, user_path
+from benchmarks.data.decoding import BACKGROUNDS, DEEP_SCALED, RESIZE_RULE, Decoded, decode, resized
+from benchmarks.data.order import SPLIT_NAMES, cut
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm"}
-GREY_MODES = {"1", "L"}
-SPLIT_NAMES = ("train", "validation", "test")
-HELD_OUT = 0.1  # share of validation, and of test, in data that comes without splits
-RESIZE_RULE = "shorter side to {size} (antialiased bicubic), centre crop to {size}x{size}"
+SUFFIXES = set(
+    ".apng .bmp .gif .jfif .jpe .jpeg .jpg .pbm .pfm .pgm .png .pnm .ppm .tif .tiff .webp".split()  # noqa: SIM905
+)
+SPLIT_FOLDERS = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
+"""Names of folders, in any case, that say which split the images below are of."""
+ARCHIVE_JUNK = "__MACOSX"
+REPEATED = "links to what is there already"
+BROKEN = "links that lead nowhere"
+HIDDEN = "hidden"
+SHOWN = 3
+
+
+@dataclass(frozen=True)
+class FolderOptions:
+    """What follows the path: `?size=N&background=black`."""
+
+    size: int | None = None
+    background: str = "white"
+
+
+@dataclass
+class Search:
+    """The image files below a folder: each real file once, links after what they may lead to."""
+
+    folder: Path
+    found: list[str] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+    repeated: list[tuple[str, str]] = field(default_factory=list)
+    """Links, each with what it leads to."""
+    seen: dict[tuple[int, int], Path] = field(default_factory=dict)
+    links: list[Path] = field(default_factory=list)
+
+    def run(self) -> None:
+        """Find all; raises UserError for a folder that cannot be read."""
+        try:
+            self._visit(self.folder)
+            while self.links:
+                self._visit(self.links.pop(0))
+        except OSError as error:
+            raise UserError(f"{error.filename}: expected a folder that can be read: {error.strerror}") from error
+        self.found.sort()
+
+    def _visit(self, path: Path) -> None:
+        try:
+            status = path.stat()
+        except OSError:
+            self.skipped[BROKEN] += 1
+            return
+        first = self.seen.setdefault((status.st_dev, status.st_ino), path)
+        if first is not path:
+            self.skipped[REPEATED] += 1
+            self.repeated.append((self._name(path), self._name(first)))
+        elif path.is_dir():
+            for entry in sorted(path.iterdir()):
+                self._take(entry)
+        else:
+            self.found.append(self._name(path))
+
+    def _take(self, entry: Path) -> None:
+        """Visit a folder, link or image file; count anything else."""
+        if entry.name.startswith("."):
+            self.skipped[HIDDEN] += 1
+        elif entry.name == ARCHIVE_JUNK:
+            self.skipped[ARCHIVE_JUNK] += 1
+        elif not entry.is_dir() and (entry.suffix.lower() not in SUFFIXES or not (entry.is_file() or _broken(entry))):
+            self.skipped[entry.suffix.lower() or "without suffix"] += 1
+        elif entry.is_symlink():
+            self.links.append(entry)
+        else:
+            self._visit(entry)
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
 
 
 def read_folder(request: Request) -> Splits:
-    """Image files below a folder, split by the hash of their relative path (80 / 10 / 10 %).
+    """Image files below a folder, as `decode` reads them: grey if every file is grey, else colour.
 
-    Grey if every file is grey, else colour (alpha is dropped). Without `?size=N` all must have one size; with it
-    the shorter side becomes N (antialiased bicubic) and the centre N x N is kept.
+    Folders named as in `SPLIT_FOLDERS` are the splits; what is missing of validation and test is cut from train by
+    the hash of the relative path, and so are all three where no folder has such a name (80 / 10 / 10 %). Without
+    `?size=N` all images must have one size; with it the shorter side becomes N (antialiased bicubic) and the centre
+    N x N is kept. Hidden files and files of other suffixes are skipped, links followed once; the note counts both.
     """
     path, _, query = request.argument.partition("?")
-    folder, size = Path(path).expanduser(), _size_option(query)
-    if not folder.is_dir():
+    folder, options = user_path(path), _options(query)
+    if not _is_folder(folder):
         raise UserError(f"expected a folder of images, found none at {folder}")
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
-    if not files:
-        raise UserError(f"{folder}: expected image files ({', '.join(sorted(SUFFIXES))}), found none")
-    images = _stack_files(files, size)
-    note = f"{len(files)} files, split by hash of file name" + (f"; {RESIZE_RULE.format(size=size)}" if size else "")
-    return _split_by_hash(Part(images), [file.relative_to(folder).as_posix() for file in files], str(folder), note)
+    search = Search(folder)
+    search.run()
+    if not search.found:
+        found = _skipped(search.skipped) or "none"
+        raise UserError(f"{folder}: expected image files ({', '.join(sorted(SUFFIXES))}), found {found}")
+    splits, rule = _splits_of(search)
+    order = [name for split in SPLIT_NAMES for name in splits[split]]
+    images, notes = _decode_all(folder, order, options)
+    parts = [Part(part) for part in images.split([len(splits[split]) for split in SPLIT_NAMES])]
+    resize = [RESIZE_RULE.format(size=options.size)] if options.size else []
+    skipped = [f"skipped: {_skipped(search.skipped)}"] if search.skipped else []
+    return Splits(*parts, note="; ".join([f"{len(order)} files, {rule}", *resize, *notes, *skipped]))
 
 
-def read_npz(request: Request) -> Splits:
-    """Arrays of an .npz file: `images`, split by the hash of the index (80 / 10 / 10 %), or the three splits.
-
-    Arrays are (N, H, W) or (N, H, W, C), uint8 in 0-255 or floating point in [0, 1]. Nothing is unpickled.
-    """
-    path = Path(request.argument).expanduser()
-    arrays = _npz_arrays(path)
-    if all(name in arrays for name in SPLIT_NAMES):
-        parts = {name: Part(_pixels(arrays[name], f"{path}: '{name}'")) for name in SPLIT_NAMES}
-        return Splits(parts["train"], parts["validation"], parts["test"], f"splits as given in {path.name}")
-    if "images" not in arrays:
-        expected = "'images', or 'train', 'validation' and 'test'"
-        raise UserError(f"{path}: expected arrays {expected}, found {', '.join(arrays) or 'none'}")
-    images = _pixels(arrays["images"], f"{path}: 'images'")
-    keys = [str(i) for i in range(len(images))]
-    return _split_by_hash(Part(images), keys, str(path), f"{path.name}, split by hash of the index")
-
-
-def npz_images(path: Path, *, binary: bool = False) -> Tensor:
-    """The array `images` of an .npz file, or `test` where it holds splits: (N, C, H, W) uint8, in the file's order.
-
-    With `binary`, an array of zeros and ones only, of any type, is taken as it is: float32.
-
-    Raises:
-        UserError: no such file, array or pixels.
-    """
-    arrays = _npz_arrays(path.expanduser())
-    name = next((name for name in ("images", "test") if name in arrays), None)
-    if name is None:
-        raise UserError(f"{path}: expected an array 'images', found {', '.join(arrays) or 'none'}")
-    array, where = arrays[name], f"{path}: '{name}'"
-    if binary and not ((array != 0) & (array != 1)).any():
-        _require_images(array, where)
-        return _channels_first(array.astype(np.float32))
-    return _pixels(array, where)
-
-
-def _size_option(query: str) -> int | None:
-    """N of `size=N`, the only option; None if there is none."""
+def _options(query: str) -> FolderOptions:
+    """The options of `size=N&background=black`; raises UserError for any other."""
     options = dict(parse_qsl(query, keep_blank_values=True))
     for name in options:
-        if name != "size":
-            raise unknown("option of folder:", name, ["size"])
-    if not options:
-        return None
-    if not options["size"].isdecimal() or int(options["size"]) < 1:
-        raise UserError(f"expected folder:PATH?size=N with N of at least 1, got size={options['size']}")
-    return int(options["size"])
+        if name not in ("size", "background"):
+            raise unknown("option of folder:", name, ["size", "background"])
+    size, background = options.get("size"), options.get("background", "white")
+    if size is not None and not re.fullmatch("[0-9]*[1-9][0-9]*", size):
+        raise UserError(f"expected folder:PATH?size=N with N of at least 1, got size={size}")
+    if background not in BACKGROUNDS:
+        raise unknown("background of folder:", background, BACKGROUNDS)
+    return FolderOptions(None if size is None else int(size), background)
 
 
-def _stack_files(files: list[Path], size: int | None) -> Tensor:
-    """All files as (N, C, H, W) uint8."""
-    opened = [_open(file, size) for file in files]
-    mode = "L" if all(image.mode in GREY_MODES for image in opened) else "RGB"
-    first = opened[0]
-    for file, image in zip(files, opened, strict=True):
-        if image.size != first.size:
-            sizes = f"{files[0].name} is {first.width}x{first.height}, {file.name} {image.width}x{image.height}"
-            raise UserError(f"expected images of one size, but {sizes}; resize them with folder:PATH?size=N")
-    arrays = np.stack([np.asarray(image.convert(mode)) for image in opened])
-    return _channels_first(arrays)
-
-
-def _open(path: Path, size: int | None) -> Image.Image:
-    """The decoded image, resized by `RESIZE_RULE` if a size is asked for.
-
-    Raises:
-        UserError: not an image, or truncated.
-    """
+def _is_folder(path: Path) -> bool:
+    """Whether there is a folder; not where the path is too long, or leads through what may not be read."""
     try:
-        with Image.open(path) as image:
-            image.load()
-            if image.mode not in GREY_MODES:
-                image = image.convert("RGB")
-            return image.copy() if size is None else _resized(image, size)
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: expected an image file, got {error}; remove or replace it") from error
+        return path.is_dir()
+    except OSError:
+        return False
 
 
-def _resized(image: Image.Image, size: int) -> Image.Image:
-    """The centre square of `image`, resized to size x size in one step."""
-    side = min(image.size)
-    left, upper = (image.width - side) / 2, (image.height - side) / 2
-    grey = image.convert("L") if image.mode in GREY_MODES else image
-    return grey.resize((size, size), Image.Resampling.BICUBIC, box=(left, upper, left + side, upper + side))
+def _broken(path: Path) -> bool:
+    """Whether the path is a link that leads nowhere."""
+    return path.is_symlink() and not path.exists()
 
 
-def _npz_arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of the file.
+def _skipped(counts: Counter[str]) -> str:
+    """What was skipped: "3 hidden, 2 .txt"."""
+    return ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
 
-    Raises:
-        UserError: missing, corrupt, or in need of unpickling.
+
+def _split_of(folders: Sequence[str]) -> str | None:
+    """The split that the outermost of these folders names."""
+    name = _split_name(folders)
+    return None if name is None else SPLIT_FOLDERS[name]
+
+
+def _split_name(folders: Sequence[str]) -> str | None:
+    """The outermost of these folders that names a split, in lower case."""
+    return next((name.lower() for name in folders if name.lower() in SPLIT_FOLDERS), None)
+
+
+def _splits_of(search: Search) -> tuple[dict[str, list[str]], str]:
+    """The files of each split, and by which rule.
+
+    One folder named "train" beside others is a class, not a split.
     """
+    where = str(search.folder)
+    by_split: dict[str | None, list[str]] = {}
+    for name in search.found:
+        by_split.setdefault(_split_of(name.split("/")[:-1]), []).append(name)
+    if not {"validation", "test"} & set(by_split):
+        index = cut(search.found, ("validation", "test"), where)
+        return _chosen(search.found, index), "split by hash of file name"
+    _check_splits(search, by_split)
+    missing = [split for split in ("validation", "test") if split not in by_split]
+    train = by_split["train"]
+    given = {split: by_split[split] for split in SPLIT_NAMES[1:] if split in by_split}
+    rule = "splits as the folders say"
+    if not missing:
+        return {"train": train, **given}, rule
+    rule = f"{rule}, {missing[0]} cut from train by hash of file name"
+    return _chosen(train, cut(train, missing, where)) | given, rule
+
+
+def _chosen(names: Sequence[str], index: dict[str, list[int]]) -> dict[str, list[str]]:
+    """The names at the positions of each split."""
+    return {split: [names[i] for i in positions] for split, positions in index.items()}
+
+
+def _check_splits(search: Search, by_split: dict[str | None, list[str]]) -> None:
+    """Raise UserError where folders name splits but not of every image, no train, one twice, or share files."""
+    names = {name for path in search.found if (name := _split_name(path.split("/")[:-1]))}
+    named = ", ".join(sorted(names))
+    if "train" not in by_split:
+        raise UserError(f"{search.folder}: expected 'train' beside the folders {named}; rename what is not a split")
+    if None in by_split:
+        outside = _listed(by_split[None])
+        raise UserError(f"{search.folder}: expected all images below {named}, but {outside} are not; move them away")
+    if len(names) > len(by_split):
+        raise UserError(f"{search.folder}: expected one folder for each split, found {named}; rename or join them")
+    for link, first in search.repeated:
+        if len({_split_of(path.split("/")) for path in (link, first)} - {None}) > 1:
+            raise UserError(f"{search.folder}: expected splits that share no file, but {link} is {first}; remove one")
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first names, and how many more."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _decode_all(folder: Path, names: Sequence[str], options: FolderOptions) -> tuple[Tensor, list[str]]:
+    """All files in this order as (N, C, H, W) uint8 in one array, and what to say of them."""
+    stack = np.empty((0, 1, 0, 0), np.uint8)
+    changes, channels, brightest = Counter[str](), Counter[int](), 0.0
+    for i, name in enumerate(names):
+        image = _decoded(folder / name, options)
+        if i == 0:
+            stack = _allocated(len(names), image.pixels.shape, folder)
+        elif image.pixels.shape[:2] != stack.shape[2:]:
+            raise _sizes_differ((names[0], stack.shape[2:]), (name, image.pixels.shape[:2]))
+        if image.pixels.shape[2] > stack.shape[1]:  # the first colour image after grey ones
+            stack = _coloured(stack, i, folder)
+        stack[i] = image.pixels.transpose(2, 0, 1)
+        changes.update(image.changes)
+        channels[image.pixels.shape[2]] += 1
+        brightest = max(brightest, image.brightest)
+    return torch.from_numpy(stack), _notes(changes, channels, brightest)
+
+
+def _decoded(path: Path, options: FolderOptions) -> Decoded:
+    """The file's image, resized where a size is asked for."""
+    image = decode(path, options.background)
+    if options.size is None:
+        return image
+    return Decoded(resized(image.pixels, options.size), image.changes, image.brightest)
+
+
+def _allocated(count: int, shape: Iterable[int], folder: Path) -> np.ndarray:
+    """Room for `count` images of this shape (H, W, C): (N, C, H, W)."""
+    height, width, channels = shape
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("a single array")
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: expected an .npz file of plain arrays, got {error}") from error
+        return np.empty((count, channels, height, width), np.uint8)
+    except MemoryError as error:
+        size = f"{count * height * width * channels / 2**30:.1f} GiB"
+        raise UserError(f"{folder}: {count} images of {width}x{height} need {size}; use folder:PATH?size=N") from error
 
 
-def _pixels(array: np.ndarray, where: str) -> Tensor:
-    """(N, C, H, W) uint8 from (N, H, W) or (N, H, W, C), uint8 or floating point in [0, 1]."""
-    _require_images(array, where)
-    if array.dtype != np.uint8:
-        if not np.issubdtype(array.dtype, np.floating):
-            raise UserError(f"{where}: expected uint8 (0-255) or floating point (0-1), got {array.dtype}")
-        if not (array.min() >= 0 and array.max() <= 1):  # NaN fails as well
-            raise UserError(f"{where}: expected floating-point values in [0, 1], got {array.min()} to {array.max()}")
-        array = np.rint(array * 255).astype(np.uint8)
-    return _channels_first(array)
+def _coloured(grey: np.ndarray, filled: int, folder: Path) -> np.ndarray:
+    """(N, 3, H, W) whose first images are the grey ones of (N, 1, H, W)."""
+    count, _, height, width = grey.shape
+    colour = _allocated(count, (height, width, 3), folder)
+    colour[:filled] = grey[:filled]
+    return colour
 
 
-def _require_images(array: np.ndarray, where: str) -> None:
-    """Raise UserError unless the array has the shape of images."""
-    if array.ndim not in (3, 4) or array.size == 0:
-        raise UserError(f"{where}: expected shape (N, H, W) or (N, H, W, C) and no empty axis, got {array.shape}")
+def _sizes_differ(one: tuple[str, tuple[int, ...]], other: tuple[str, tuple[int, ...]]) -> UserError:
+    """The error for two files (name, (H, W)) of different sizes."""
+    sizes = " and ".join(f"{name} is {width}x{height}" for name, (height, width) in (one, other))
+    return UserError(f"expected images of one size, but {sizes}; resize and crop them with folder:PATH?size=N")
 
 
-def _channels_first(array: np.ndarray) -> Tensor:
-    """(N, C, H, W) from (N, H, W) or (N, H, W, C)."""
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
-    return tensor.unsqueeze(1) if tensor.ndim == 3 else tensor.permute(0, 3, 1, 2)
-
-
-def _split_by_hash(part: Part, keys: list[str], where: str, note: str) -> Splits:
-    """Test and validation take a tenth each, rounded down but at least one, of the hash order of `keys`."""
-    if len(keys) < len(SPLIT_NAMES):
-        raise UserError(f"{where}: expected at least one image for each of train, validation and test, got {len(keys)}")
-    held_out = max(1, int(HELD_OUT * len(keys)))
-    order = torch.tensor(hash_order(keys))
-    return Splits(part[order[2 * held_out :]], part[order[held_out : 2 * held_out]], part[order[:held_out]], note)
+def _notes(changes: Counter[str], channels: Counter[int], brightest: float) -> list[str]:
+    """What was changed in how many images."""
+    said = [f"{count} {change}" for change, count in sorted(changes.items())]
+    if DEEP_SCALED in changes:
+        said.append(f"the brightest of these is at {100 * brightest:.3g} % of the range")
+    if len(channels) > 1:
+        said.append(f"{channels[1]} grey images among colour repeated to three channels")
+    return said

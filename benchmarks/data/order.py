@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Int64
@@ -11,6 +11,10 @@ from torch import Tensor
 
 from benchmarks.base.errors import UserError
 from benchmarks.base.streams import generator_seed
+
+SPLIT_NAMES = ("train", "validation", "test")
+HELD_OUT = 0.1
+"""Share of validation, and of test, in data that comes without them."""
 
 
 def keyed_generator(seed: int, purpose: str, step: int = 0, device: torch.device | str = "cpu") -> torch.Generator:
@@ -42,4 +46,21 @@ def _batches(n: int, batch_size: int, seed: int, start_step: int) -> Iterator[Te
 
 def hash_order(keys: list[str]) -> list[int]:
     """Positions of `keys` sorted by the SHA-256 of each: a shuffle that no library version can change."""
-    return sorted(range(len(keys)), key=lambda i: hashlib.sha256(keys[i].encode()).digest())
+    return sorted(range(len(keys)), key=lambda i: hashlib.sha256(keys[i].encode(errors="surrogateescape")).digest())
+
+
+def cut(keys: list[str], missing: Sequence[str], where: str) -> dict[str, list[int]]:
+    """Positions of the `missing` splits and of train in images that have these keys, by the hash order of the keys.
+
+    Test first, then validation take a tenth each, rounded down but at least one; train is the rest.
+
+    Raises:
+        UserError: fewer images than splits, with `where` they are.
+    """
+    wanted = [split for split in ("test", "validation") if split in missing]
+    if len(keys) <= len(wanted):
+        splits = " and ".join(["train", *reversed(wanted)])
+        raise UserError(f"{where}: expected at least one image for each of {splits}, got {len(keys)}")
+    held_out, order = max(1, int(HELD_OUT * len(keys))), hash_order(keys)
+    found = {split: order[i * held_out : (i + 1) * held_out] for i, split in enumerate(wanted)}
+    return found | {"train": order[len(wanted) * held_out :]}

@@ -9,9 +9,10 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from benchmarks.base.errors import UserError, unknown
+from benchmarks.data.arrays import read_npz
 from benchmarks.data.dataset import DataSet, Request, Source, Splits, build, cache_folder
 from benchmarks.data.embedded import read_mnist_5k, read_patches
-from benchmarks.data.files import read_folder, read_npz
+from benchmarks.data.files import read_folder
 from benchmarks.data.glyphs import read_glyphs
 from benchmarks.data.photographs import read_photos, read_small_photos
 from benchmarks.data.public import read_celeba64, read_cifar10, read_fashion_mnist, read_mnist, read_svhn
@@ -47,8 +48,8 @@ DATA_SETS: dict[str, Source] = {
     "cifar10": Source("60,000 objects of ten classes, 32x32 colour (download)", read_cifar10),
     "svhn": Source("99,289 house numbers, 32x32 colour (download)", read_svhn),
     "celeba64": Source("202,599 faces, cropped and resized to 64x64 colour (download)", read_celeba64),
-    "folder:PATH": Source("image files of one size, or any with folder:PATH?size=N", read_folder),
-    "npz:FILE": Source("arrays 'images', or 'train', 'validation' and 'test', of an .npz file", read_npz),
+    "folder:PATH": Source("image files of one size, or any with ?size=N; train/, val/, test/ are splits", read_folder),
+    "npz:FILE": Source("arrays 'images', or 'train', 'x_test' and so on, of an .npz file; or an .npy file", read_npz),
 }
 
 

@@ -16,12 +16,13 @@ from typing import Any
 import pandas as pd
 import torch
 
-from benchmarks.base.errors import unknown
+from benchmarks.base.errors import UserError, unknown
 from benchmarks.base.files import write_text_atomically
 from benchmarks.profiling.kernel_timing import Timing, problems, time_operations, write_trace
 from benchmarks.profiling.proton import KernelTime, ProtonMissing, kernel_times
 from benchmarks.report import layout
 from kernels.backends import best_for
+from kernels.interpreter import interpreting
 from kernels.readback.disassembly import ToolsMissing
 from kernels.readback.static_profile import (
     DTYPES,
@@ -122,6 +123,8 @@ def profile(
         UserError: an unknown target or type.
     """
     check_names(targets, dtypes)
+    if interpreting():
+        raise UserError("TRITON_INTERPRET=1: expected kernels that are compiled, not interpreted; unset it to profile")
     static = static_part(targets, dtypes)
     print_table(COLUMNS["static"], [row.as_dict() for row in static])
     print_by_target(static)

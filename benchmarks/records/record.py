@@ -115,6 +115,8 @@ class RunRecord:
     curves: list[Curve] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     error: str = ""
+    data_note: str = ""
+    """Where the images came from, how they were cut and what was changed on the way."""
     schema_version: int = SCHEMA_VERSION
 
     def get(self, metric: str) -> Measurement | None:

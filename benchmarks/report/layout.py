@@ -67,7 +67,7 @@ def markdown(table: pd.DataFrame, left: Iterable[str] | None = None, style: Styl
     flush = set(names[:1] if left is None else left)
     widths = {name: _column_width(table, name) for name in names}
     rule = [_rule(widths[name], name in flush, style) for name in names]
-    lines = [names, *([escape(cell) for cell in cells] for cells in table.itertuples(index=False))]
+    lines = [[escape(cell) for cell in cells] for cells in (names, *table.itertuples(index=False))]
     if style != "bare":
         lines = [[_fit(text, widths[n], n in flush) for n, text in zip(names, line, strict=True)] for line in lines]
     head, *body = (f"| {' | '.join(line)} |" for line in lines)
@@ -113,7 +113,7 @@ def _exponent(size: float) -> int:
 
 def _column_width(table: pd.DataFrame, name: str) -> int:
     """Characters of the widest text in the column, its heading included, at least three."""
-    return max(3, len(name), *(len(escape(cell)) for cell in table[name]))
+    return max(3, len(escape(name)), *(len(escape(cell)) for cell in table[name]))
 
 
 def _fit(text: str, width: int, left: bool) -> str:

@@ -181,7 +181,8 @@ def _what(records: Sequence[RunRecord]) -> str:
     tested = f", {_range(sizes)} test images" if sizes else ""
     seeds = sorted({r.seed for r in records})
     said = f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds ({join_words(map(str, seeds))})"
-    return f"Suite {first.suite}, data {first.data} (hash {first.data_hash[:8]}){tested}, {said}."
+    note = f" Data: {first.data_note}." if ":" in first.data and first.data_note else ""
+    return f"Suite {first.suite}, data {first.data} (hash {first.data_hash[:8]}){tested}, {said}.{note}"
 
 
 def _machine(records: Sequence[RunRecord]) -> str:

@@ -15,7 +15,7 @@ FIGURES = ("samples", "reconstructions")
 
 def block(out: Path) -> str:
     """The tables of the run in `out`, and its pictures by paths below the page's folder."""
-    table = (out / "table.md").read_text().strip()
+    table = (out / "table.md").read_text(encoding="utf-8").strip()
     pictures = "\n".join(f"![{name}]({(out / 'figures' / name).as_posix()}.png)" for name in FIGURES)
     return f"{START}\n\n{table}\n\n{pictures}\n\n{END}"
 
@@ -26,7 +26,7 @@ def embed(out: Path, page: Path) -> None:
     Raises:
         UserError: no markers in the page, or no tables in `out`.
     """
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     if START not in text or END not in text:
         raise UserError(f"{page}: expected the markers '{START}' and '{END}'; add them where the table belongs")
     if not (out / "table.md").exists():

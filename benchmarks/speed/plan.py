@@ -127,7 +127,7 @@ def read_speed_suite(source: str) -> SpeedSuite:
     if path.suffix != ".toml":
         raise unknown("speed suite", source, SHIPPED)
     try:
-        table = tomllib.loads(path.read_text())
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read speed suite {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -6,6 +6,7 @@ freed memory, which the plain ones, like the code they stand for, do not.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import subprocess
@@ -35,7 +36,9 @@ class Worker:
     def __init__(self, work: Work) -> None:
         command = [sys.executable, "-m", "benchmarks.speed.worker", json.dumps(dataclasses.asdict(work))]
         pipe, env = subprocess.PIPE, environment(work.request.threads)
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=env)
+        self.process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, errors="replace", env=env
+        )
 
     def __enter__(self) -> Worker:
         """Wait until the model is built and the call is warm."""
@@ -50,8 +53,9 @@ class Worker:
     def seconds(self) -> tuple[float, float]:
         """Seconds of one call, averaged over a turn: on the wall's clock, and of all the process's threads."""
         assert self.process.stdin is not None
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it ended: reading says why
+            self.process.stdin.write("go\n")
+            self.process.stdin.flush()
         wall, cpu = json.loads(self._read())
         return wall, cpu
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from benchmarks.base.errors import UserError
-from benchmarks.base.files import write_bytes_atomically
+from benchmarks.base.files import mistaken_for, write_bytes_atomically
 
 WEIGHTS = "weights.safetensors"
 STATE = "training.safetensors"
@@ -43,6 +43,9 @@ def load(path: Path) -> Stored:
         raise UserError(
             f"checkpoint {path}: expected a {path.suffix or 'safetensors'} file, found none; check the path"
         )
+    mistaken = mistaken_for(path)
+    if mistaken is not None:
+        raise UserError(f"checkpoint {path}: expected a checkpoint, got {mistaken}; fetch the file itself")
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}

@@ -52,7 +52,7 @@ def read_config(folder: Path) -> TrialConfig:
     """
     try:
         return trial_from_dict(json.loads((folder / CONFIG).read_text()))
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{folder}: expected a run folder with {CONFIG}: {error}") from error
 
 

@@ -192,7 +192,7 @@ def read_suite(source: str) -> tuple[str, dict[str, Any]]:
             raise unknown("suite", source, suite_names())
         path = SUITES / f"{source}.toml"
     try:
-        return path.stem, tomllib.loads(path.read_text())
+        return path.stem, tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(
             f"cannot read suite {path}: {error.strerror}; give a TOML file or a name of `list suites`"

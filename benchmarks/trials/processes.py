@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -14,6 +15,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from benchmarks.base import children
 from benchmarks.base.errors import INTERRUPTED, UserError
@@ -149,6 +151,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,
+            errors="replace",
             env=children.environment(planned.trial.threads),
             start_new_session=True,
         )
@@ -158,10 +161,13 @@ class Child:
     def _read(self, bars: Bars) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            event = json.loads(line)
-            if "said" in event:
-                bars.say(f"{self.planned.name}: {event['said']}")
-                continue
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # half a line of a killed child, or a plugin's
+                self._show(json.loads(line), bars)
+
+    def _show(self, event: dict[str, Any], bars: Bars) -> None:
+        if "said" in event:
+            bars.say(f"{self.planned.name}: {event['said']}")
+        else:
             bars.update(self.planned.name, event["phase"], event["done"], event["total"])
 
     def finish(self) -> int:

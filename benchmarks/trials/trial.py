@@ -130,6 +130,7 @@ def _trained_record(trial: TrialConfig, folder: Path, model: Model, data: DataSe
     return RunRecord(
         **record_head(trial, folder),
         data_hash=data.content_hash,
+        data_note=data.note,
         status="trained" if result.finished else "interrupted",
         parameters=parameter_count(model),
         macs_per_image=macs_per_image(model, data.image),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -75,8 +76,15 @@ def load_contents(path: Path, safe_types: Iterable[type] = ()) -> object:
             with torch.serialization.safe_globals(list(safe_types)):
                 return torch.load(file, map_location="cpu", weights_only=True)
         except UNREADABLE as error:
-            first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise ValueError(f"{path}: not a checkpoint that can be read safely ({first_line})") from error
+            raise ValueError(f"{path}: not a checkpoint that can be read safely ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    """Why a file cannot be read, without torch's advice to run what is in it."""
+    refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if refused is not None:
+        return f"it holds Python objects, {refused[1]}, and these are not run; save the model's state_dict()"
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> None:

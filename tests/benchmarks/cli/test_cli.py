@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from benchmarks.cli import info
@@ -197,3 +198,9 @@ def test_latent_size_is_the_users(capsys):
     captured = capsys.readouterr()
     assert json.loads(captured.out)[0]["latents"] == 7
     assert "nvae" in captured.err
+
+
+def test_how_a_users_own_files_were_read_is_said(capsys, tmp_path):
+    np.savez(tmp_path / "x.npz", images=np.arange(90 * 28 * 28).reshape(90, 28, 28) % 2)
+    assert run_command(["run", "--models", "vae", "--data", f"npz:{tmp_path / 'x.npz'}", "--dry-run"]) == 0
+    assert "zeros and ones (int64): binary pixels, 0 and 255" in capsys.readouterr().err

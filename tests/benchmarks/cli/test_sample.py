@@ -7,7 +7,7 @@ from PIL import Image
 
 from benchmarks.cli.parser import run_command
 from benchmarks.cli.sample import TOGETHER, drawn
-from benchmarks.data.files import npz_images
+from benchmarks.data.arrays import npz_images
 from benchmarks.storage.weights import build_model, save_weights
 from benchmarks.suites.config import build_suite, read_suite
 from models.output import ImageShape
@@ -38,7 +38,7 @@ def test_folder_archive_and_grid_hold_the_same_images(weights, tmp_path, capsys)
     archive = np.load(tmp_path / "s.npz")["images"]
     assert [path.name for path in files] == [f"{index:05d}.png" for index in range(N)]
     assert np.array_equal(each[..., None], archive)
-    assert torch.equal(npz_images(tmp_path / "s.npz", binary=False)[:, 0], torch.from_numpy(each))
+    assert torch.equal(npz_images(tmp_path / "s.npz").images[:, 0], torch.from_numpy(each))
     grid = np.asarray(Image.open(tmp_path / "grid.png"))
     assert np.array_equal(grid[2:30, 2:30], each[0])
     assert np.array_equal(grid[-30:-2][:, (N - 1) % 9 * 30 + 2 :][:, :28], each[-1])

@@ -212,7 +212,7 @@ def test_npz_splits_are_taken_as_given(tmp_path):
 BAD_ARRAYS = {
     "no images": {"pictures": np.zeros((9, 4, 4), np.uint8)},
     "pickled": {"images": np.array([{}, None], dtype=object)},
-    "integers": {"images": np.zeros((9, 4, 4), np.int64)},
+    "integers": {"images": np.full((9, 4, 4), 256, np.int64)},
     "range": {"images": np.full((9, 4, 4), 1.5)},
     "nan": {"images": np.full((9, 4, 4), np.nan)},
     "empty": {"images": np.zeros((0, 4, 4), np.uint8)},

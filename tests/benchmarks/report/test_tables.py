@@ -414,3 +414,10 @@ def test_different_batches_are_mentioned(make_record, make_value):
 def test_a_code_without_latents_has_no_count(suite_records):
     assert trials_of(suite_records, "Quality, continued").loc["AE", "Latents"] == "-"
     assert "- AE: a code without noise, no latents (Latents)" in text_of(suite_records)
+
+
+def test_the_caption_says_how_a_users_own_files_were_read(make_record):
+    note = "80 files, split by hash of file name; 3 turned by EXIF orientation"
+    text = " ".join(text_of([make_record(data="folder:own", data_note=note)]).split())
+    assert f"Data: {note}." in text
+    assert "Data:" not in text_of([make_record(data_note="where the digits came from")])

@@ -212,9 +212,9 @@ def test_other_files_are_one_line(folder, tmp_path, capsys):
     [
         ({"images": np.zeros((2, 30, 30))}, [], "expected 28x28 or 32x32 images of 1 channels"),
         ({"images": np.zeros((2, 28, 28, 3))}, [], "got 28x28 of 3"),
-        ({"images": np.full((2, 28, 28), 2.0)}, [], "in [0, 1]"),
+        ({"images": np.full((2, 28, 28), 2.5)}, [], "floating point of 0-1"),
         ({"images": np.zeros((0, 28, 28))}, [], "no empty axis"),
-        ({"pictures": np.zeros((2, 28, 28))}, [], "expected an array 'images', found pictures"),
+        ({"pictures": np.zeros((2, 28, 28))}, [], "expected arrays 'images', "),
         ({"images": np.zeros((2, 28, 28))}, ["--batch-size", "0"], "batch_size: expected a value > 0"),
         ({"images": np.zeros((2, 28, 28))}, ["--set", "iwae_samples=9"], "iwae_samples=9 changes nothing"),
         ({"images": np.zeros((2, 28, 28))}, ["--per-image", "{folder}"], "expected a file that can be written"),
