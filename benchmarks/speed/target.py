@@ -35,6 +35,12 @@ TABLES = {
     "evaluation": "evaluation",
 }
 """First word of an override -> part of a trial."""
+NOT_TIMED = (
+    *("images", "epochs", "seconds", "warmup", "final_rate", "ema_batches", "validations"),
+    *("checkpoint_seconds", "hopeless_after"),
+)
+"""Fields of a training that say how long it is, or what is done beside its steps."""
+TIMED_EVALUATION = ("iwae_samples",)
 CPU = torch.device("cpu")
 
 
@@ -128,7 +134,7 @@ def override_trial(trial: TrialConfig, assignments: Sequence[str]) -> TrialConfi
     """The trial under `a.b=c` assignments, where a is one of `TABLES`; checked as strictly as a suite.
 
     Raises:
-        UserError: unknown key, wrong type or impossible value.
+        UserError: unknown key, wrong type or impossible value; a setting that changes nothing that is timed.
     """
     if not assignments:
         return trial
@@ -140,4 +146,15 @@ def override_trial(trial: TrialConfig, assignments: Sequence[str]) -> TrialConfi
         if table not in TABLES:
             raise unknown("table of --set", table, TABLES)
         set_path(raw, f"{TABLES[table]}.{rest}")
-    return trial_from_dict(raw)
+    changed = trial_from_dict(raw)
+    for assignment in assignments:
+        _require_timed(assignment)
+    return changed
+
+
+def _require_timed(assignment: str) -> None:
+    """Raise UserError where a setting plays no part in what is timed."""
+    table, _, rest = assignment.partition(".")
+    key = rest.partition("=")[0].strip()
+    if (table == "training" and key in NOT_TIMED) or (table == "evaluation" and key not in TIMED_EVALUATION):
+        raise UserError(f"--set {assignment} changes nothing that is timed: single steps and batches are; leave it out")

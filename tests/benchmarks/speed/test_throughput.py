@@ -52,6 +52,13 @@ def test_a_trained_model_is_timed_under_overrides(tmp_path):
         assert torch.equal(found.build(CPU).prior_ftr0, model.prior_ftr0)
 
 
+@pytest.mark.parametrize("setting", ["training.images=5", "training.hopeless_after=2", "evaluation.temperature=0.7"])
+def test_a_setting_that_changes_nothing_that_is_timed_is_refused(setting):
+    with pytest.raises(UserError, match="changes nothing that is timed"):
+        preset_target("nvae-tiny").overridden([setting])
+    assert preset_target("nvae-tiny").overridden(["evaluation.iwae_samples=3"]).trial.evaluation.iwae_samples == 3
+
+
 def test_weights_that_do_not_fit_an_override_are_an_error(tmp_path):
     target = preset_target("nvae-tiny")
     save_weights(target.build(CPU), target.trial, "", tmp_path / "weights.safetensors")
