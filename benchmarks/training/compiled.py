@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.training.step import Forward, forward_terms
+from benchmarks.training.state import Forward, forward_terms
 from models.elbo import ELBOTerms
 from models.output import Draw, Model
 

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from benchmarks.base.streams import generator_seed, seed_tensor
 from benchmarks.data import DataSet, batches, keyed_generator, model_input
 from benchmarks.records.record import Curve
-from benchmarks.storage import tensors
 from benchmarks.suites.config import TrainingConfig, TrialConfig
 from benchmarks.training.compiled import compiled_forward
 from benchmarks.training.diagnostics import first_non_finite, non_finite_gradients
-from benchmarks.training.step import StepGuard, TrainingState, build_optimizer, loss_of, train_step
+from benchmarks.training.guard import guard_of
+from benchmarks.training.state import TrainingState, build_optimizer, restore, save_state
+from benchmarks.training.step import loss_of, train_step
 from models.elbo import terms
 from models.output import Draw, Model
 
@@ -47,6 +47,20 @@ class TrainingResult:
 
 
 Progress = Callable[[int, int, str], None]
+
+
+class StepClock:
+    """Adds the seconds inside its blocks to a state's: those of steps, not of validation, checkpoints and display."""
+
+    def __init__(self, state: TrainingState) -> None:
+        self.state = state
+        self.started = 0.0
+
+    def __enter__(self) -> None:
+        self.started = time.perf_counter()
+
+    def __exit__(self, *exc: object) -> None:
+        self.state.seconds += time.perf_counter() - self.started
 
 
 @torch.no_grad()
@@ -122,23 +136,20 @@ def train(
     """
     device = next(model.parameters()).device
     state = restore(model, trial, folder) or fresh_state(model, trial, data, device)
-    guard = StepGuard(model, state.optimizer)
+    guard = guard_of(model, state.optimizer)
     images = data.train.to(device)
     latents = seed_tensor(trial.seed, "latents", device)
     order = batches(len(images), trial.training.batch_size, trial.seed, state.step)
     compilation = compile_step(state, trial, images)
     validate_at = validation_steps(trial.training, state.steps)
-    started = saved = time.perf_counter()
-    before = state.seconds
-    paused = 0.0
+    saved, clock = time.perf_counter(), StepClock(state)
     model.train()
     hopeless = ""
     while state.step < state.steps and not (stop() or hopeless):
-        x = training_batch(trial, images, next(order), state.step)
-        loss = train_step(state, guard, trial, x, Draw(latents + state.step))
-        now = time.perf_counter()
-        state.seconds = before + now - started - paused
-        due = now - saved > trial.training.checkpoint_seconds
+        with clock:
+            x = training_batch(trial, images, next(order), state.step)
+            loss = train_step(state, guard, trial, x, Draw(latents + state.step))
+        due = time.perf_counter() - saved > trial.training.checkpoint_seconds
         if due or (device.type == "cpu" and loss.isnan()):  # on a GPU a look at the losses waits for the device
             if note_trouble(state, trial, images, latents):
                 say(f"a training step was not finite and is undone; {state.trouble}")
@@ -149,8 +160,9 @@ def train(
             save_state(state, folder)
             saved = time.perf_counter()
         progress(state.step, state.steps, "train")
-        paused += time.perf_counter() - now
-    state.seconds = _finish_clock(state, device, before, started, paused)
+    if device.type == "cuda":
+        with clock:  # what is still in the device's queue
+            torch.cuda.synchronize(device)
     finished = state.step >= state.steps
     note_trouble(state, trial, images, latents)
     save_state(state, folder)
@@ -205,13 +217,6 @@ def replay(model: Model, loss: Callable[[Model], Tensor]) -> str | None:
     return found
 
 
-def _finish_clock(state: TrainingState, device: torch.device, before: float, started: float, paused: float) -> float:
-    """Training seconds with the device's queue drained; validation, checkpoints and display are not counted."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return before + time.perf_counter() - started - paused if state.step else state.seconds
-
-
 def fresh_state(model: Model, trial: TrialConfig, data: DataSet, device: torch.device) -> TrainingState:
     """State at step 0; for a budget in seconds the number of steps is fixed here, from measured speed."""
     steps = planned_steps(trial.training, len(data.train))
@@ -227,7 +232,7 @@ def seconds_per_step(model: Model, trial: TrialConfig, data: DataSet) -> float:
     twin = copy.deepcopy(model).train()
     optimizer = build_optimizer(trial.training, twin, device)
     state = TrainingState(twin, optimizer, torch.zeros(CALIBRATION_STEPS, device=device), CALIBRATION_STEPS)
-    guard = StepGuard(twin, optimizer)
+    guard = guard_of(twin, optimizer)
     order = batches(len(data.train), trial.training.batch_size, trial.seed, 0)
     times = []
     for step in range(CALIBRATION_STEPS):
@@ -243,61 +248,6 @@ def seconds_per_step(model: Model, trial: TrialConfig, data: DataSet) -> float:
 def validation_steps(config: TrainingConfig, steps: int) -> set[int]:
     """Steps after which the validation split is scored: evenly spread, the last one included."""
     return {round(steps * (i + 1) / config.validations) for i in range(config.validations)}
-
-
-def save_state(state: TrainingState, folder: Path) -> None:
-    """Write the training state atomically."""
-    saved, rest = tensors.flatten_optimizer(state.optimizer.state_dict())
-    saved |= {f"model.{name}": tensor for name, tensor in state.model.state_dict().items()}
-    saved |= {f"average.{name}": tensor for name, tensor in state.average.items()}
-    saved["losses"] = state.losses
-    metadata = {
-        "steps": state.steps,
-        "step": state.step,
-        "seconds": state.seconds,
-        "validation": state.validation,
-        "trouble": state.trouble,
-        "optimizer": rest,
-    }
-    tensors.save(folder / tensors.STATE, saved, metadata)
-
-
-def restore(model: Model, trial: TrialConfig, folder: Path) -> TrainingState | None:
-    """The state saved in `folder`, loaded into `model`, or None if there is none."""
-    if not (folder / tensors.STATE).exists():
-        return None
-    device = next(model.parameters()).device
-    stored = tensors.load(folder / tensors.STATE)
-    model.load_state_dict(_under(stored.tensors, "model."))
-    optimizer = build_optimizer(trial.training, model, device)
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict(tensors.unflatten_optimizer(stored.tensors, stored.metadata["optimizer"], groups))
-    _match_layout(optimizer)
-    average = {name: tensor.to(device) for name, tensor in _under(stored.tensors, "average.").items()}
-    meta = stored.metadata
-    return TrainingState(
-        model,
-        optimizer,
-        stored.tensors["losses"].to(device),
-        meta["steps"],
-        meta["step"],
-        meta["seconds"],
-        average,
-        [(int(step), float(value)) for step, value in meta["validation"]],
-        meta.get("trouble", ""),
-    )
-
-
-def _match_layout(optimizer: Optimizer) -> None:
-    """Give loaded state the strides of its parameters: fused optimizers walk memory, not indices."""
-    for parameter, values in optimizer.state.items():
-        for name, value in values.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape:
-                values[name] = torch.empty_like(parameter).copy_(value)
-
-
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _result(

@@ -6,7 +6,7 @@ import sys
 import torch
 
 from benchmarks.training.compiled import compiled_forward
-from benchmarks.training.step import forward_terms
+from benchmarks.training.state import forward_terms
 from kernels.reference.backend import REFERENCE
 from models.likelihoods import BernoulliSpec, GaussianSpec
 from models.output import Draw, ImageShape

@@ -13,7 +13,7 @@ from benchmarks.records.record import load_record
 from benchmarks.storage.weights import build_model, write_config
 from benchmarks.suites.config import build_suite, read_suite, set_path
 from benchmarks.training.loop import note_trouble, train
-from benchmarks.training.step import TrainingState, build_optimizer
+from benchmarks.training.state import TrainingState, build_optimizer
 from benchmarks.trials.trial import run_trial
 from models.output import ImageShape
 
