@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.report import compare as comparing
@@ -11,14 +12,19 @@ from benchmarks.report.page import build_report
 PUBLISHED = Path(__file__).resolve().parent.parent.parent / "results" / "published.csv"
 
 
-def report_of(out: Path) -> str:
-    """The tables of the run in `out`, after writing its report; published values stand in a block of their own."""
-    return build_report(out, PUBLISHED if PUBLISHED.exists() else None)
+def write_report(out: Path, show: Callable[[str], None] = lambda text: None) -> None:
+    """Write the report of the run in `out`, published values in a block of their own; `show` its tables at once."""
+    build_report(out, PUBLISHED if PUBLISHED.exists() else None, show)
+
+
+def shown(text: str) -> None:
+    """Print the tables; figures and pages follow."""
+    print(text, flush=True)
 
 
 def report(options: argparse.Namespace) -> int:
     """Rebuild the report of a run from its records."""
-    print(report_of(Path(options.out)))
+    write_report(Path(options.out), shown)
     return 0
 
 

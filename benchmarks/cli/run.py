@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.base.errors import INTERRUPTED, UserError
 from benchmarks.cli.checkpoints import inception_fields, say_what_was_read
-from benchmarks.cli.reports import report_of
+from benchmarks.cli.reports import shown, write_report
 from benchmarks.machine.environment import bfloat16_by_default, choose_device, emulates_bfloat16, note_missing_kernels
 from benchmarks.records.record import load_records, run_folders
 from benchmarks.suites.config import Suite, build_suite, read_suite, with_overrides
@@ -115,10 +115,11 @@ def _interrupt(number: int, frame: object) -> None:
 def _print_result(out: Path, as_json: bool) -> None:
     if not run_folders(out):  # interrupted before the first trial had anything to say
         return
-    text = report_of(out)
-    if as_json:
-        text = json.dumps([dataclasses.asdict(record) for record in load_records(out)], indent=1)
-    print(text)
+    if not as_json:
+        write_report(out, shown)
+        return
+    write_report(out)
+    print(json.dumps([dataclasses.asdict(record) for record in load_records(out)], indent=1))
 
 
 def _exit_code(outcome: Outcome) -> int:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from benchmarks.base.errors import UserError
 from benchmarks.base.files import write_text_atomically
 from benchmarks.records.record import RunRecord, load_trials
-from benchmarks.report import charts, figures, layout, published, tables
+from benchmarks.report import layout, published, tables
 from benchmarks.report.tables import Section
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #222; }
@@ -34,11 +37,13 @@ class Picture:
     file: str
 
 
-def build_report(out: Path, published_values: Path | None = None) -> str:
+def build_report(
+    out: Path, published_values: Path | None = None, show: Callable[[str], None] = lambda text: None
+) -> str:
     """The tables of the run in `out` as text for a terminal, after writing its report there.
 
     Writes table.md, table.csv, figures/, index.md and index.html; published values go to the pages only, in a block
-    of their own.
+    of their own. `show(text)` is called once the tables are written, before the figures are drawn.
 
     Raises:
         UserError: no record, a record that cannot be read, a bad file of published values, an unwritable folder.
@@ -50,12 +55,24 @@ def build_report(out: Path, published_values: Path | None = None) -> str:
     try:
         write_text_atomically(out / "table.md", text)
         write_text_atomically(out / "table.csv", tables.csv(parts))
+        gone = _shown(text, show)
         pictures = [draw(part, trials, out, _prefix(part, parts)) for part in parts]
         write_text_atomically(out / "index.md", _markdown_page(parts, pictures, others))
         write_text_atomically(out / "index.html", _html_page(parts, pictures, others))
     except OSError as error:
         raise UserError(f"report: cannot write below {out}: {error.strerror or error}") from error
+    if gone is not None:
+        raise gone
     return text
+
+
+def _shown(text: str, show: Callable[[str], None]) -> OSError | None:
+    """Show the tables; the error of a reader that has gone away, which does not keep pages from being written."""
+    try:
+        show(text)
+    except OSError as error:
+        return error
+    return None
 
 
 def read_trials(out: Path) -> dict[Path, RunRecord]:
@@ -75,6 +92,8 @@ def read_trials(out: Path) -> dict[Path, RunRecord]:
 
 def draw(part: Section, trials: dict[Path, RunRecord], out: Path, prefix: str = "") -> list[Picture]:
     """The figures of a section, written to `out`/figures: PNG all, SVG too for charts."""
+    from benchmarks.report import charts, figures  # matplotlib: slow to import, and the tables need none
+
     images = figures.images_by_label(part.rows, trials)
     drawn: list[tuple[str, str, Figure | None, bool]] = [
         ("reconstructions", "Reconstructions", figures.reconstructions(images) if images else None, False),

@@ -6,7 +6,6 @@ import copy
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.suites.config import TrainingConfig
 from benchmarks.training.memory import estimate_memory
@@ -24,6 +23,8 @@ def macs_per_image(model: Model, image: ImageShape) -> int:
 
     Counted in evaluation mode on a copy on the meta device; element-wise work is not counted.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # imports Triton
+
     twin = copy.deepcopy(model).to("meta").eval().requires_grad_(False)  # or the counter looks for gradients' functions
     twin.ops = REFERENCE
     x = torch.zeros(1, image.channels, image.height, image.width, device="meta")
