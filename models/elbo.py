@@ -48,7 +48,7 @@ def terms(output: ModelOutput, x: Tensor) -> ELBOTerms:
     """The ELBO terms of `output` for images x (B, C, H, W) in [0, 1]."""
     distortion = -output.likelihood.log_prob(x)
     rates = [group.rate for group in output.groups]
-    stacked = torch.stack(rates, dim=1) if rates else distortion.new_zeros(len(distortion), 0)
+    stacked = torch.stack(rates, dim=1) if rates else distortion.new_zeros(len(distortion), 0)  # (B, G)
     return ELBOTerms(distortion, stacked, tuple(group.resolution for group in output.groups))
 
 
@@ -94,7 +94,7 @@ def importance_weighted(model: Model, x: Tensor, draw: Draw, k: int) -> Bounds:
     elbo, distortion, rates = log_sum, first.distortion, first.rates
     for index in range(1, k):
         one, log_weight = _weigh(model, features, x, dataclasses.replace(draw, seed=draw.seed + index))
-        log_sum = torch.logaddexp(log_sum, log_weight)
+        log_sum = torch.logaddexp(log_sum, log_weight)  # (B,), as all that is added here but rates (B, G)
         elbo = elbo + log_weight
         distortion, rates = distortion + one.distortion, rates + one.rates
     averaged = ELBOTerms(distortion / k, rates / k, first.resolutions)

@@ -142,7 +142,7 @@ class LatentGroup:
 
     @property
     def resolution(self) -> tuple[int, int]:
-        """H x w of the group; (1, 1) for a vector of latents."""
+        """(h, w) of the group; (1, 1) for a vector of latents."""
         return (int(self.z.shape[-2]), int(self.z.shape[-1])) if self.z.ndim == 4 else (1, 1)
 
     @property

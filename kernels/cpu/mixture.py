@@ -59,9 +59,12 @@ def level_terms(centred: Tensor, log_scale: Tensor, x: Tensor, half: float) -> L
 def mixture_chunk(parameters: Tensor, x: Tensor, k: int, bits: int, gradient: Tensor | None) -> Tensor:
     """Log p(x) (b,) of some images; writes the gradient of each parameter into `gradient` (b, P, H, W)."""
     channels = x.shape[1]
-    logits, rest = parameters[:, :k], parameters[:, k:].unflatten(1, (channels, -1))
-    pixels = (2 * x - 1).unsqueeze(2)
-    centred = pixels - rest[:, :, :k]
+    logits, rest = (
+        parameters[:, :k],
+        parameters[:, k:].unflatten(1, (channels, -1)),
+    )  # (b, K, H, W), (b, C, 3 K or 2 K, H, W)
+    pixels = (2 * x - 1).unsqueeze(2)  # (b, C, 1, H, W)
+    centred = pixels - rest[:, :, :k]  # (b, C, K, H, W)
     coefficients = rest[:, :, 2 * k :].tanh()
     red, green = pixels[:, 0], pixels[:, min(1, channels - 1)]
     if channels == 3:
@@ -70,8 +73,8 @@ def mixture_chunk(parameters: Tensor, x: Tensor, k: int, bits: int, gradient: Te
     log_scale = rest[:, :, k : 2 * k]
     terms = level_terms(centred, log_scale, pixels, 1.0 / (2**bits - 1))
     log_weights = F.log_softmax(logits, 1)
-    joint = terms.linear.sum(1).add_(terms.factor.prod(1).log_()).add_(log_weights)
-    evidence = torch.logsumexp(joint, 1, keepdim=True)
+    joint = terms.linear.sum(1).add_(terms.factor.prod(1).log_()).add_(log_weights)  # (b, K, H, W)
+    evidence = torch.logsumexp(joint, 1, keepdim=True)  # (b, 1, H, W)
     if gradient is not None:
         responsibility = joint.sub_(evidence).exp_()
         torch.sub(responsibility, log_weights.exp_(), out=gradient[:, :k])

@@ -76,7 +76,7 @@ def opened_gate(branch: Tensor, gate: Sequence[Tensor]) -> Tensor | None:
     """Gates in (0, 1) (B, C, 1, 1) of squeeze-excitation (Hu et al. 2018): mean over pixels, bottleneck, sigmoid."""
     if not gate:
         return None
-    hidden = F.relu(F.linear(branch.mean((2, 3)), gate[0], gate[1]))
+    hidden = F.relu(F.linear(branch.mean((2, 3)), gate[0], gate[1]))  # (B, C) -> (B, C / 16)
     return F.linear(hidden, gate[2], gate[3]).sigmoid()[:, :, None, None]
 
 
@@ -147,7 +147,7 @@ def weight_norm(weights: Sequence[Tensor], log_norms: Sequence[Tensor], floor: f
     """The weights, those of equal shape together; see `kernels.ops.WeightNorm`."""
     found: dict[int, Tensor] = {}
     for indices in _of_equal_shape(weights):
-        rows = torch.stack([weights[index].flatten(1) for index in indices])
+        rows = torch.stack([weights[index].flatten(1) for index in indices])  # (n, O, C_in k k)
         norms = torch.stack([log_norms[index].flatten(1) for index in indices])
         for index, weight in zip(indices, rows_of_norm(rows, norms, floor).unbind(), strict=True):
             found[index] = weight.view_as(weights[index])
@@ -167,12 +167,12 @@ def spectral_norms(weights: Sequence[Tensor], left: Sequence[Tensor], rounds: in
     """Sum of top singular values, those of equal shape iterated together; see `kernels.ops.SpectralNorms`."""
     sums = []
     for indices in _of_equal_shape(weights):
-        matrices = torch.stack([weights[index].flatten(1) for index in indices])
+        matrices = torch.stack([weights[index].flatten(1) for index in indices])  # (n, O, C_in k k)
         with torch.no_grad():
             u, v = power_iteration(matrices.detach(), torch.stack([left[index] for index in indices]), rounds, floor)
             for index, vector in zip(indices, u, strict=True):
                 left[index].copy_(vector)
-        sums.append((u[:, None] @ matrices @ v[:, :, None]).sum())
+        sums.append((u[:, None] @ matrices @ v[:, :, None]).sum())  # u^T W v of each: (n, 1, 1)
     return torch.stack(sums).sum()
 
 

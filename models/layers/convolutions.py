@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -136,9 +136,11 @@ class WeightBank:
         """Convolutions use the bank's weights inside this block."""
         if torch.is_grad_enabled():
             self._kept.clear()
-        weights = self.weights()
-        for conv, weight in zip(self.convs, weights, strict=True):
-            conv.installed = None if conv.awaits_data else weight
+        waiting = any(conv.awaits_data for conv in self.convs)  # they set their own scale, in place, in this pass
+        ready = [conv for conv in self.convs if not conv.awaits_data]
+        weights = self._normalise(ready) if waiting else self.weights()
+        for conv, weight in zip(ready, weights, strict=True):
+            conv.installed = weight
         try:
             yield
         finally:
@@ -147,15 +149,16 @@ class WeightBank:
 
     def weights(self) -> tuple[Tensor, ...]:
         """Effective weights in the order of `convs`: those of the last pass while they hold, else new ones."""
-        return self._kept.of((p for conv in self.convs for p in (conv.weight, conv.log_weight_norm)), self._normalise)
+        parameters = (p for conv in self.convs for p in (conv.weight, conv.log_weight_norm))
+        return self._kept.of(parameters, lambda: self._normalise(self.convs))
 
     def clear(self) -> None:
         """Forget the weights of the last pass."""
         self._kept.clear()
 
-    def _normalise(self) -> tuple[Tensor, ...]:
+    def _normalise(self, convs: Sequence[WeightNormConv2d]) -> tuple[Tensor, ...]:
         """New effective weights."""
-        weights, norms = [conv.masked_weight() for conv in self.convs], [conv.log_weight_norm for conv in self.convs]
+        weights, norms = [conv.masked_weight() for conv in convs], [conv.log_weight_norm for conv in convs]
         return self.network.weight_norm(weights, norms, NORM_FLOOR)
 
 

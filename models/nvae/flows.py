@@ -126,7 +126,7 @@ def through_flows(group: LatentGroup, flows: Iterable[nn.Module]) -> LatentGroup
     z = group.z
     for flow in flows:
         z = flow(z)
-    log_ratio = (group.posterior.log_prob(group.z) - group.prior.log_prob(z)).flatten(1).sum(1)
+    log_ratio = (group.posterior.log_prob(group.z) - group.prior.log_prob(z)).flatten(1).sum(1)  # (B,); volume kept
     return dataclasses.replace(group, z=z, rate=log_ratio, log_ratio=log_ratio)
 
 

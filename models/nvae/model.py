@@ -122,11 +122,11 @@ class NVAE(Model):
             if index == 0:
                 feature, prior = features.top, None
             else:
-                combiner, feature = features.remembered[-index]
-                feature = combiner(feature, state)
-                prior = _halves(self.dec_sampler[index - 1](state))
+                combiner, feature = features.remembered[-index]  # the latest of its resolution first
+                feature = combiner(feature, state)  # (B, C, h, w) of the group
+                prior = _halves(self.dec_sampler[index - 1](state))  # (B, Z, h, w) each
             groups.append(self._draw(index, _halves(self.enc_sampler[index](feature)), prior, draw))
-            return groups[-1].z
+            return groups[-1].z  # (B, Z, h, w)
 
         state = self._top_down(len(features.top), latent)
         return Encoding(state, tuple(groups))
@@ -179,9 +179,9 @@ class NVAE(Model):
         return super().train(mode)
 
     def _bottom_up(self, x: Tensor) -> BottomUp:
-        state = self.stem((2 * x - 1).contiguous(memory_format=torch.channels_last))
+        state = self.stem((2 * x - 1).contiguous(memory_format=torch.channels_last))  # (B, C, H, W), C at the image
         for cell in self.pre_process:
-            state = cell(state)
+            state = cell(state)  # the first of each block: (B, 2 C, h / 2, w / 2)
         remembered: list[tuple[EncoderCombiner, Tensor]] = []
         for layer in self.enc_tower:
             if isinstance(layer, EncoderCombiner):
@@ -192,16 +192,16 @@ class NVAE(Model):
 
     def _top_down(self, n: int, latent: Callable[[int, Tensor], Tensor]) -> Tensor:
         """State after all groups; `latent` gives z of a group from its index and the state before it."""
-        state = self.prior_ftr0.expand(n, -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        state = self.prior_ftr0.expand(n, -1, -1, -1).contiguous(memory_format=torch.channels_last)  # (n, C, h, w)
         if self.config.single_group:
             return self.stem_decoder(latent(0, state))
         group = 0
         for layer in self.dec_tower:
             if isinstance(layer, DecoderCombiner):
-                state = layer(state, latent(group, state))
+                state = layer(state, latent(group, state))  # same shape: z is merged by a 1x1 convolution
                 group += 1
             else:
-                state = layer(state)
+                state = layer(state)  # between resolutions (n, C / 2, 2 h, 2 w)
         return state
 
     def _draw(

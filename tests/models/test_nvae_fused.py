@@ -105,6 +105,18 @@ def plain_calls(monkeypatch: pytest.MonkeyPatch, model: NVAE) -> list[str]:
     return calls
 
 
+@pytest.mark.parametrize("ops", [CPU, REFERENCE], ids=["cpu", "reference"])
+def test_the_step_that_sets_scales_from_data_has_gradients(ops) -> None:
+    model = model_of(dataclasses.replace(CONFIG, arch="res_elu"), ops, torch.float32)
+    before = {name: p.detach().clone() for name, p in model.named_parameters() if name.endswith("log_weight_norm")}
+    loss, gradients = step(model)
+    assert loss.isfinite()
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
+    moved = [name for name, p in model.named_parameters() if name in before and not torch.equal(p, before[name])]
+    assert moved
+    assert set(moved) <= gradients.keys()
+
+
 @needs_compiler
 def test_the_fused_path_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not plain_calls(monkeypatch, model_of(CONFIG, CPU, torch.float32))
