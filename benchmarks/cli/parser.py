@@ -197,6 +197,12 @@ def _add_sample(sample: argparse.ArgumentParser) -> None:
     sample.add_argument("--temperature", type=float, default=1.0, help="factor on the prior's scale")
     sample.add_argument("--seed", type=int, default=0, help="seed of the draw")
     sample.add_argument("--draw", action="store_true", help="draw pixels in place of showing the likelihood's mean")
+    sample.add_argument(
+        "--prior-statistics",
+        type=whole_number,
+        metavar="N",
+        help="batch-norm statistics of N batches of images from the prior, 10 say (default: those of training)",
+    )
     sample.add_argument("--device", default="auto", help="auto, cpu or cuda")
     sample.add_argument("--out", metavar="FILE", help="grid; the suffix is the format (default: samples.png)")
     sample.add_argument("--each", metavar="DIR", help="a PNG an image, into a new or empty folder")

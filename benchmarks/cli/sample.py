@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from benchmarks.base.streams import seed_tensor
 from benchmarks.cli.checkpoints import load_checkpoint
 from benchmarks.data import keyed_generator, to_uint8
 from benchmarks.evaluation.picture_files import Archive, Each, Grid, Sink
+from benchmarks.evaluation.samples import prior_statistics
 from models.output import Draw, Model
 
 TOGETHER = 64
@@ -31,12 +33,28 @@ def sample(options: argparse.Namespace) -> int:
         raise UserError(
             f"{options.checkpoint}: a {loaded.trial.model} has no prior to sample from; choose another model"
         )
-    sinks = sinks_of(options)
-    for images in drawn(loaded.model, options.n, options.seed, options.temperature, pixels=options.draw):
-        for sink in sinks:
-            sink.add(images)
+    with _statistics(loaded.model, options):
+        sinks = sinks_of(options)
+        for images in drawn(loaded.model, options.n, options.seed, options.temperature, pixels=options.draw):
+            for sink in sinks:
+                sink.add(images)
     print(f"{options.n} images in {', '.join(sink.close() for sink in sinks)}", file=sys.stderr)
     return 0
+
+
+@contextmanager
+def _statistics(model: Model, options: argparse.Namespace) -> Iterator[None]:
+    """Batch-norm statistics as asked for: those of training, or of images from the prior."""
+    if not options.prior_statistics:
+        yield
+        return
+    with prior_statistics(model, options.seed, options.prior_statistics, options.temperature) as norms:
+        if not norms:
+            raise UserError(
+                f"--prior-statistics: expected a model with batch norm between the prior and the image, "
+                f"got {options.checkpoint}; leave the flag out"
+            )
+        yield
 
 
 def sinks_of(options: argparse.Namespace) -> list[Sink]:

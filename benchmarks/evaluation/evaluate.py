@@ -14,11 +14,13 @@ from torch import Tensor
 
 from benchmarks.base.streams import seed_tensor
 from benchmarks.data import DataSet, cache_folder, keyed_generator, model_input, to_uint8, to_unit
+from benchmarks.evaluation.samples import PRIOR_BATCH, draw_samples, prior_statistics
 from benchmarks.metrics.latents import LatentUsage, latent_metrics
 from benchmarks.metrics.reconstruction import mse_per_image, psnr_per_image, reconstruction_metrics
 from benchmarks.records.catalogue import (
     FEATURE_METRICS,
     NO_EXTRACTOR,
+    PRIOR_STATISTICS_METRICS,
     RECONSTRUCTION_METRICS,
     SAMPLE_METRICS,
     dash,
@@ -31,6 +33,7 @@ from models.output import Draw, Model
 
 PICTURES = 64
 NO_PRIOR = "no prior"
+NO_BATCH_NORM = "no batch norm between the prior and the image"
 LIKELIHOOD = ("elbo", "bits_per_dim", "iwae_bound", "rate", "distortion")
 RECONSTRUCTION = ("mse", "psnr", "active_units", "collapsed_groups")
 Progress = Callable[[int, int, str], None]
@@ -93,7 +96,11 @@ def evaluate(
             samples = draw_samples(model, trial, trial.evaluation.samples or len(test), progress)
     with found.part("feature distances", FEATURE_METRICS):
         found.measurements += quality_metrics(trial, data, originals, samples, reconstructions, model.has_prior)
+    keep(found)
     found.pictures = pictures(originals, reconstructions, samples)
+    if trial.evaluation.prior_batches:
+        with found.part("samples with prior statistics", PRIOR_STATISTICS_METRICS):
+            _add_prior_statistics(found, model, trial, data, originals, progress)
     return found
 
 
@@ -121,6 +128,30 @@ def _add_reconstruction(
     return reconstructions
 
 
+def _add_prior_statistics(
+    found: Evaluation, model: Model, trial: TrialConfig, data: DataSet, originals: Tensor, progress: Progress
+) -> None:
+    """Scores and first images of the same latents' samples, with batch-norm statistics of images from the prior."""
+    settings = trial.evaluation
+    with prior_statistics(model, trial.seed, settings.prior_batches, settings.temperature) as norms:
+        if not norms:
+            note = NO_BATCH_NORM if model.has_prior else NO_PRIOR
+            found.measurements += [dash(metric, note) for metric in PRIOR_STATISTICS_METRICS]
+            return
+        samples = draw_samples(model, trial, settings.samples or len(originals), progress)
+    found.pictures["samples_prior_statistics"] = _channels_last(samples[:PICTURES])
+    name = settings.extractor or data.extractor
+    if not name:
+        found.measurements += [dash(metric, NO_EXTRACTOR) for metric in PRIOR_STATISTICS_METRICS]
+        return
+    from benchmarks.metrics.extractors import open_extractor
+    from benchmarks.metrics.sample_quality import prior_statistics_quality
+
+    extractor, cache = open_extractor(name, settings.extractor_weights or None, trial.device), cache_folder("features")
+    how = {"prior_batches": settings.prior_batches, "prior_batch_size": PRIOR_BATCH}
+    found.measurements += prior_statistics_quality(samples, originals, extractor, cache, **how)
+
+
 def pictures(originals: Tensor, reconstructions: Tensor | None, samples: Tensor | None) -> dict[str, np.ndarray]:
     """Images for the figures, (N, H, W, C): the same random test images for every model, and the first samples."""
     order = torch.randperm(len(originals), generator=keyed_generator(0, "pictures"))[:PICTURES]
@@ -129,7 +160,12 @@ def pictures(originals: Tensor, reconstructions: Tensor | None, samples: Tensor 
         shown["reconstructions"] = reconstructions[order]
     if samples is not None:
         shown["samples"] = samples[:PICTURES]
-    return {name: images.permute(0, 2, 3, 1).numpy() for name, images in shown.items()}
+    return {name: _channels_last(images) for name, images in shown.items()}
+
+
+def _channels_last(images: Tensor) -> np.ndarray:
+    """Images (N, C, H, W) as (N, H, W, C)."""
+    return images.permute(0, 2, 3, 1).numpy()
 
 
 def test_bounds(model: Model, trial: TrialConfig, x: Tensor, progress: Progress) -> Bounds:
@@ -180,19 +216,6 @@ def reconstruct(
         usage.update(model.encode(model.padded(batch), Draw(seed, first_sample=start)).groups)
         progress(start + len(batch), len(x), "reconstruction")
     return torch.cat(images), usage.result()
-
-
-@torch.no_grad()
-def draw_samples(model: Model, trial: TrialConfig, n: int, progress: Progress) -> Tensor:
-    """`n` mean images (N, C, H, W) uint8 of latents from the prior at the evaluation's temperature."""
-    seed = seed_tensor(trial.seed, "prior latents", next(model.parameters()).device)
-    images = []
-    for start in range(0, n, trial.evaluation.batch_size):
-        count = min(trial.evaluation.batch_size, n - start)
-        draw = Draw(seed, first_sample=start)
-        images.append(to_uint8(model.sample(count, draw, trial.evaluation.temperature).mean()).cpu())
-        progress(start + count, n, "samples")
-    return torch.cat(images)
 
 
 def quality_metrics(

@@ -12,7 +12,14 @@ from benchmarks.data import keyed_generator
 from benchmarks.metrics import fidelity
 from benchmarks.metrics.features import Extractor, Features, Images, cached_features
 from benchmarks.metrics.frechet import FeatureStatistics, frechet_distance
-from benchmarks.records.catalogue import COMPARED, FEWEST, RECONSTRUCTION_METRICS, dash, measurement
+from benchmarks.records.catalogue import (
+    COMPARED,
+    FEWEST,
+    PRIOR_STATISTICS_METRICS,
+    RECONSTRUCTION_METRICS,
+    dash,
+    measurement,
+)
 from benchmarks.records.record import Measurement
 
 SMALL_N = 2000
@@ -50,6 +57,21 @@ def reconstruction_quality(
     _require_enough(reconstructions, originals, "reconstructions")
     features, real = extractor.features(reconstructions), cached_features(originals, extractor, cache)
     return _compared(RECONSTRUCTION_METRICS, features, real, extractor, pairing="with their own originals")
+
+
+def prior_statistics_quality(
+    samples: Images, reference: Images, extractor: Extractor, cache: Path | None = None, **how: int
+) -> list[Measurement]:
+    """What `sample_metrics` says, under names of their own, of samples drawn under statistics of the prior.
+
+    `how` they were measured goes to the details.
+
+    Raises:
+        UserError: fewer than 10 images on either side.
+    """
+    _require_enough(samples, reference, "samples")
+    features, real = extractor.features(samples), cached_features(reference, extractor, cache)
+    return _compared(PRIOR_STATISTICS_METRICS, features, real, extractor, **how)
 
 
 def _require_enough(images: Images, reference: Images, kind: str) -> None:

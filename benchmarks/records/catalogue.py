@@ -19,7 +19,14 @@ RECONSTRUCTION_METRICS = (
     "reconstruction_precision",
     "reconstruction_recall",
 )
+PRIOR_STATISTICS_METRICS = (
+    "sample_fid_prior_statistics",
+    "kid_prior_statistics",
+    "precision_prior_statistics",
+    "recall_prior_statistics",
+)
 FEATURE_METRICS = (*SAMPLE_METRICS, *RECONSTRUCTION_METRICS, "fid_floor")
+_REFITTED = "with batch-norm statistics of images from the prior"
 NO_EXTRACTOR = "no extractor for this data; needs --inception-weights PATH"
 
 
@@ -60,6 +67,18 @@ METRICS: dict[str, Metric] = {
     "precision": Metric("", True, "share of samples inside the test split's manifold of features (3 neighbours)"),
     "recall": Metric("", True, "share of test images inside the samples' manifold of features (3 neighbours)"),
     "inception_score": Metric("", True, "exp of the mean KL of class predictions to their mean, over samples"),
+    "sample_fid_prior_statistics": Metric(
+        "", False, f"Frechet distance of features: samples {_REFITTED} against the test split"
+    ),
+    "kid_prior_statistics": Metric(
+        "", False, f"kernel distance of features (unbiased, cubic kernel): samples {_REFITTED} against the test split"
+    ),
+    "precision_prior_statistics": Metric(
+        "", True, f"share of samples {_REFITTED} inside the test split's manifold of features (3 neighbours)"
+    ),
+    "recall_prior_statistics": Metric(
+        "", True, f"share of test images inside the manifold of features (3 neighbours) of samples {_REFITTED}"
+    ),
     "active_units": Metric("units", None, "latent units that carry information about the image"),
     "collapsed_groups": Metric("groups", False, f"latent groups with a mean rate below {COLLAPSED_RATE} nats"),
 }

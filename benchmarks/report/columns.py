@@ -15,7 +15,8 @@ from benchmarks.report.rows import Quantity, Row, differ_in_beta, half_width, re
 
 MODEL = "Model"
 FLOOR = "real images"
-DISTANCES = ("sample_fid", "reconstruction_fid", "kid", "precision", "recall", "inception_score")
+OF_SAMPLES = ("sample_fid", "sample_fid_prior_statistics")
+DISTANCES = (*OF_SAMPLES, "reconstruction_fid", "kid", "precision", "recall", "inception_score")
 SHORT_UNITS = {"nats/image": "nats", "images/s": "img/s", "image/s": "img/s", "images": "", "units": "", "count": ""}
 
 
@@ -56,6 +57,7 @@ QUALITY = (
     Spec("iwae_bound", "IWAE({variant})", "high"),
     Spec("mse", "MSE", "low"),
     Spec("sample_fid", "FID[{variant}]", "low"),
+    Spec("sample_fid_prior_statistics", "FID with prior statistics[{variant}]", "low", terse=True, optional=True),
     Spec("reconstruction_fid", "rFID[{variant}]", "low"),
 )
 MORE_QUALITY = (
@@ -193,7 +195,7 @@ def _floor_cell(rows: Sequence[Row], column: Column) -> str:
 
 def _floor(rows: Sequence[Row], quantity: Quantity) -> float | None:
     """The distance of real images under the same extractor, averaged over rows; None for other quantities."""
-    if quantity.metric != "sample_fid":
+    if quantity.metric not in OF_SAMPLES:
         return None
     floor = Quantity("fid_floor", quantity.variant, quantity.weights)
     values = [m.value for row in rows if (m := row.measurements.get(floor)) and m.value is not None]

@@ -28,11 +28,15 @@ TEXT = {"fontsize": 9}
 
 @dataclass(frozen=True)
 class SavedImages:
-    """The images of one trial; `samples` is None for a model without a prior."""
+    """The images of one trial; `samples` is None for a model without a prior.
+
+    `samples_prior_statistics` are of the same latents, with batch-norm statistics of images from the prior.
+    """
 
     originals: Images
     reconstructions: Images
     samples: Images | None
+    samples_prior_statistics: Images | None = None
 
 
 def load_images(folder: Path) -> SavedImages | None:
@@ -41,7 +45,8 @@ def load_images(folder: Path) -> SavedImages | None:
     if not path.exists():
         return None
     with np.load(path, allow_pickle=False) as arrays:
-        return SavedImages(arrays["originals"], arrays["reconstructions"], arrays.get("samples"))
+        drawn = (arrays.get(name) for name in ("samples", "samples_prior_statistics"))
+        return SavedImages(arrays["originals"], arrays["reconstructions"], *drawn)
 
 
 def images_by_label(rows: Sequence[Row], trials: Mapping[Path, RunRecord]) -> dict[str, SavedImages]:
@@ -80,16 +85,28 @@ def reconstructions(images: Mapping[str, SavedImages]) -> Figure:
 def samples(images: Mapping[str, SavedImages]) -> Figure | None:
     """A panel of samples for every model that has a prior, beside a panel of real images; None without samples."""
     panels = {label: saved.samples for label, saved in images.items() if saved.samples is not None}
+    return _panels(images, panels, "Samples from the prior (mean of the likelihood, not selected)")
+
+
+def samples_prior_statistics(images: Mapping[str, SavedImages]) -> Figure | None:
+    """As `samples`, of the same latents with batch-norm statistics of images from the prior."""
+    kept = {label: saved.samples_prior_statistics for label, saved in images.items()}
+    panels = {label: panel for label, panel in kept.items() if panel is not None}
+    return _panels(images, panels, "The same samples with batch-norm statistics of images from the prior")
+
+
+def _panels(images: Mapping[str, SavedImages], panels: Mapping[str, Images], title: str) -> Figure | None:
+    """A panel of real images and one a model; None where no model has any."""
     if not panels:
         return None
     real = next(iter(images.values())).originals
-    across = {"Real test images": real} | panels
+    across = {"Real test images": real, **panels}
     figure = new_figure(3.0 * len(across), 3.5)
     axes = figure.subplots(1, len(across), squeeze=False)[0]
     for axis, (label, panel) in zip(axes, across.items(), strict=True):
         show(axis, tiled(panel, columns=GRID, rows=GRID))
         axis.set_title(label, fontsize=10)
-    figure.suptitle("Samples from the prior (mean of the likelihood, not selected)", fontsize=10)
+    figure.suptitle(title, fontsize=10)
     return figure
 
 

@@ -44,6 +44,7 @@ def caption(rows: Sequence[Row]) -> list[str]:
         *spread(rows),
         *trade(rows),
         *features(rows),
+        *prior_statistics(rows),
         _machine(records),
         *_throughput(rows),
     ]
@@ -121,6 +122,18 @@ def features(rows: Sequence[Row]) -> list[str]:
     return [
         f"Features by {extractors}. FID: samples against the test split; rFID: reconstructions against their "
         f"originals, paired, so that its floor is 0. {real}".strip()
+    ]
+
+
+def prior_statistics(rows: Sequence[Row]) -> list[str]:
+    """What the distance with prior statistics is of, where any row has it."""
+    found = [m for row in rows for m in row.all("sample_fid_prior_statistics") if m.value is not None]
+    if not found:
+        return []
+    count, size = _values(found, "prior_batches"), _values(found, "prior_batch_size")
+    return [
+        "FID with prior statistics: samples of the same latents, with batch-norm means and variances measured on "
+        f"images drawn from the prior ({count} batches of {size}) in place of those of training."
     ]
 
 

@@ -95,9 +95,11 @@ def draw(part: Section, trials: dict[Path, RunRecord], out: Path, prefix: str = 
     from benchmarks.report import charts, figures  # matplotlib: slow to import, and the tables need none
 
     images = figures.images_by_label(part.rows, trials)
+    refitted = figures.samples_prior_statistics(images) if images else None
     drawn: list[tuple[str, str, Figure | None, bool]] = [
         ("reconstructions", "Reconstructions", figures.reconstructions(images) if images else None, False),
         ("samples", "Samples", figures.samples(images) if images else None, False),
+        ("samples_prior_statistics", "Samples with prior statistics", refitted, False),
         ("training", "Training curves", charts.training_curves(part.rows), True),
         ("rates", "KL per latent group", charts.rates_by_group(part.rows), True),
         ("rate_distortion", "Rate and distortion over beta", charts.rate_distortion(part.rows), True),

@@ -87,7 +87,8 @@ class EvaluationConfig:
     `iwae_samples`: K of the importance-weighted bound. `samples`: number of images drawn from the prior for sample
     quality (0: as many as test images). `images`: first test images used (0: all). `extractor`: feature extractor
     (empty: the data set's own), and `extractor_weights` its weights where they do not ship. `temperature` of the
-    prior when sampling.
+    prior when sampling. `prior_batches`: sample quality also with batch-norm statistics of so many batches of images
+    from the prior (0: not measured).
     """
 
     iwae_samples: int = 20
@@ -97,10 +98,11 @@ class EvaluationConfig:
     extractor: str = ""
     extractor_weights: str = ""
     temperature: float = 1.0
+    prior_batches: int = added_later(0)
 
     def __post_init__(self) -> None:
         _require_positive(self, "iwae_samples", "batch_size", "temperature")
-        for name in ("samples", "images"):
+        for name in ("samples", "images", "prior_batches"):
             if getattr(self, name) < 0:
                 raise ValueError(f"evaluation.{name}: expected a value >= 0, got {getattr(self, name)}")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.base.streams import generator_seed, seed_tensor
 from benchmarks.data import DataSet, batches, keyed_generator, model_input
@@ -21,6 +21,7 @@ from benchmarks.training.guard import guard_of
 from benchmarks.training.state import TrainingState, build_optimizer, restore, save_state
 from benchmarks.training.step import loss_of, train_step
 from models.elbo import terms
+from models.layers.norm_statistics import averaged_anew
 from models.output import Draw, Model
 
 CURVE_POINTS = 100
@@ -68,16 +69,9 @@ def adopt_average(state: TrainingState, trial: TrialConfig, data: DataSet, devic
     """Load the averaged weights and re-estimate batch-norm statistics under them, on fixed training batches."""
     for name, parameter in state.model.named_parameters():
         parameter.copy_(state.average[name])
-    norms = [m for m in state.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # cumulative average
-    state.model.train()
-    for x, draw in _fixed_batches(trial, data, device):
-        state.model(x, draw)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    with averaged_anew(state.model):
+        for x, draw in _fixed_batches(trial, data, device):
+            state.model(x, draw)
 
 
 def _fixed_batches(trial: TrialConfig, data: DataSet, device: torch.device) -> Iterable[tuple[Tensor, Draw]]:

@@ -34,7 +34,8 @@ COLUMNS: tuple[str, ...] = (
 def score_trial(trial: TrialConfig, data: DataSet) -> dict[str, object]:
     """One line of the log: the trial trained from scratch, scored on the validation split after its last step.
 
-    The score is the ELBO of one draw in nats per image; for models without a prior, log p(x given code).
+    The score is the ELBO of one draw in nats per image; for models without a prior, log p(x given code). It is empty
+    for a training that was given up.
     """
     model = build_model(trial, data.image, choose_device(trial.device))
     with tempfile.TemporaryDirectory() as folder:
@@ -50,7 +51,7 @@ def score_trial(trial: TrialConfig, data: DataSet) -> dict[str, object]:
         "optimizer": trial.training.optimizer,
         "learning_rate": trial.training.learning_rate,
         "kl_warmup": trial.objective.kl_warmup,
-        "validation_elbo": round(validation.values[-1], 4),
+        "validation_elbo": round(validation.values[-1], 4) if result.finished else "",
         "unit": validation.unit,
         "skipped": result.skipped,
         "training_seconds": round(result.seconds, 1),
@@ -99,7 +100,7 @@ def tune(suite: Suite, log: Path) -> None:
             objective = dataclasses.replace(trial.objective, kl_warmup=warmup)
             line = score_trial(dataclasses.replace(trial, training=training, objective=objective), data)
             append(log, line)
-            found = f"{line['validation_elbo']} ({time.perf_counter() - start:.0f} s)"
+            found = f"{line['validation_elbo'] or 'given up'} ({time.perf_counter() - start:.0f} s)"
             print(f"{trial.row} rate {rate:g} warm-up {warmup:g}: {found}", file=sys.stderr)
 
 

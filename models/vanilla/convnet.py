@@ -72,8 +72,10 @@ class ResidualBlock(nn.Module):
 
 
 def _deepening(channels: int, residual_blocks: int) -> list[nn.Module]:
-    """What follows at one resolution: residual blocks, or one plain block."""
-    return [ResidualBlock(channels) for _ in range(residual_blocks)] or [_block(channels, channels)]
+    """What follows at one resolution: residual blocks with a norm and SiLU of their sum, or one plain block."""
+    if not residual_blocks:
+        return [_block(channels, channels)]
+    return [*(ResidualBlock(channels) for _ in range(residual_blocks)), nn.BatchNorm2d(channels), nn.SiLU()]
 
 
 class ConvEncoder(nn.Module):

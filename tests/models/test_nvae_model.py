@@ -17,7 +17,6 @@ from models.nvae import NVAE, NVAEConfig, ResidualVAE, ResidualVAEConfig
 from models.nvae.cells import DecoderCombiner, EncoderCombiner, ResidualCell
 from models.nvae.config import ARCHITECTURES
 from models.nvae.presets import PRESETS
-from models.nvae.readjust import ReadjustedBatchNorm
 from models.output import Draw, ImageShape, LikelihoodSpec
 
 GREY, COLOUR = ImageShape(1, 28, 28), ImageShape(3, 16, 16)
@@ -215,29 +214,6 @@ def test_decoding_twice_from_one_encoding_has_its_own_graph() -> None:
     first = model.decode_parameters(state).sum()
     first.backward()
     model.decode_parameters(state).sum().backward()
-
-
-@torch.no_grad()
-def test_readjusted_statistics_are_measured_once_and_given_back() -> None:
-    model = build(TINY).train()
-    for seed in range(3):
-        model(binary(8), draw(seed))
-    model.eval()
-    own = copy.deepcopy(model.state_dict())
-    statistics = ReadjustedBatchNorm(model, torch.tensor(3), batches=20, batch_size=4)
-    calls: list[int] = []
-    model.stem.register_forward_hook(lambda *_: calls.append(0))
-    model.image_conditional.register_forward_hook(lambda *_: calls.append(1))
-    for _ in range(2):
-        with statistics.applied(0.7):
-            inside = copy.deepcopy(model.state_dict())
-    assert calls == [1] * 20
-    changed = {key for key, value in inside.items() if not torch.equal(value, own[key])}
-    assert changed
-    assert all(key.startswith(("dec_tower", "post_process")) for key in changed)
-    assert not model.training
-    for key, value in model.state_dict().items():
-        assert torch.equal(value, own[key]), key
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,15 @@ def test_samples_leave_out_models_without_a_prior(run_folder):
     assert [axis.get_title() for axis in figure.axes] == ["Real test images", "VAE", "Residual VAE", "NVAE"]
 
 
+def test_samples_with_prior_statistics_have_a_figure_where_there_are_any(run_folder):
+    trials = load_trials(run_folder)
+    shown = figures.images_by_label(gather(trials.values()), trials)
+    assert figures.samples_prior_statistics(shown) is None
+    shown["NVAE"] = dataclasses.replace(shown["NVAE"], samples_prior_statistics=shown["NVAE"].samples)
+    figure = figures.samples_prior_statistics(shown)
+    assert [axis.get_title() for axis in figure.axes] == ["Real test images", "NVAE"]
+
+
 def test_no_samples_no_figure(run_folder):
     trials = {folder: record for folder, record in load_trials(run_folder).items() if record.row == "ae"}
     assert figures.samples(figures.images_by_label(gather(trials.values()), trials)) is None

@@ -76,6 +76,27 @@ def test_a_missing_extractor_keeps_a_column_of_dashes_that_says_what_to_do(make_
     assert f"- VAE: {note} (FID)" in text_of([record])
 
 
+def with_prior_statistics(records, make_value, row):
+    """The records, of which that row has the distance with prior statistics."""
+    details = EXTRACTOR | {"prior_batches": 10, "prior_batch_size": 100}
+    refitted = make_value("sample_fid_prior_statistics", 3.4, n=1000, details=details)
+    missing = make_value("sample_fid_prior_statistics", None, note="no prior")
+    return [r.with_measurements([*r.measurements, refitted if r.row == row else missing]) for r in records]
+
+
+def test_prior_statistics_have_a_column_beside_fid_where_some_row_has_them(suite_records, make_value):
+    heading = "FID with prior statistics ↓"
+    assert not any("prior statistics" in name for name in trials_of(suite_records).columns)
+    assert "prior statistics" not in text_of(suite_records)
+    records = with_prior_statistics(suite_records, make_value, "nvae")
+    quality = trials_of(records)
+    names = list(quality.columns)
+    assert names[names.index("FID[mnist-cnn-v1] ↓") + 1] == heading
+    assert list(quality[heading]) == ["-", "-", "-", "3.400", "0.128"]
+    said = " ".join(text_of(records).split())
+    assert "measured on images drawn from the prior (10 batches of 100) in place of those of training." in said
+
+
 def test_only_inception_may_be_called_a_bare_fid(make_record, make_value):
     details = {"extractor": "inception", "weights_sha256": "67" * 32}
     record = make_record(measurements=[make_value("sample_fid", 30.0, n=5000, details=details)])

@@ -1,6 +1,7 @@
 """The verb `tune`: every row gets the same trials, once, and an old log is not mixed with a new one."""
 
 import csv
+import dataclasses
 
 import pytest
 
@@ -43,3 +44,14 @@ def test_a_log_of_other_columns_is_left_alone(suite, tmp_path):
     with pytest.raises(UserError, match="kl_warmup"):
         tuning.tune(suite, log)
     assert log.read_text() == "row,learning_rate\nvae,1e-3\n"
+
+
+def test_a_training_that_is_given_up_has_no_score(suite, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tuning, "LEARNING_RATES", (1e30,))
+    (trial,) = (one for one in suite.trials if one.row == "vae")
+    training = dataclasses.replace(trial.training, hopeless_after=1, images=64, warmup=0.0)
+    log = tmp_path / "log.csv"
+    tuning.tune(dataclasses.replace(suite, trials=(dataclasses.replace(trial, training=training),)), log)
+    with log.open(newline="") as file:
+        assert [line["validation_elbo"] for line in csv.DictReader(file)] == ["", ""]
+    assert "given up" in capsys.readouterr().err

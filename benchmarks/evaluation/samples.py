@@ -1,0 +1,58 @@
+"""Samples of a trained model, and batch-norm statistics measured on images from the prior, to draw them under."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from benchmarks.base.streams import seed_tensor
+from benchmarks.data import to_uint8
+from benchmarks.suites.config import TrialConfig
+from models.layers.norm_statistics import averaged_anew, batch_norms, given_back
+from models.output import Draw, Model
+
+PRIOR_BATCH = 100
+"""Images of a batch from the prior whose statistics are taken; fixed, for the statistics depend on it."""
+
+
+@torch.no_grad()
+def draw_samples(model: Model, trial: TrialConfig, n: int, progress: Callable[[int, int, str], None]) -> Tensor:
+    """`n` mean images (N, C, H, W) uint8 of latents from the prior at the evaluation's temperature."""
+    seed = seed_tensor(trial.seed, "prior latents", next(model.parameters()).device)
+    images = []
+    for start in range(0, n, trial.evaluation.batch_size):
+        count = min(trial.evaluation.batch_size, n - start)
+        draw = Draw(seed, first_sample=start)
+        images.append(to_uint8(model.sample(count, draw, trial.evaluation.temperature).mean()).cpu())
+        progress(start + count, n, "samples")
+    return torch.cat(images)
+
+
+@contextmanager
+def prior_statistics(
+    model: Model, seed: int, batches: int, temperature: float, batch_size: int = PRIOR_BATCH
+) -> Iterator[int]:
+    """Inside this block the batch norms have statistics of images from the prior; after it the model is as it was.
+
+    Running statistics of training are those of latents from the posterior. Here they are the mean over `batches`
+    batches of `batch_size` images drawn at `temperature`, with noise keyed by `seed` in a stream of its own (Vahdat &
+    Kautz 2021, section 3.1: 500 batches of 16). Gives the number of batch norms concerned: 0 where the way from the
+    prior to the image has none, or there is no prior.
+    """
+    with given_back(model):
+        fits = model.has_prior and batch_norms(model)
+        yield _measure(model, seed, batches, temperature, batch_size) if fits else 0
+
+
+@torch.no_grad()
+def _measure(model: Model, seed: int, batches: int, temperature: float, batch_size: int) -> int:
+    """Give the norms that are reached from the prior its statistics; returns how many they are."""
+    key = seed_tensor(seed, "prior statistics", next(model.parameters()).device)
+    with averaged_anew(model) as reached:
+        for batch in range(batches):
+            draw = Draw(key, first_sample=batch * batch_size)
+            model.decode_parameters(model.sample_state(batch_size, draw, temperature))
+    return len(reached)
