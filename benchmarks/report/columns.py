@@ -55,14 +55,14 @@ QUALITY = (
     Spec("bits_per_dim", "bits/dim", "low", spread=False, optional=True),
     Spec("iwae_bound", "IWAE({variant})", "high"),
     Spec("mse", "MSE", "low"),
+    Spec("rate", "Rate", ranked=False),
+    Spec("active_units", "Active units", places=0, ranked=False),
     Spec("sample_fid", "FID[{variant}]", "low"),
     Spec("reconstruction_fid", "rFID[{variant}]", "low"),
 )
 MORE_QUALITY = (
     Spec("psnr", "PSNR", "high"),
-    Spec("rate", "Rate", ranked=False),
     Spec("latents", "Latents", places=0, ranked=False),
-    Spec("active_units", "Active units", places=0, ranked=False),
     Spec("kid", "KID[{variant}]", "low"),
     Spec("precision", "precision[{variant}]", "high", terse=True, places=3),
     Spec("recall", "recall[{variant}]", "high", terse=True, places=3),

@@ -54,7 +54,7 @@ def section(records: Sequence[RunRecord]) -> Section:
 
 
 def quality_table(rows: Sequence[Row]) -> Table | None:
-    """Likelihood, reconstruction error and feature distances; None where nothing of it was measured."""
+    """Likelihood, reconstruction error beside the rate that buys it, feature distances; None where nothing was measured."""
     return _table("Quality", rows, columns.QUALITY)
 
 

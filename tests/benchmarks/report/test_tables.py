@@ -42,6 +42,7 @@ def test_headings_have_arrows_units_and_the_name_of_the_extractor(suite_records)
         "ELBO ↑ (nats)",
         "IWAE(50) ↑ (nats)",
         "MSE ↓ (0-1)",
+        "Active units",
         "FID[mnist-cnn-v1] ↓",
         "rFID[mnist-cnn-v1] ↓",
     ]
@@ -56,6 +57,19 @@ def test_headings_have_arrows_units_and_the_name_of_the_extractor(suite_records)
         "Sample ↑ (img/s)",
         "Peak ↓ (MiB)",
     ]
+
+
+def test_the_rate_that_buys_an_mse_stands_beside_it_and_is_not_ranked(suite_records, make_value):
+    rated = [
+        dataclasses.replace(record, measurements=[*record.measurements, make_value("rate", rate, 0.1, unit="nats")])
+        for record, rate in zip(suite_records[1:], (23.7, 16.8, 35.7), strict=True)
+    ]
+    table = trials_of([suite_records[0], *rated])
+    place = list(table.columns).index("MSE ↓ (0-1)")
+    assert list(table.columns)[place + 1 : place + 3] == ["Rate (nats)", "Active units"]
+    assert list(table["Rate (nats)"]) == ["-", "23.70 ± 0.10", "16.80 ± 0.10", "35.70 ± 0.10", "-"]
+    (part,) = tables.sections(rated)
+    assert [t.title for t in part.tables if "Rate (nats)" in t.cells] == ["Quality"]
 
 
 def test_a_value_that_does_not_apply_is_a_dash_with_its_reason_below(suite_records):
