@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from benchmarks.base.errors import UserError
 from benchmarks.base.files import write_text_atomically
 from benchmarks.records.record import RunRecord, load_trials
-from benchmarks.report import charts, figures, layout, published, tables
+from benchmarks.report import layout, published, tables
+from benchmarks.report.pictures import charts, figures
 from benchmarks.report.tables import Section
 
 STYLE = """
