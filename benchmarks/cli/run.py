@@ -139,9 +139,10 @@ def _dry_run(planned: Plan, as_json: bool) -> int:
         print(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
         return 0
     print(f"{planned.suite.title}: {planned.data.name}, {len(planned.data.train):,} training images, out {planned.out}")
+    width = max(14, *(len(row.row) for row in rows))
     for row in rows:
         print(
-            f"  {row.row:14} seed {row.seed}  {row.parameters:>11,} parameters  {row.latents:>7,} latents  "
+            f"  {row.row:{width}} seed {row.seed}  {row.parameters:>11,} parameters  {row.latents:>7,} latents  "
             f"{row.macs_per_image / 1e6:8.1f} M MACs/image  about {row.estimated_training_seconds:6.0f} s training  "
             f"{row.estimated_memory_mib:>8,.0f} MiB  {row.status}"
         )

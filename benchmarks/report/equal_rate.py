@@ -4,10 +4,10 @@ A model buys a lower error with a higher rate, so that two rows of different rat
 family, one model trained under several beta, says what its model gives for any rate in between.
 
 A family is read from the rows' recorded configurations: rows that are equal in model, architecture, data, likelihood
-and all of training and objective but beta and learning rate (which is tuned for each beta). No key of a suite names it:
-a forgotten or wrong name would draw a line through points that have none, and older records would have no family. Rows
-of another latent size are another family. Two sizes under two beta may have one rate and two errors; a line through
-both would jump between them.
+and all of training and objective but beta, the learning rate and the KL's warm-up (the last two are tuned for each
+row). No key of a suite names it: a forgotten or wrong name would draw a line through points that have none, and older
+records would have no family. Rows of another latent size are another family: two sizes under two beta may have one rate
+and two errors, and a line through both would jump between them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ READ = (Spec("mse", "MSE", "low"), Spec("distortion", "Distortion", "low"))
 """What is read at equal rate."""
 NAMES = ("suite", "row", "label", "seed", "evaluation", "threads")
 """Fields of a configuration that leave the trained model as it is, or only its rounding."""
-TUNED = ("beta", "learning_rate")
+TUNED = ("beta", "learning_rate", "kl_warmup")
+"""Fields of training and objective in which the rows of a family may differ; the last two are what `tune` tries."""
 BETA = re.compile(r"[\s,;(]*(?:β|beta)\s*=?\s*[\d.]+\)?\s*$", re.IGNORECASE)
 """The end of a label that says beta."""
 

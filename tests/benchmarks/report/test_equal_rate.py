@@ -12,13 +12,13 @@ CURVE = {0.5: (30.0, 0.010, 70.0), 1.0: (20.0, 0.014, 78.0), 4.0: (10.0, 0.030, 
 """Rate, MSE and distortion of the first family under each beta."""
 
 
-def config_of(model, beta, size=16, **training):
+def config_of(model, beta, size=16, balancing="none", **training):
     return {
         "model": model,
         "likelihood": "bernoulli",
         "model_config": {"latent_size": size},
         "training": {"images": 9600, "learning_rate": 2e-3} | training,
-        "objective": {"beta": beta, "kl_warmup": 0.3},
+        "objective": {"beta": beta, "kl_warmup": 0.3, "balancing": balancing},
     }
 
 
@@ -77,6 +77,7 @@ def test_a_family_is_named_by_what_its_labels_share_and_lies_in_the_order_of_bet
         ({}, 1),
         ({"learning_rate": 8e-3}, 1),  # tuned for each beta
         ({"size": 32}, 0),
+        ({"balancing": "square"}, 0),
         ({"images": 24000}, 0),
         ({"model": "nvae"}, 0),
         ({"beta": 1.0, "learning_rate": 8e-3}, 0),  # nothing swept
