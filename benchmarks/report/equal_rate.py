@@ -44,6 +44,10 @@ class Family:
     name: str
     rows: tuple[Row, ...]
 
+    def owns(self, row: Row) -> bool:
+        """Whether `row` is one of the family's."""
+        return any(row is own for own in self.rows)
+
     def curve(self, metric: str) -> list[tuple[float, Measurement]]:
         """Rate in nats per image and measurement of `metric`, in the order of rate; rows without both are left out."""
         found = []
@@ -86,15 +90,16 @@ def families(rows: Sequence[Row]) -> list[Family]:
 
 
 def tables_at_equal_rate(rows: Sequence[Row]) -> list[tuple[str, pd.DataFrame]]:
-    """Title and text of a table for each of `READ`; none where no row can be held against a family.
+    """Title and text of a table for each of `READ`; none without a family and a row that is not of it.
 
     A row's rate and value, and for each family the value that it has at that rate.
     """
     found = []
     for spec in READ:
         curves = [family for family in families(rows) if len({rate for rate, _ in family.curve(spec.metric)}) > 1]
-        shown = [_beside(row, curves, spec.metric) for row in rows if _has(row, "rate") and _has(row, spec.metric)]
-        if any(_at_rate(spec.metric, family) in row.measurements for row in shown for family in curves):
+        rated = [row for row in rows if _has(row, "rate") and _has(row, spec.metric)]
+        if any(not family.owns(row) for row in rated for family in curves):
+            shown = [_beside(row, curves, spec.metric) for row in rated]
             columns = [*columns_of(shown, (RATE, spec)), *_family_columns(shown, curves, spec)]
             found.append((f"{spec.name} at equal rate", text_table(shown, columns)))
     return found
@@ -159,7 +164,7 @@ def _beside(row: Row, curves: Sequence[Family], metric: str) -> Row:
     rate = next(m.value for m in row.all("rate") if m.value is not None)
     found = dict(row.measurements)
     for family in curves:
-        value = None if any(row is own for own in family.rows) else family.at(rate, metric)
+        value = None if family.owns(row) else family.at(rate, metric)
         if value is not None:
             found[_at_rate(metric, family)] = value
     return dataclasses.replace(row, measurements=found)

@@ -174,9 +174,15 @@ def test_labels_that_do_not_say_beta_leave_the_name_of_the_model(make_row):
     assert family_of(records).name == "vae"
 
 
-def test_without_another_model_in_range_or_without_a_sweep_there_is_no_such_table(make_row, sweep):
+def test_a_rate_out_of_every_range_is_a_dash_that_the_note_explains(make_row, sweep):
     far = make_row("nvae", 1.0, (50.0, 0.004, 60.0), "NVAE", model="nvae")
-    for records in (sweep, [*sweep, far], [sweep[0], far]):
+    assert list(cells_of([*sweep, far])[f"{FIRST} ↓ (0-1)"]) == ["-"] * 4
+
+
+def test_without_a_sweep_or_without_another_row_there_is_no_such_table(make_row, make_value, make_record, sweep):
+    far = make_row("nvae", 1.0, (50.0, 0.004, 60.0), "NVAE", model="nvae")
+    plain = make_record("ae", 0, [make_value("mse", 0.004, 0.001, unit="0-1")], latent_groups=[])
+    for records in (sweep, [*sweep, plain], [sweep[0], far]):
         assert not [title for title in titles_of(records) if "equal rate" in title]
 
 
