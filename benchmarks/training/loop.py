@@ -32,7 +32,8 @@ class TrainingResult:
     """What a finished training hands to evaluation and record.
 
     `trouble` says where a skipped step went wrong, `compilation` what came of `compile = on`, `hopeless` why the
-    training was given up before its end.
+    training was given up before its end. `cpu_seconds` is the process's, all threads together, in the steps; None where
+    the state of an older version was continued.
     """
 
     steps: int
@@ -44,6 +45,7 @@ class TrainingResult:
     trouble: str = ""
     compilation: str = ""
     hopeless: str = ""
+    cpu_seconds: float | None = None
 
 
 Progress = Callable[[int, int, str], None]
@@ -134,9 +136,12 @@ def train(
     model.train()
     hopeless = ""
     while state.step < state.steps and not (stop() or hopeless):
+        busy = time.process_time()
         x = training_batch(trial, images, next(order), state.step)
         loss = train_step(state, guard, trial, x, Draw(latents + state.step))
         now = time.perf_counter()
+        if state.cpu_seconds is not None:
+            state.cpu_seconds += time.process_time() - busy
         state.seconds = before + now - started - paused
         due = now - saved > trial.training.checkpoint_seconds
         if due or (device.type == "cpu" and loss.isnan()):  # on a GPU a look at the losses waits for the device
@@ -215,14 +220,18 @@ def _finish_clock(state: TrainingState, device: torch.device, before: float, sta
 def fresh_state(model: Model, trial: TrialConfig, data: DataSet, device: torch.device) -> TrainingState:
     """State at step 0; for a budget in seconds the number of steps is fixed here, from measured speed."""
     steps = planned_steps(trial.training, len(data.train))
-    if trial.training.seconds is not None:
-        steps = max(1, int(trial.training.seconds / seconds_per_step(model, trial, data)))
+    budget = trial.training.budget
+    if budget is not None:
+        clock = time.perf_counter if trial.training.cpu_seconds is None else time.process_time
+        steps = max(1, int(budget / seconds_per_step(model, trial, data, clock)))
     optimizer = build_optimizer(trial.training, model, device)
     return TrainingState(model, optimizer, torch.full((steps,), torch.nan, device=device), steps)
 
 
-def seconds_per_step(model: Model, trial: TrialConfig, data: DataSet) -> float:
-    """Median seconds of a training step, measured on a copy of the model so that nothing changes."""
+def seconds_per_step(
+    model: Model, trial: TrialConfig, data: DataSet, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Median seconds of a training step by `clock`, measured on a copy of the model so that nothing changes."""
     device = next(model.parameters()).device
     twin = copy.deepcopy(model).train()
     optimizer = build_optimizer(trial.training, twin, device)
@@ -231,12 +240,12 @@ def seconds_per_step(model: Model, trial: TrialConfig, data: DataSet) -> float:
     order = batches(len(data.train), trial.training.batch_size, trial.seed, 0)
     times = []
     for step in range(CALIBRATION_STEPS):
-        start = time.perf_counter()
+        start = clock()
         x = training_batch(trial, data.train, next(order), step).to(device)
         train_step(state, guard, trial, x, Draw(seed_tensor(trial.seed, "calibration", device, step)))
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return sorted(times[2:])[len(times[2:]) // 2]
 
 
@@ -255,6 +264,7 @@ def save_state(state: TrainingState, folder: Path) -> None:
         "steps": state.steps,
         "step": state.step,
         "seconds": state.seconds,
+        "cpu_seconds": state.cpu_seconds,
         "validation": state.validation,
         "trouble": state.trouble,
         "optimizer": rest,
@@ -285,6 +295,7 @@ def restore(model: Model, trial: TrialConfig, folder: Path) -> TrainingState | N
         average,
         [(int(step), float(value)) for step, value in meta["validation"]],
         meta.get("trouble", ""),
+        cpu_seconds=meta.get("cpu_seconds"),
     )
 
 
@@ -321,4 +332,5 @@ def _result(
         state.trouble,
         compilation,
         hopeless,
+        state.cpu_seconds,
     )

@@ -43,6 +43,7 @@ class TrainingState:
     validation: list[tuple[int, float]] = field(default_factory=list)
     trouble: str = ""
     forward: Forward = forward_terms
+    cpu_seconds: float | None = 0.0  # None: not known from the start
 
     @property
     def skipped(self) -> int:

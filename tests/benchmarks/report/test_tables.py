@@ -331,6 +331,24 @@ def test_the_caption_says_what_was_equal_in_training(make_record, other, said):
     assert said in text_of([make_record("a"), make_record("b", **other)])
 
 
+@pytest.mark.parametrize(
+    ("budget", "busy", "said"),
+    [
+        ({"cpu_seconds": 30.0}, (30.0, 31.0), "Equal processor time: every row trained for about 31 CPU-seconds, on"),
+        ({"cpu_seconds": 30.0}, (30.0, 40.0), "Neither equal images (32,000 to 96,000) nor equal"),
+        ({"cpu_seconds": 30.0}, (30.0, None), "Neither equal images (32,000 to 96,000) nor equal"),
+        ({"seconds": 30.0}, (30.0, 31.0), "Neither equal images (32,000 to 96,000) nor equal"),
+    ],
+)
+def test_processor_time_is_called_equal_where_it_was_the_budget_and_was_kept(make_record, budget, busy, said):
+    """On a busy machine the clock of one row ran twice as long."""
+    rows = [
+        make_record(row, config={"training": budget}, images_seen=n, training_seconds=s, training_cpu_seconds=cpu)
+        for row, n, s, cpu in zip("ab", (32_000, 96_000), (40.0, 80.0), busy, strict=True)
+    ]
+    assert said in " ".join(text_of(rows).split())
+
+
 def test_the_caption_says_where_it_was_measured(suite_records):
     text = " ".join(text_of(suite_records).split())
     for said in (
