@@ -53,20 +53,31 @@ def training_equality(rows: Sequence[Row]) -> str:
     """Whether the rows saw the same number of images or trained for the same time, or neither."""
     done = [r for row in rows for r in row.records if r.status in ("done", "trained")]
     images = sorted({r.images_seen for r in done})
-    seconds, busy = sorted(r.training_seconds for r in done), [r.training_cpu_seconds for r in done]
+    seconds = sorted(r.training_seconds for r in done)
+    busy = [r.training_cpu_seconds for r in done if _of_processor(r)]
     processor = sorted(s for s in busy if s is not None)
     if not done:
         return "No row finished its training."
     if len(images) == 1:
         return f"Equal images: every row trained on {images[0]:,}; the seconds differ and are printed beside."
-    if None not in busy and any(_of_processor(r) for r in done) and _about_equal(processor):
-        return (
-            f"Equal processor time: every row trained for about {processor[-1]:,.0f} CPU-seconds, on {_range(images)} "
-            "images; the seconds of the clock are printed beside."
-        )
+    if len(processor) == len(done):
+        return _processor_time(processor, images)
     if _about_equal(seconds):
         return f"Equal seconds: every row trained for about {seconds[-1]:,.0f} s, on {_range(images)} images."
     return f"Neither equal images ({_range(images)}) nor equal seconds: compare rows with care."
+
+
+def _processor_time(seconds: Sequence[float], images: Sequence[int]) -> str:
+    """Whether rows under a budget of processor time took the same; `seconds` and `images` are sorted."""
+    if _about_equal(seconds):
+        return (
+            f"Equal processor time: every row trained for about {seconds[-1]:,.0f} CPU-seconds, on {_range(images)} "
+            "images; the seconds of the clock are printed beside."
+        )
+    return (
+        f"Processor time was the budget and is not equal: rows took {seconds[0]:,.1f} to {seconds[-1]:,.1f} "
+        f"CPU-seconds, on {_range(images)} images; compare rows with care."
+    )
 
 
 def _about_equal(seconds: Sequence[float]) -> bool:

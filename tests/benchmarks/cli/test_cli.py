@@ -48,7 +48,7 @@ def fails(capsys, *arguments):
         (["run", "--budget", "seconds=nan"], "seconds=N"),
         (["run", "--budget", "cpu_seconds=0"], "cpu_seconds=N"),
         (["run", "--budget", "cpu_seconds=3", "--epochs", "1"], "one of them"),
-        (["run", "--set", "training.cpu_seconds=3", "--set", "training.seconds=3"], "without training.seconds"),
+        (["run", "--set", "training.cpu_seconds=3", "--set", "training.seconds=3"], "'vae' has training.cpu_seconds"),
         (["run", "--seeds", "0"], "seeds"),
         (["run", "--latent-size", "0"], "latent_size"),
         (["run", "--inception-weights", "absent.pth"], "absent.pth"),

@@ -335,7 +335,7 @@ def test_the_caption_says_what_was_equal_in_training(make_record, other, said):
     ("budget", "busy", "said"),
     [
         ({"cpu_seconds": 30.0}, (30.0, 31.0), "Equal processor time: every row trained for about 31 CPU-seconds, on"),
-        ({"cpu_seconds": 30.0}, (30.0, 40.0), "Neither equal images (32,000 to 96,000) nor equal"),
+        ({"cpu_seconds": 30.0}, (30.0, 40.0), "is not equal: rows took 30.0 to 40.0 CPU-seconds, on 32,000 to 96,000"),
         ({"cpu_seconds": 30.0}, (30.0, None), "Neither equal images (32,000 to 96,000) nor equal"),
         ({"seconds": 30.0}, (30.0, 31.0), "Neither equal images (32,000 to 96,000) nor equal"),
     ],

@@ -116,6 +116,8 @@ def test_wrong_names_are_answered_with_the_nearest(assignment, hint):
         ("training.batch_size='many'", "expected int, got 'many'"),
         ("training.batch_size=0", "> 0"),
         ("training.warmup=1.5", "fraction"),
+        ("training={cpu_seconds=3, seconds=3}", "cpu_seconds: expected without training.seconds"),
+        ("training.cpu_seconds=0", "cpu_seconds: expected a value > 0"),
         ("training.batch_size=true", "expected int"),
         ("objective.beta=-1", "beta"),
         ("evaluation.iwae_samples=0", "iwae_samples"),
