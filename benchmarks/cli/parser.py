@@ -87,7 +87,10 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--data", help="another data set")
     run.add_argument("--latent-size", type=int, help="latent size of every model that has one")
     run.add_argument("--epochs", type=float, help="training length in epochs")
-    run.add_argument("--budget", help="seconds=N: equal training time for every model; images=N: equal images")
+    run.add_argument(
+        "--budget",
+        help="equal training for every model: seconds=N by the clock, cpu_seconds=N of the processor, or images=N",
+    )
     run.add_argument("--seeds", type=int, help="number of seeds")
     run.add_argument("--device", default="auto", help="auto, cpu or cuda")
     run.add_argument("--threads", type=int, help="threads of each trial")

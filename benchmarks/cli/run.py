@@ -22,6 +22,9 @@ from benchmarks.trials.processes import Outcome, default_jobs, execute, prepare_
 from benchmarks.trials.schedule import Plan, plan, schedule_rows
 from models.registry import MODELS
 
+NO_BUDGET = {"seconds": None, "cpu_seconds": None}
+"""Training fields that count before epochs and images."""
+
 
 def suite_of(options: argparse.Namespace) -> Suite:
     """The suite that `run`'s options ask for."""
@@ -43,9 +46,15 @@ def suite_of(options: argparse.Namespace) -> Suite:
     if options.threads is not None and options.threads < 1:
         raise UserError(f"--threads: expected at least 1, got {options.threads}")
     suite = with_overrides(suite, device=str(device), threads=options.threads, training=_length(options))
+    _refuse_processor_time_on_a_gpu(suite)
     if any(trial.training.precision == "bfloat16" for trial in suite.trials) and emulates_bfloat16(device):
         print("this CPU has no bfloat16 arithmetic and emulates it: float32 is faster here", file=sys.stderr)
     return suite
+
+
+def _refuse_processor_time_on_a_gpu(suite: Suite) -> None:
+    if any(trial.training.cpu_seconds is not None and trial.device.startswith("cuda") for trial in suite.trials):
+        raise UserError("cpu_seconds: expected --device cpu, got a GPU, whose work the processor's time leaves out")
 
 
 def _prefer_bfloat16(table: dict[str, Any]) -> None:
@@ -74,7 +83,7 @@ def _length(options: argparse.Namespace) -> dict[str, Any]:
     if options.epochs is not None:
         if options.epochs <= 0:
             raise UserError(f"--epochs: expected a value > 0, got {options.epochs:g}")
-        return {"epochs": options.epochs, "seconds": None}
+        return NO_BUDGET | {"epochs": options.epochs}
     if options.budget is None:
         return {}
     key, _, text = options.budget.partition("=")
@@ -82,11 +91,11 @@ def _length(options: argparse.Namespace) -> dict[str, Any]:
         value = float(text)
     except ValueError:
         value = math.nan
-    if key not in ("seconds", "images") or not value > 0 or math.isinf(value):
-        raise UserError(f"--budget: expected seconds=N or images=N with N > 0, got '{options.budget}'")
-    if key == "seconds":
-        return {"seconds": value}
-    return {"images": int(value), "epochs": None, "seconds": None}
+    if key not in (*NO_BUDGET, "images") or not value > 0 or math.isinf(value):
+        raise UserError(f"--budget: expected seconds=N, cpu_seconds=N or images=N with N > 0, got '{options.budget}'")
+    if key == "images":
+        return NO_BUDGET | {"images": int(value), "epochs": None}
+    return NO_BUDGET | {key: value}
 
 
 def run(options: argparse.Namespace) -> int:
@@ -140,9 +149,10 @@ def _dry_run(planned: Plan, as_json: bool) -> int:
         print(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
         return 0
     print(f"{planned.suite.title}: {planned.data.name}, {len(planned.data.train):,} training images, out {planned.out}")
+    width = max(14, *(len(row.row) for row in rows))
     for row in rows:
         print(
-            f"  {row.row:14} seed {row.seed}  {row.parameters:>11,} parameters  {row.latents:>7,} latents  "
+            f"  {row.row:{width}} seed {row.seed}  {row.parameters:>11,} parameters  {row.latents:>7,} latents  "
             f"{row.macs_per_image / 1e6:8.1f} M MACs/image  about {row.estimated_training_seconds:6.0f} s training  "
             f"{row.estimated_memory_mib:>8,.0f} MiB  {row.status}"
         )

@@ -253,6 +253,6 @@ def print_estimates(rows: Sequence[StaticProfile]) -> None:
 def draw(rows: Sequence[StaticProfile], path: Path) -> None:
     """Write the roofline figure."""
     from benchmarks.profiling.roofline import roofline
-    from benchmarks.report.figures import save
+    from benchmarks.report.pictures.figures import save
 
     save(roofline(rows, gpus()), path)

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from benchmarks.report.charts import COLOURS, GRID_STYLE
-from benchmarks.report.figures import new_figure
+from benchmarks.report.pictures.charts import COLOURS, GRID_STYLE
+from benchmarks.report.pictures.figures import new_figure
 from kernels.readback.static_profile import Gpu, StaticProfile
 
 MARKERS = {("fp32", "forward"): "o", ("fp32", "backward"): "s", ("bf16", "forward"): "^", ("bf16", "backward"): "v"}

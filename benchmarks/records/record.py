@@ -117,6 +117,8 @@ class RunRecord:
     error: str = ""
     data_note: str = ""
     """Where the images came from, how they were cut and what was changed on the way."""
+    training_cpu_seconds: float | None = None
+    """Processor time of the training steps, all threads together; None in older records."""
     schema_version: int = SCHEMA_VERSION
 
     def get(self, metric: str) -> Measurement | None:

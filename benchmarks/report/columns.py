@@ -56,15 +56,15 @@ QUALITY = (
     Spec("bits_per_dim", "bits/dim", "low", spread=False, optional=True),
     Spec("iwae_bound", "IWAE({variant})", "high"),
     Spec("mse", "MSE", "low"),
+    Spec("rate", "Rate", ranked=False),
+    Spec("active_units", "Active units", places=0, ranked=False),
     Spec("sample_fid", "FID[{variant}]", "low"),
     Spec("sample_fid_prior_statistics", "FID with prior statistics[{variant}]", "low", terse=True, optional=True),
     Spec("reconstruction_fid", "rFID[{variant}]", "low"),
 )
 MORE_QUALITY = (
     Spec("psnr", "PSNR", "high"),
-    Spec("rate", "Rate", ranked=False),
     Spec("latents", "Latents", places=0, ranked=False),
-    Spec("active_units", "Active units", places=0, ranked=False),
     Spec("kid", "KID[{variant}]", "low"),
     Spec("precision", "precision[{variant}]", "high", terse=True, places=3),
     Spec("recall", "recall[{variant}]", "high", terse=True, places=3),

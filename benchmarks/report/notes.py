@@ -55,13 +55,40 @@ def training_equality(rows: Sequence[Row]) -> str:
     done = [r for row in rows for r in row.records if r.status in ("done", "trained")]
     images = sorted({r.images_seen for r in done})
     seconds = sorted(r.training_seconds for r in done)
+    busy = [r.training_cpu_seconds for r in done if _of_processor(r)]
+    processor = sorted(s for s in busy if s is not None)
     if not done:
         return "No row finished its training."
     if len(images) == 1:
         return f"Equal images: every row trained on {images[0]:,}; the seconds differ and are printed beside."
-    if seconds[-1] - seconds[0] <= EQUAL_SECONDS * seconds[-1]:
+    if len(processor) == len(done):
+        return _processor_time(processor, images)
+    if _about_equal(seconds):
         return f"Equal seconds: every row trained for about {seconds[-1]:,.0f} s, on {_range(images)} images."
     return f"Neither equal images ({_range(images)}) nor equal seconds: compare rows with care."
+
+
+def _processor_time(seconds: Sequence[float], images: Sequence[int]) -> str:
+    """Whether rows under a budget of processor time took the same; `seconds` and `images` are sorted."""
+    if _about_equal(seconds):
+        return (
+            f"Equal processor time: every row trained for about {seconds[-1]:,.0f} CPU-seconds, on {_range(images)} "
+            "images; the seconds of the clock are printed beside."
+        )
+    return (
+        f"Processor time was the budget and is not equal: rows took {seconds[0]:,.1f} to {seconds[-1]:,.1f} "
+        f"CPU-seconds, on {_range(images)} images; compare rows with care."
+    )
+
+
+def _about_equal(seconds: Sequence[float]) -> bool:
+    """Whether sorted durations span no more than `EQUAL_SECONDS` of the longest."""
+    return seconds[-1] - seconds[0] <= EQUAL_SECONDS * seconds[-1]
+
+
+def _of_processor(record: RunRecord) -> bool:
+    """Whether the training had a budget of processor time."""
+    return (record.config.get("training") or {}).get("cpu_seconds") is not None
 
 
 def likelihoods(rows: Sequence[Row]) -> list[str]:

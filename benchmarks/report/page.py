@@ -92,7 +92,7 @@ def read_trials(out: Path) -> dict[Path, RunRecord]:
 
 def draw(part: Section, trials: dict[Path, RunRecord], out: Path, prefix: str = "") -> list[Picture]:
     """The figures of a section, written to `out`/figures: PNG all, SVG too for charts."""
-    from benchmarks.report import charts, figures  # matplotlib: slow to import, and the tables need none
+    from benchmarks.report.pictures import charts, figures  # matplotlib: slow to import, and the tables need none
 
     images = figures.images_by_label(part.rows, trials)
     refitted = figures.samples_prior_statistics(images) if images else None

@@ -11,6 +11,7 @@ import pandas as pd
 from benchmarks.records.record import Measurement, RunRecord
 from benchmarks.report import columns, layout, notes
 from benchmarks.report.columns import SPECS, Spec
+from benchmarks.report.equal_rate import notes_at_equal_rate, tables_at_equal_rate
 from benchmarks.report.rows import Quantity, Row, gather, likelihoods, under_one_ruler, with_known_data
 
 SPREAD_COLUMN = r"(?: low| high| spread| n)(?: \(|$)"  # left out of the CSV where no row has one
@@ -46,7 +47,7 @@ def sections(records: Iterable[RunRecord]) -> list[Section]:
 def section(records: Sequence[RunRecord]) -> Section:
     """The section of `records`, which share suite and data."""
     rows = gather(records)
-    found = [quality_table(rows), detail_table(rows), throughput_table(rows)]
+    found = [quality_table(rows), detail_table(rows), *equal_rate_tables(rows), throughput_table(rows)]
     *tables, last = (table for table in found if table is not None)
     last = dataclasses.replace(last, footnotes=[*last.footnotes, *notes.row_notes(rows)])
     title = f"{records[0].suite}: {records[0].data}"
@@ -54,13 +55,19 @@ def section(records: Sequence[RunRecord]) -> Section:
 
 
 def quality_table(rows: Sequence[Row]) -> Table | None:
-    """Likelihood, reconstruction error and feature distances; None where nothing of it was measured."""
+    """Likelihood, reconstruction error beside its rate, and feature distances; None where nothing was measured."""
     return _table("Quality", rows, columns.QUALITY)
 
 
 def detail_table(rows: Sequence[Row]) -> Table | None:
     """The further quality metrics, None where there are none."""
     return _table("Quality, continued", rows, columns.MORE_QUALITY)
+
+
+def equal_rate_tables(rows: Sequence[Row]) -> list[Table]:
+    """Error and distortion of the rows beside what a model under several beta has at their rates, if there is one."""
+    found = tables_at_equal_rate(under_one_ruler(list(rows)))
+    return [Table(title, cells, notes_at_equal_rate(rows)) for title, cells in found]
 
 
 def throughput_table(rows: Sequence[Row]) -> Table | None:

@@ -37,7 +37,8 @@ class TrainingConfig:
     """How a model is trained.
 
     Length: `images` (steps x batch), or `epochs` in its place, or `seconds` of training (the number of steps is
-    then fixed from the speed measured at the start). Learning rate: linear warm-up over `warmup`, then cosine to
+    then fixed from the speed measured at the start), or `cpu_seconds` of processor time, all threads together, which
+    neighbours on a busy machine do not lengthen. Learning rate: linear warm-up over `warmup`, then cosine to
     `final_rate` x learning_rate. `ema` is the decay of averaged weights (0: none), warmed as
     min(ema, (1 + t) / (10 + t)); `ema_batches`
     training batches re-estimate batch-norm statistics under them. `clip_norm` 0 means no clipping. `precision` bfloat16
@@ -64,6 +65,7 @@ class TrainingConfig:
     validations: int = 4
     checkpoint_seconds: float = 30.0
     hopeless_after: int = added_later(100)
+    cpu_seconds: float | None = added_later(None)
 
     def __post_init__(self) -> None:
         _require_positive(
@@ -75,9 +77,16 @@ class TrainingConfig:
         for name in ("weight_decay", "clip_norm", "validations"):
             if getattr(self, name) < 0:
                 raise ValueError(f"training.{name}: expected a value >= 0, got {getattr(self, name)}")
-        for name in ("epochs", "seconds"):
+        for name in ("epochs", "seconds", "cpu_seconds"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ValueError(f"training.{name}: expected a value > 0, got {getattr(self, name)}")
+        if self.seconds is not None and self.cpu_seconds is not None:
+            raise ValueError("training.cpu_seconds: expected without training.seconds; give one of them")
+
+    @property
+    def budget(self) -> float | None:
+        """Seconds of the clock or of the processor that the training may take; None where images or epochs count."""
+        return self.seconds if self.cpu_seconds is None else self.cpu_seconds
 
 
 @dataclass(frozen=True)

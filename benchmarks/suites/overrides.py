@@ -10,7 +10,7 @@ from benchmarks.base.errors import UserError
 from benchmarks.suites.config import set_path
 from benchmarks.suites.presets import with_preset
 
-LENGTHS = ("seconds", "epochs", "images")
+LENGTHS = ("cpu_seconds", "seconds", "epochs", "images")
 """Fields that say how long a training is; the first that is given counts."""
 
 

@@ -26,6 +26,8 @@ from models.output import Draw, Model
 
 CURVE_POINTS = 100
 CALIBRATION_STEPS = 8
+PROCESSOR_CALIBRATION_STEPS = 40
+"""Steps measured for a budget of processor time, which is to be met whatever else the machine does."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class TrainingResult:
     """What a finished training hands to evaluation and record.
 
     `trouble` says where a skipped step went wrong, `compilation` what came of `compile = on`, `hopeless` why the
-    training was given up before its end.
+    training was given up before its end. `cpu_seconds` is the process's, all threads together, in the steps; None where
+    the state of an older version was continued.
     """
 
     steps: int
@@ -45,6 +48,7 @@ class TrainingResult:
     trouble: str = ""
     compilation: str = ""
     hopeless: str = ""
+    cpu_seconds: float | None = None
 
 
 Progress = Callable[[int, int, str], None]
@@ -55,13 +59,15 @@ class StepClock:
 
     def __init__(self, state: TrainingState) -> None:
         self.state = state
-        self.started = 0.0
+        self.started = self.busy = 0.0
 
     def __enter__(self) -> None:
-        self.started = time.perf_counter()
+        self.started, self.busy = time.perf_counter(), time.process_time()
 
     def __exit__(self, *exc: object) -> None:
         self.state.seconds += time.perf_counter() - self.started
+        if self.state.cpu_seconds is not None:
+            self.state.cpu_seconds += time.process_time() - self.busy
 
 
 @torch.no_grad()
@@ -214,29 +220,43 @@ def replay(model: Model, loss: Callable[[Model], Tensor]) -> str | None:
 def fresh_state(model: Model, trial: TrialConfig, data: DataSet, device: torch.device) -> TrainingState:
     """State at step 0; for a budget in seconds the number of steps is fixed here, from measured speed."""
     steps = planned_steps(trial.training, len(data.train))
-    if trial.training.seconds is not None:
-        steps = max(1, int(trial.training.seconds / seconds_per_step(model, trial, data)))
+    budget = trial.training.budget
+    if budget is not None:
+        by_clock = trial.training.cpu_seconds is None
+        clock = time.perf_counter if by_clock else time.process_time
+        measured = CALIBRATION_STEPS if by_clock else PROCESSOR_CALIBRATION_STEPS
+        steps = max(1, int(budget / seconds_per_step(model, trial, data, clock, measured)))
     optimizer = build_optimizer(trial.training, model, device)
     return TrainingState(model, optimizer, torch.full((steps,), torch.nan, device=device), steps)
 
 
-def seconds_per_step(model: Model, trial: TrialConfig, data: DataSet) -> float:
-    """Median seconds of a training step, measured on a copy of the model so that nothing changes."""
+def seconds_per_step(
+    model: Model,
+    trial: TrialConfig,
+    data: DataSet,
+    clock: Callable[[], float] = time.perf_counter,
+    steps: int = CALIBRATION_STEPS,
+) -> float:
+    """Median seconds of a training step by `clock`, measured on a copy of the model so that nothing changes.
+
+    The first quarter of `steps` warms up and does not count.
+    """
     device = next(model.parameters()).device
     twin = copy.deepcopy(model).train()
     optimizer = build_optimizer(trial.training, twin, device)
-    state = TrainingState(twin, optimizer, torch.zeros(CALIBRATION_STEPS, device=device), CALIBRATION_STEPS)
+    state = TrainingState(twin, optimizer, torch.zeros(steps, device=device), steps)
     guard = guard_of(twin, optimizer)
     order = batches(len(data.train), trial.training.batch_size, trial.seed, 0)
     times = []
-    for step in range(CALIBRATION_STEPS):
-        start = time.perf_counter()
+    for step in range(steps):
+        start = clock()
         x = training_batch(trial, data.train, next(order), step).to(device)
         train_step(state, guard, trial, x, Draw(seed_tensor(trial.seed, "calibration", device, step)))
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - start)
-    return sorted(times[2:])[len(times[2:]) // 2]
+        times.append(clock() - start)
+    counted = sorted(times[steps // 4 :])
+    return counted[len(counted) // 2]
 
 
 def validation_steps(config: TrainingConfig, steps: int) -> set[int]:
@@ -265,4 +285,5 @@ def _result(
         state.trouble,
         compilation,
         hopeless,
+        state.cpu_seconds,
     )

@@ -44,6 +44,7 @@ class TrainingState:
     validation: list[tuple[int, float]] = field(default_factory=list)
     trouble: str = ""
     forward: Forward = forward_terms
+    cpu_seconds: float | None = 0.0  # None: not known from the start
 
     @property
     def skipped(self) -> int:
@@ -75,6 +76,7 @@ def save_state(state: TrainingState, folder: Path) -> None:
         "steps": state.steps,
         "step": state.step,
         "seconds": state.seconds,
+        "cpu_seconds": state.cpu_seconds,
         "validation": state.validation,
         "trouble": state.trouble,
         "optimizer": rest,
@@ -105,6 +107,7 @@ def restore(model: Model, trial: TrialConfig, folder: Path) -> TrainingState | N
         average,
         [(int(step), float(value)) for step, value in meta["validation"]],
         meta.get("trouble", ""),
+        cpu_seconds=meta.get("cpu_seconds"),
     )
 
 

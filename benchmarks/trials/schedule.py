@@ -143,8 +143,8 @@ def _stored_trial(record: RunRecord) -> TrialConfig | None:
 def estimated_seconds(planned: PlannedTrial, data: DataSet) -> float:
     """Training seconds expected of a trial, from a few measured steps on this machine now."""
     config = planned.trial.training
-    if config.seconds is not None:
-        return config.seconds
+    if config.budget is not None:
+        return config.budget
     threads = torch.get_num_threads()
     torch.set_num_threads(planned.trial.threads)
     try:
@@ -201,7 +201,7 @@ def _schedule_row(
     planned: PlannedTrial, data: DataSet, estimate: Callable[[PlannedTrial, DataSet], float]
 ) -> ScheduleRow:
     training, work = planned.trial.training, planned.work
-    steps = None if training.seconds else planned_steps(training, len(data.train))
+    steps = None if training.budget else planned_steps(training, len(data.train))
     return ScheduleRow(
         row=planned.trial.row,
         seed=planned.trial.seed,

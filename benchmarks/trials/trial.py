@@ -138,6 +138,7 @@ def _trained_record(trial: TrialConfig, folder: Path, model: Model, data: DataSe
         images_seen=result.images,
         steps=result.steps,
         training_seconds=result.seconds,
+        training_cpu_seconds=result.cpu_seconds,
         skipped_steps=result.skipped,
         curves=result.curves,
         notes=[*([undone] if result.skipped else []), *([result.compilation] if result.compilation else [])],

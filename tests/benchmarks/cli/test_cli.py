@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.cli import info
 from benchmarks.cli.parser import run_command
@@ -45,6 +46,9 @@ def fails(capsys, *arguments):
         (["run", "--epochs", "1", "--budget", "seconds=3"], "one of them"),
         (["run", "--budget", "minutes=3"], "seconds=N"),
         (["run", "--budget", "seconds=nan"], "seconds=N"),
+        (["run", "--budget", "cpu_seconds=0"], "cpu_seconds=N"),
+        (["run", "--budget", "cpu_seconds=3", "--epochs", "1"], "one of them"),
+        (["run", "--set", "training.cpu_seconds=3", "--set", "training.seconds=3"], "'vae' has training.cpu_seconds"),
         (["run", "--seeds", "0"], "seeds"),
         (["run", "--latent-size", "0"], "latent_size"),
         (["run", "--inception-weights", "absent.pth"], "absent.pth"),
@@ -191,6 +195,18 @@ def test_dry_run_plans_without_writing(capsys, tmp_path, monkeypatch):
     assert rows[1]["latents"] == 16
     assert rows[1]["images"] == 112 * 32  # 3,600 / 32 = 112.5 steps, rounded to even
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_budget_of_processor_time_is_a_field_of_the_training_and_not_of_a_gpu(capsys, monkeypatch):
+    flags = ["run", "--models", "vae", "--budget", "cpu_seconds=7", "--dry-run", "--json"]
+    assert run_command(flags) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["steps"], row["estimated_training_seconds"]) == (None, 7)
+    assert (row["config"]["training"]["cpu_seconds"], row["config"]["training"]["seconds"]) == (7, None)
+    monkeypatch.setattr("benchmarks.cli.run.choose_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr("benchmarks.cli.run.bfloat16_by_default", lambda device: False)
+    assert run_command(flags) == 2
+    assert "cpu_seconds: expected --device cpu" in capsys.readouterr().err
 
 
 def test_latent_size_is_the_users(capsys):

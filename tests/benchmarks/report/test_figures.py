@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.records.record import Curve, LatentGroupInfo, load_trials
-from benchmarks.report import charts, figures
+from benchmarks.report.pictures import charts, figures
 from benchmarks.report.rows import gather
 
 
@@ -147,6 +147,18 @@ def test_rate_distortion_has_a_line_a_model_in_the_order_of_beta(sweep):
     assert (list(lines["vae"].get_xdata()), list(lines["vae"].get_ydata())) == ([30, 20, 9], [82, 90, 110])
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("Rate (nats/image)", "Distortion (nats/image)")
     assert {"0.5", "1", "2", "4"} <= {text.get_text() for text in axis.texts}
+
+
+def test_two_architectures_of_one_model_have_a_line_each(sweep):
+    def of_size(record, size):
+        config = record.config | {"model_config": {"latent_size": size}}
+        return dataclasses.replace(record, config=config, row=f"{record.row}-{size}", label=f"{size} β={record.row}")
+
+    vaes = [record for record in sweep if record.model == "vae"]
+    (axis,) = charts.rate_distortion(gather([of_size(record, size) for size in (16, 64) for record in vaes])).axes
+    lines = [line for line in axis.lines if not line.get_label().startswith("_")]
+    assert [list(line.get_xdata()) for line in lines] == [[30, 20, 9]] * 2
+    assert len({line.get_label() for line in lines}) == 2
 
 
 def test_lines_of_equal_elbo_are_where_they_say(sweep):

@@ -42,6 +42,7 @@ def test_headings_have_arrows_units_and_the_name_of_the_extractor(suite_records)
         "ELBO ↑ (nats)",
         "IWAE(50) ↑ (nats)",
         "MSE ↓ (0-1)",
+        "Active units",
         "FID[mnist-cnn-v1] ↓",
         "rFID[mnist-cnn-v1] ↓",
     ]
@@ -56,6 +57,19 @@ def test_headings_have_arrows_units_and_the_name_of_the_extractor(suite_records)
         "Sample ↑ (img/s)",
         "Peak ↓ (MiB)",
     ]
+
+
+def test_the_rate_that_buys_an_mse_stands_beside_it_and_is_not_ranked(suite_records, make_value):
+    rated = [
+        dataclasses.replace(record, measurements=[*record.measurements, make_value("rate", rate, 0.1, unit="nats")])
+        for record, rate in zip(suite_records[1:], (23.7, 16.8, 35.7), strict=True)
+    ]
+    table = trials_of([suite_records[0], *rated])
+    place = list(table.columns).index("MSE ↓ (0-1)")
+    assert list(table.columns)[place + 1 : place + 3] == ["Rate (nats)", "Active units"]
+    assert list(table["Rate (nats)"]) == ["-", "23.70 ± 0.10", "16.80 ± 0.10", "35.70 ± 0.10", "-"]
+    (part,) = tables.sections(rated)
+    assert [t.title for t in part.tables if "Rate (nats)" in t.cells] == ["Quality"]
 
 
 def test_a_value_that_does_not_apply_is_a_dash_with_its_reason_below(suite_records):
@@ -336,6 +350,24 @@ def test_a_row_that_is_trained_only_says_so(make_record):
 )
 def test_the_caption_says_what_was_equal_in_training(make_record, other, said):
     assert said in text_of([make_record("a"), make_record("b", **other)])
+
+
+@pytest.mark.parametrize(
+    ("budget", "busy", "said"),
+    [
+        ({"cpu_seconds": 30.0}, (30.0, 31.0), "Equal processor time: every row trained for about 31 CPU-seconds, on"),
+        ({"cpu_seconds": 30.0}, (30.0, 40.0), "is not equal: rows took 30.0 to 40.0 CPU-seconds, on 32,000 to 96,000"),
+        ({"cpu_seconds": 30.0}, (30.0, None), "Neither equal images (32,000 to 96,000) nor equal"),
+        ({"seconds": 30.0}, (30.0, 31.0), "Neither equal images (32,000 to 96,000) nor equal"),
+    ],
+)
+def test_processor_time_is_called_equal_where_it_was_the_budget_and_was_kept(make_record, budget, busy, said):
+    """On a busy machine the clock of one row ran twice as long."""
+    rows = [
+        make_record(row, config={"training": budget}, images_seen=n, training_seconds=s, training_cpu_seconds=cpu)
+        for row, n, s, cpu in zip("ab", (32_000, 96_000), (40.0, 80.0), busy, strict=True)
+    ]
+    assert said in " ".join(text_of(rows).split())
 
 
 def test_the_caption_says_where_it_was_measured(suite_records):

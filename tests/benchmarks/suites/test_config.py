@@ -3,8 +3,10 @@
 import dataclasses
 
 import pytest
+import torch
 
 from benchmarks.base.errors import UserError
+from benchmarks.storage.weights import build_model
 from benchmarks.suites.config import (
     Suite,
     build_suite,
@@ -15,7 +17,9 @@ from benchmarks.suites.config import (
     trial_from_dict,
     with_overrides,
 )
+from benchmarks.training.cost import macs_per_image, parameter_count
 from models.fields import added_later, named_fields
+from models.output import ImageShape
 from models.registry import MODELS
 
 
@@ -46,6 +50,46 @@ def test_rows_of_one_table_share_likelihood_data_and_images():
         assert len({(trial.training.images, trial.training.epochs) for trial in trials}) == 1
 
 
+def test_the_ablation_changes_one_part_of_nvae_a_row():
+    """Widths follow where a part changes the size; everything else is the first row's."""
+    first, *others = (as_fields(trial) for trial in suite(name="ablation").trials)
+    widths = {"channels_encoder", "channels_decoder", "channel_cap"}
+    changed = [{key for key in row if row[key] != first[key]} - widths for row in others]
+    assert len(others) == 12
+    assert all(len(parts) == 1 for parts in changed), changed
+
+
+def test_the_ablation_is_at_equal_compute_or_equal_parameters():
+    """Cells at equal multiply-accumulates, latent groups at equal parameters: within 3 %."""
+    shape = ImageShape(1, 28, 28)
+    models = {c.row: build_model(c, shape, torch.device("cpu")) for c in suite(name="ablation").trials}
+    macs = {row: macs_per_image(model, shape) for row, model in models.items() if "groups" not in row}
+    counts = {row: parameter_count(model) for row, model in models.items() if "depthwise" not in row}
+    assert {row: n / macs["nvae"] for row, n in macs.items()} == pytest.approx(dict.fromkeys(macs, 1), rel=0.03)
+    assert {row: n / counts["nvae"] for row, n in counts.items()} == pytest.approx(dict.fromkeys(counts, 1), rel=0.03)
+
+
+def test_the_rows_of_rate_distortion_differ_in_beta_within_an_architecture():
+    trials = suite(name="rate-distortion").trials
+    betas = {}
+    for trial in trials:
+        betas.setdefault((trial.model, trial.model_config), []).append(trial.objective.beta)
+    assert len(trials) <= 20
+    assert {len(found) for found in betas.values()} == {2, 3, 5}
+    assert all(len(set(found)) == len(found) for found in betas.values())
+    assert len({(trial.training.images, trial.data, trial.training.batch_size) for trial in trials}) == 1
+    assert trials[0].training.images == suite().trials[0].training.images
+
+
+def as_fields(trial):
+    """Model, training and objective of a trial as one flat table."""
+    return {f.name: getattr(part, f.name) for part in _parts(trial) for f in dataclasses.fields(part)}
+
+
+def _parts(trial):
+    return trial.model_config, trial.training, trial.objective
+
+
 @pytest.mark.parametrize(
     ("assignment", "hint"),
     [
@@ -72,6 +116,8 @@ def test_wrong_names_are_answered_with_the_nearest(assignment, hint):
         ("training.batch_size='many'", "expected int, got 'many'"),
         ("training.batch_size=0", "> 0"),
         ("training.warmup=1.5", "fraction"),
+        ("training={cpu_seconds=3, seconds=3}", "cpu_seconds: expected without training.seconds"),
+        ("training.cpu_seconds=0", "cpu_seconds: expected a value > 0"),
         ("training.batch_size=true", "expected int"),
         ("objective.beta=-1", "beta"),
         ("evaluation.iwae_samples=0", "iwae_samples"),

@@ -1,6 +1,7 @@
 """Training: reproducible, resumable bit for bit, and unharmed by a non-finite step."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -9,9 +10,10 @@ from benchmarks.base.streams import seed_tensor
 from benchmarks.data import DataSet
 from benchmarks.storage.weights import build_model
 from benchmarks.suites.config import build_suite, read_suite, set_path
+from benchmarks.training import loop
 from benchmarks.training.guard import RestoringGuard, SkippingGuard, WaitingGuard, guard_of
 from benchmarks.training.loop import planned_steps, seconds_per_step, train, training_batch, validation_steps
-from benchmarks.training.state import TrainingState, build_optimizer
+from benchmarks.training.state import TrainingState, build_optimizer, restore
 from benchmarks.training.step import learning_rate, train_step, update_average
 from models.output import Draw, ImageShape
 
@@ -185,6 +187,21 @@ def test_a_budget_in_seconds_fixes_the_number_of_steps(data, tmp_path):
     assert result.steps >= 1
     _, same = run(trial, data, tmp_path)
     assert same.steps == result.steps
+
+
+def test_a_budget_of_processor_time_is_counted_in_it(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop.time, "process_time", itertools.count().__next__)  # one second a look
+    _, result = run(make_trial("vae", "training.cpu_seconds=7"), data, tmp_path)
+    assert result.steps == 7
+    assert result.cpu_seconds == 7
+
+
+def test_processor_time_survives_an_interruption_and_is_unknown_after_an_older_state(data, tmp_path):
+    trial = make_trial("vae")
+    stopped = run(trial, data, tmp_path, stop_at=2)[1]
+    state = restore(build_model(trial, data.image, CPU), trial, tmp_path)
+    assert state.cpu_seconds == stopped.cpu_seconds > 0
+    assert run(trial, data, tmp_path)[1].cpu_seconds > stopped.cpu_seconds
 
 
 def test_measuring_speed_changes_nothing(data):

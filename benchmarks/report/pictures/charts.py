@@ -1,6 +1,6 @@
 """Charts: training curves, rate of each latent group, quality against speed, rate against distortion.
 
-A row has one look in the first three; in the last, a line is a model.
+A row has one look in the first three; in the last, a line is a model over beta.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from benchmarks.records.catalogue import COLLAPSED_RATE
 from benchmarks.records.record import Curve, Measurement
 from benchmarks.report.columns import QUALITY, Column, columns_of
-from benchmarks.report.figures import new_figure
+from benchmarks.report.equal_rate import families
+from benchmarks.report.pictures.figures import new_figure
 from benchmarks.report.rows import Row, under_one_ruler
 
 # Okabe and Ito's palette (2008), distinguishable with every common kind of colour blindness; yellow left out.
@@ -140,44 +141,45 @@ def quality_against_speed(rows: Sequence[Row]) -> Figure | None:
 
 
 def rate_distortion(rows: Sequence[Row]) -> Figure | None:
-    """Distortion against rate, a line a model over beta, with lines of equal ELBO; None without such a line.
+    """Distortion against rate, a line a family over beta, with lines of equal ELBO; None without such a line.
 
-    A model has a line where at least two of its rows differ in beta and have both values. ELBO = -(rate + distortion),
-    so that its lines fall with slope -1: the nearer to the origin, the better (Alemi et al. 2018).
+    A family (`equal_rate.families`) has a line where at least two beta of it have both values.
+    ELBO = -(rate + distortion), so that its lines fall with slope -1: the nearer to the origin, the better (Alemi et
+    al. 2018).
     """
     lines = _trade_lines(under_one_ruler(list(rows)))
     if not lines:
         return None
     figure = new_figure(5.6, 4.4)
     axis = figure.subplots()
-    for index, (model, points) in enumerate(lines.items()):
-        _draw_trade(axis, model, points, _look(index))
+    for index, (name, points) in enumerate(lines.items()):
+        _draw_trade(axis, name, points, _look(index))
     _draw_equal_elbo(axis)
     _dress(axis, "Rate (nats/image)", "Distortion (nats/image)")
     handles, names = axis.get_legend_handles_labels()
     names = [f"{name} (numbers: beta)" for name in names]
-    figure.legend(handles, names, loc="outside upper center", ncols=len(lines), frameon=False, fontsize=9)
+    figure.legend(handles, names, loc="outside upper center", ncols=min(len(lines), 2), frameon=False, fontsize=9)
     return figure
 
 
 def _trade_lines(rows: Sequence[Row]) -> dict[str, list[TradePoint]]:
-    """The points of every model that was trained under several beta, in the order of beta."""
-    found: dict[str, list[TradePoint]] = {}
-    for row in rows:
-        rate, distortion = row.first("rate"), row.first("distortion")
-        if row.beta is not None and rate and distortion and None not in (rate.value, distortion.value):
-            found.setdefault(row.records[0].model, []).append(TradePoint(row.beta, rate, distortion))
-    return {
-        model: sorted(points, key=lambda p: p.beta)
-        for model, points in found.items()
-        if len({p.beta for p in points}) > 1
-    }
+    """The points of every family, in the order of beta."""
+    lines = {family.name: [point for row in family.rows for point in _trade_point(row)] for family in families(rows)}
+    return {name: points for name, points in lines.items() if len({p.beta for p in points}) > 1}
 
 
-def _draw_trade(axis: Axes, model: str, points: Sequence[TradePoint], look: Look) -> None:
-    """One model's line with its intervals and the beta of every point."""
+def _trade_point(row: Row) -> list[TradePoint]:
+    """The row's point, if it has both values."""
+    rate, distortion = row.first("rate"), row.first("distortion")
+    if row.beta is None or not rate or not distortion or None in (rate.value, distortion.value):
+        return []
+    return [TradePoint(row.beta, rate, distortion)]
+
+
+def _draw_trade(axis: Axes, name: str, points: Sequence[TradePoint], look: Look) -> None:
+    """One family's line with its intervals and the beta of every point."""
     across, up = [p.rate.value or 0.0 for p in points], [p.distortion.value or 0.0 for p in points]
-    axis.plot(across, up, color=look.colour, linewidth=1.4, label=model)
+    axis.plot(across, up, color=look.colour, linewidth=1.4, label=name)
     for point, x, y in zip(points, across, up, strict=True):
         _draw_point(axis, look, point.rate, point.distortion)
         axis.annotate(f"{point.beta:g}", (x, y), xytext=(6, 5), textcoords="offset points", fontsize=8)
