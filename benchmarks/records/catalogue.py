@@ -30,6 +30,17 @@ _REFITTED = "with batch-norm statistics of images from the prior"
 NO_EXTRACTOR = "no extractor for this data; needs --inception-weights PATH"
 
 
+TIMED = {
+    "train": "training steps on one batch",
+    "loop": "training steps with the drawing of their batches",
+    "encode": "posterior means",
+    "reconstruct": "reconstructions at the posterior mean",
+    "sample": "images from the prior",
+    "iwae": "the importance-weighted bound from K draws",
+}
+"""What `throughput` times, by verb."""
+
+
 @dataclass(frozen=True)
 class Metric:
     """Unit, direction (None: neither is better) and meaning of a metric."""
@@ -81,6 +92,17 @@ METRICS: dict[str, Metric] = {
     ),
     "active_units": Metric("units", None, "latent units that carry information about the image"),
     "collapsed_groups": Metric("groups", False, f"latent groups with a mean rate below {COLLAPSED_RATE} nats"),
+    "parameters": Metric("", None, "trainable values"),
+    "latents": Metric("", None, "latent units of all groups"),
+    "macs": Metric("MACs/image", None, "multiply-accumulates of a forward pass, on the reference operations"),
+    "training_images": Metric("images", None, "images shown in training, repeats counted"),
+    "training_seconds": Metric("s", None, "wall-clock time of the training steps"),
+    **{
+        f"{verb}_throughput": Metric("images/s", True, f"{done}, median over repeats on the quiet machine")
+        for verb, done in TIMED.items()
+    },
+    "peak_memory": Metric("MiB", False, "most memory that the process held; on a GPU, that torch allocated"),
+    "peak_memory_above_model": Metric("MiB", False, "most memory of a training step above model and data"),
 }
 
 

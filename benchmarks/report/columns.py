@@ -9,6 +9,7 @@ from typing import Literal
 
 import pandas as pd
 
+from benchmarks.records.catalogue import METRICS
 from benchmarks.records.record import Measurement
 from benchmarks.report import layout
 from benchmarks.report.rows import Quantity, Row, differ_in_beta, half_width, reach
@@ -24,14 +25,13 @@ SHORT_UNITS = {"nats/image": "nats", "images/s": "img/s", "image/s": "img/s", "i
 class Spec:
     """How a metric is shown.
 
-    `name` may hold `{variant}`, which `terse` ones say only where there are several; `better` sets the arrow and what
-    is best; `ranked` columns may have a bold cell, and `spread` ones print ±; `optional` columns are left out where no
-    row has a value; `places` fixes the decimals; values are divided by `scale`, which `unit` names.
+    `name` may hold `{variant}`, which `terse` ones say only where there are several; `ranked` columns may have a bold
+    cell, and `spread` ones print ±; `optional` columns are left out where no row has a value; `places` fixes the
+    decimals; values are divided by `scale`, which `unit` names. `given` replaces the metric's own direction.
     """
 
     metric: str
     name: str
-    better: Literal["high", "low"] | None = None
     ranked: bool = True
     spread: bool = True
     terse: bool = False
@@ -40,6 +40,13 @@ class Spec:
     digits: int = 4
     scale: float = 1.0
     unit: str | None = None
+    given: Literal["high", "low"] | None = None
+
+    @property
+    def better(self) -> Literal["high", "low"] | None:
+        """Which values are better; None where neither are."""
+        own = {True: "high", False: "low", None: None}[METRICS[self.metric].higher_is_better]
+        return self.given or own  # pyright: ignore[reportReturnType]
 
 
 @dataclass(frozen=True)
@@ -52,34 +59,34 @@ class Column:
 
 
 QUALITY = (
-    Spec("elbo", "ELBO", "high"),
-    Spec("bits_per_dim", "bits/dim", "low", spread=False, optional=True),
-    Spec("iwae_bound", "IWAE({variant})", "high"),
-    Spec("mse", "MSE", "low"),
+    Spec("elbo", "ELBO"),
+    Spec("bits_per_dim", "bits/dim", spread=False, optional=True),
+    Spec("iwae_bound", "IWAE({variant})"),
+    Spec("mse", "MSE"),
     Spec("rate", "Rate", ranked=False),
     Spec("active_units", "Active units", places=0, ranked=False),
-    Spec("sample_fid", "FID[{variant}]", "low"),
-    Spec("sample_fid_prior_statistics", "FID with prior statistics[{variant}]", "low", terse=True, optional=True),
-    Spec("reconstruction_fid", "rFID[{variant}]", "low"),
+    Spec("sample_fid", "FID[{variant}]"),
+    Spec("sample_fid_prior_statistics", "FID with prior statistics[{variant}]", terse=True, optional=True),
+    Spec("reconstruction_fid", "rFID[{variant}]"),
 )
 MORE_QUALITY = (
-    Spec("psnr", "PSNR", "high"),
+    Spec("psnr", "PSNR"),
     Spec("latents", "Latents", places=0, ranked=False),
-    Spec("kid", "KID[{variant}]", "low"),
-    Spec("precision", "precision[{variant}]", "high", terse=True, places=3),
-    Spec("recall", "recall[{variant}]", "high", terse=True, places=3),
-    Spec("inception_score", "IS[{variant}]", "high", terse=True),
+    Spec("kid", "KID[{variant}]"),
+    Spec("precision", "precision[{variant}]", terse=True, places=3),
+    Spec("recall", "recall[{variant}]", terse=True, places=3),
+    Spec("inception_score", "IS[{variant}]", terse=True),
 )
 COST = (
     Spec("parameters", "Params", places=0, ranked=False),
     Spec("macs", "MMACs/img", ranked=False, digits=3, scale=1e6, unit="MMACs/img"),
     Spec("training_images", "Images seen", places=0, ranked=False),
     Spec("training_seconds", "Train", ranked=False, digits=3),
-    Spec("train_throughput", "Train", "high", ranked=False, digits=3),
-    Spec("encode_throughput", "Encode", "high", ranked=False, digits=3),
-    Spec("reconstruct_throughput", "Recon.", "high", ranked=False, digits=3),
-    Spec("sample_throughput", "Sample", "high", ranked=False, digits=3),
-    Spec("peak_memory", "Peak", "low", ranked=False, digits=3),
+    Spec("train_throughput", "Train", ranked=False, digits=3),
+    Spec("encode_throughput", "Encode", ranked=False, digits=3),
+    Spec("reconstruct_throughput", "Recon.", ranked=False, digits=3),
+    Spec("sample_throughput", "Sample", ranked=False, digits=3),
+    Spec("peak_memory", "Peak", ranked=False, digits=3),
 )
 SPECS = QUALITY + MORE_QUALITY + COST
 

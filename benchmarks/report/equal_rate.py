@@ -27,7 +27,7 @@ from benchmarks.report.columns import Column, Spec, columns_of, text_table
 from benchmarks.report.rows import Quantity, Row, half_width
 
 RATE = Spec("rate", "Rate", ranked=False)
-READ = (Spec("mse", "MSE", "low"), Spec("distortion", "Distortion", "low"))
+READ = (Spec("mse", "MSE"), Spec("distortion", "Distortion", given="low"))
 """What is read at equal rate."""
 NAMES = ("suite", "row", "label", "seed", "evaluation", "threads")
 """Fields of a configuration that leave the trained model as it is, or only its rounding."""
@@ -173,7 +173,7 @@ def _beside(row: Row, curves: Sequence[Family], metric: str) -> Row:
 def _family_columns(rows: Sequence[Row], curves: Sequence[Family], spec: Spec) -> list[Column]:
     """A column for each family, headed by its name with the metric's arrow and unit."""
     own = columns_of(rows, (spec,))[0]
-    unranked = dataclasses.replace(spec, better=None)
+    unranked = dataclasses.replace(spec, given=None)
     return [
         Column(unranked, _at_rate(spec.metric, family), own.heading.replace(spec.name, family.name, 1))
         for family in curves

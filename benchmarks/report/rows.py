@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.records.catalogue import measurement
 from benchmarks.records.record import LatentGroupInfo, Measurement, RunRecord
 from benchmarks.records.uncertainty import over_seeds
 
@@ -115,8 +116,8 @@ def merge(records: list[RunRecord], label: str) -> Row:
     usable = [r for r in latest if r.status in ("done", "trained")] or latest
     found: dict[Quantity, list[Measurement]] = {}
     for record in usable:
-        for measurement in [*facts(record), *record.measurements]:
-            found.setdefault(quantity_of(measurement), []).append(measurement)
+        for one in [*facts(record), *record.measurements]:
+            found.setdefault(quantity_of(one), []).append(one)
     measurements = {q: pooled(same) for q, same in found.items()}
     return Row(label, tuple(latest), measurements, superseded=len(records) - len(latest))
 
@@ -126,11 +127,11 @@ def facts(record: RunRecord) -> list[Measurement]:
     latents = sum(g.channels * g.height * g.width for g in record.latent_groups) or None
     code = "" if latents else "a code without noise, no latents"
     return [
-        Measurement("parameters", record.parameters, "", None),
-        Measurement("latents", latents, "", None, note=code),
-        Measurement("macs", record.macs_per_image, "MACs/image", False),
-        Measurement("training_images", record.images_seen, "images", None),
-        Measurement("training_seconds", record.training_seconds, "s", None),
+        measurement("parameters", record.parameters),
+        measurement("latents", latents, note=code),
+        measurement("macs", record.macs_per_image),
+        measurement("training_images", record.images_seen),
+        measurement("training_seconds", record.training_seconds),
     ]
 
 

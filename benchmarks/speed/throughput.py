@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from benchmarks.base.errors import unknown
+from benchmarks.records.catalogue import measurement
 from benchmarks.records.record import Measurement
 from benchmarks.speed import memory
 from benchmarks.speed.breakdown import step_breakdown
@@ -115,7 +116,7 @@ def rates(
     chosen = [v for v in variants if verb in verbs_of(v.target.trial, v.plain)]
     metric, calls = f"{verb}_throughput", {v.name: OURS[verb](jobs[v.name]) for v in chosen if not v.plain}
     rows = [
-        Measurement(metric, None, "images/s", True, note="no prior", details=details[name])
+        measurement(metric, None, note="no prior", details=details[name])
         for name, call in calls.items()
         if call is None
     ]
@@ -144,7 +145,8 @@ def rates(
 
 def rate_row(metric: str, rate: Spread, details: dict[str, Any]) -> Measurement:
     """A rate with its interquartile range."""
-    return Measurement(metric, rate.median, "images/s", True, rate.n, rate.low, rate.high, "IQR", details=details)
+    interval = {"low": rate.low, "high": rate.high, "spread_kind": "IQR"}
+    return measurement(metric, rate.median, n=rate.n, **interval, details=details)
 
 
 def speedup_row(verb: str, values: dict[str, list[float]], details: dict[str, Any]) -> Measurement:
@@ -190,8 +192,8 @@ def memory_rows(variant: Variant, details: dict[str, Any], settings: Settings) -
     whole = {**details, "meaning": memory.MEANING["cuda" if settings.device.type == "cuda" else "cpu"]}
     above = {**details, "meaning": memory.ABOVE}
     return [
-        Measurement("peak_memory", peak.whole / 2**20, "MiB", False, 1, details=whole),
-        Measurement("peak_memory_above_model", peak.above / 2**20, "MiB", False, 1, details=above),
+        measurement("peak_memory", peak.whole / 2**20, n=1, details=whole),
+        measurement("peak_memory_above_model", peak.above / 2**20, n=1, details=above),
     ]
 
 

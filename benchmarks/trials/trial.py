@@ -20,6 +20,7 @@ from benchmarks.evaluation.evaluate import Evaluation, Progress, evaluate
 from benchmarks.machine.environment import choose_device
 from benchmarks.machine.peak import highest
 from benchmarks.machine.process import frozen_garbage, keep_freed_memory
+from benchmarks.records.catalogue import measurement
 from benchmarks.records.record import RECORD, LatentGroupInfo, Measurement, RunRecord, load_record, save_record
 from benchmarks.storage import tensors
 from benchmarks.storage.weights import build_model, read_config, record_head, record_names, save_weights
@@ -148,7 +149,7 @@ def _trained_record(trial: TrialConfig, folder: Path, model: Model, data: DataSe
 def _peak_memory(device: torch.device) -> Measurement:
     """The most memory that this process has held, data and imports included; on a GPU, that torch has allocated."""
     meaning = "allocated on the GPU in training" if device.type == "cuda" else "resident size of the training process"
-    return Measurement("peak_memory", highest(device) / 2**20, "MiB", False, 1, details={"meaning": meaning})
+    return measurement("peak_memory", highest(device) / 2**20, n=1, details={"meaning": meaning})
 
 
 def _evaluated(
