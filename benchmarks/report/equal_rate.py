@@ -173,7 +173,7 @@ def _beside(row: Row, curves: Sequence[Family], metric: str) -> Row:
 def _family_columns(rows: Sequence[Row], curves: Sequence[Family], spec: Spec) -> list[Column]:
     """A column for each family, headed by its name with the metric's arrow and unit."""
     own = columns_of(rows, (spec,))[0]
-    unranked = dataclasses.replace(spec, given=None)
+    unranked = dataclasses.replace(spec, ranked=False)
     return [
         Column(unranked, _at_rate(spec.metric, family), own.heading.replace(spec.name, family.name, 1))
         for family in curves
