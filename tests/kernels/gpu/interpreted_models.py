@@ -6,8 +6,11 @@ Collected by `test_interpreted.py` in a process of its own, where TRITON_INTERPR
 import copy
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
+import triton
+from packaging.version import Version
 
 from kernels.backends import fused
 from kernels.reference.backend import REFERENCE
@@ -24,6 +27,11 @@ CONFIGS = {
         groups_fine_to_coarse=(2, 1), channels_encoder=4, channels_decoder=4, latent_channels=3, preprocess_blocks=1
     ),
 }
+has_loops = pytest.mark.skipif(  # of batch norm
+    Version(triton.__version__) < Version("3.7") and Version(np.__version__) >= Version("2.4"),
+    reason="before 3.7, Triton's interpreter takes no tensor as a loop's bound with NumPy 2.4 or newer",
+)
+every_model = pytest.mark.parametrize("name", ["vae", pytest.param("nvae", marks=has_loops)])
 RELATIVE = 1e-3  # float32 through tens of layers; the noise of the backends differs by 1e-6
 
 
@@ -41,7 +49,7 @@ def step(model, x):
     return loss.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@every_model
 def test_training_step(name):
     x = torch.randint(0, 256, (2, 3, 16, 16), generator=torch.Generator().manual_seed(1)) / 255
     ours, theirs = (step(with_ops(name, ops), x) for ops in (fused("cpu"), REFERENCE))
@@ -52,7 +60,7 @@ def test_training_step(name):
         assert distance < RELATIVE * float(theirs[1][parameter].norm()) + 1e-4, parameter
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@every_model
 def test_sampling(name):
     images = []
     for ops in (fused("cpu"), REFERENCE):

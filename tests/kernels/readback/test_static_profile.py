@@ -117,7 +117,7 @@ def wasteful(
 ):
     """Draws the noise of 24 groups and keeps all of it alive at once: more than the registers hold."""
     place = position(units, pixels, WALK)
-    total = tl.zeros([WALK.block], tl.float32)
+    total = tl.full([WALK.block], 0.0, tl.float32)
     kept = (total,)
     for extra in tl.static_range(24):
         kept = kept + (keyed_noise(seed, place[0] + first_sample, pixels, group + extra, WALK)[0],)  # noqa: RUF005
