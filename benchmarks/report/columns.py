@@ -66,13 +66,13 @@ QUALITY = (
     Spec("rate", "Rate", ranked=False),
     Spec("active_units", "Active units", places=0, ranked=False),
     Spec("sample_fid", "FID[{variant}]"),
-    Spec("sample_fid_prior_statistics", "FID with prior statistics[{variant}]", terse=True, optional=True),
     Spec("reconstruction_fid", "rFID[{variant}]"),
 )
 MORE_QUALITY = (
     Spec("psnr", "PSNR"),
     Spec("latents", "Latents", places=0, ranked=False),
     Spec("kid", "KID[{variant}]"),
+    Spec("sample_fid_prior_statistics", "FID (prior BN)[{variant}]", terse=True, optional=True),
     Spec("precision", "precision[{variant}]", terse=True, places=3),
     Spec("recall", "recall[{variant}]", terse=True, places=3),
     Spec("inception_score", "IS[{variant}]", terse=True),

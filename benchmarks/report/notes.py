@@ -159,7 +159,7 @@ def prior_statistics(rows: Sequence[Row]) -> list[str]:
         return []
     count, size = _values(found, "prior_batches"), _values(found, "prior_batch_size")
     return [
-        "FID with prior statistics: samples of the same latents, with batch-norm means and variances measured on "
+        "FID (prior BN): samples of the same latents, with batch-norm means and variances measured on "
         f"images drawn from the prior ({count} batches of {size}) in place of those of training."
     ]
 
