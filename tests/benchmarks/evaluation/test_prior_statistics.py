@@ -209,9 +209,9 @@ def silent(done, total, phase):
     pass
 
 
-def evaluated(row, assignment, data, **settings):
+def evaluated(row, assignment, data, prior_batches=0):
     trial = trial_of(row, assignment)
-    trial = dataclasses.replace(trial, evaluation=dataclasses.replace(trial.evaluation, **settings))
+    trial = dataclasses.replace(trial, evaluation=dataclasses.replace(trial.evaluation, prior_batches=prior_batches))
     return evaluate(trained(trial, data), trial, data, silent)
 
 
