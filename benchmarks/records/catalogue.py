@@ -106,6 +106,11 @@ METRICS: dict[str, Metric] = {
 }
 
 
+def of_the_machine(metric: str) -> bool:
+    """Whether a metric says how fast or large a model is, which no evaluation of its weights changes."""
+    return metric.endswith("_throughput") or metric.startswith("peak_memory")
+
+
 def measurement(metric: str, value: float | None, **fields: Any) -> Measurement:
     """The measured value with the metric's own unit and direction; `fields` are those of `Measurement`.
 

@@ -144,7 +144,7 @@ def train(
     validate_at = validation_steps(trial.training, state.steps)
     saved, clock = time.perf_counter(), StepClock(state)
     model.train()
-    hopeless = ""
+    hopeless = why_hopeless(state, trial.training)  # one that was given up is so still
     while state.step < state.steps and not (stop() or hopeless):
         with clock:
             x = training_batch(trial, images, next(order), state.step)
@@ -163,7 +163,7 @@ def train(
     if device.type == "cuda":
         with clock:  # what is still in the device's queue
             torch.cuda.synchronize(device)
-    finished = state.step >= state.steps
+    finished = state.step >= state.steps and not hopeless
     note_trouble(state, trial, images, latents)
     save_state(state, folder)
     if finished and trial.training.ema:

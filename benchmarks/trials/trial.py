@@ -20,7 +20,7 @@ from benchmarks.evaluation.evaluate import Evaluation, Progress, evaluate
 from benchmarks.machine.environment import choose_device
 from benchmarks.machine.peak import highest
 from benchmarks.machine.process import frozen_garbage, keep_freed_memory
-from benchmarks.records.catalogue import measurement
+from benchmarks.records.catalogue import measurement, of_the_machine
 from benchmarks.records.record import RECORD, LatentGroupInfo, Measurement, RunRecord, load_record, save_record
 from benchmarks.storage import tensors
 from benchmarks.storage.weights import build_model, read_config, record_head, record_names, save_weights
@@ -97,7 +97,9 @@ def _trained_before(trial: TrialConfig, folder: Path, model: Model) -> RunRecord
         return None
     model.load_state_dict(tensors.load(folder / tensors.WEIGHTS).tensors)
     again = [f"evaluated again after the training of {record.environment.date}"] if record.status == "done" else []
-    return dataclasses.replace(record, **record_names(trial), notes=[*record.notes, *again], error="")
+    kept = [one for one in record.measurements if of_the_machine(one.metric)]  # others belong to other settings
+    notes = [*record.notes, *again]
+    return dataclasses.replace(record, **record_names(trial), measurements=kept, notes=notes, error="")
 
 
 def _trained_now(

@@ -144,3 +144,15 @@ def test_a_tiny_training_in_bfloat16_stays_finite(tmp_path):
     data = load(trial.data)
     result = train(build_model(trial, data.image, CPU), trial, data, tmp_path, silent, lambda: False)
     assert (result.steps, result.skipped) == (300, 0)
+
+
+def test_a_training_that_was_given_up_at_its_last_step_stays_so(data, tmp_path):
+    settings = ("training.images=24", "training.batch_size=8", "training.validations=0", "training.hopeless_after=2")
+    trial = make_trial("quick", "vae", *settings)
+    for done in (3, 3):  # the second continues where the first stopped
+        model = build_model(trial, data.image, CPU)
+        model.decoder.head.register_forward_hook(broken_from(2))
+        result = train(model, trial, data, tmp_path, silent, lambda: False)
+        assert (result.steps, result.skipped) == (done, 2)
+        assert result.hopeless.startswith("given up at step 3 of 3: the last 2 steps were not finite")
+        assert not result.finished

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks.base.errors import UserError
-from benchmarks.records.record import load_record, save_run
+from benchmarks.records.record import Measurement, load_record, save_record, save_run
 from benchmarks.report.page import build_report
 from benchmarks.storage.weights import write_config
 from benchmarks.suites.config import build_suite, read_suite
@@ -250,12 +250,16 @@ def test_what_an_evaluation_worked_out_stays_when_a_part_of_it_fails(finished, t
     for path in (finished[0] / "out").glob("vae-*"):
         shutil.copytree(path, tmp_path / path.name)
     (folder,) = tmp_path.glob("vae-*")
+    stale = Measurement("kid_prior_statistics", 1.0, "", False)  # of evaluation settings that are no longer asked for
+    save_record(load_record(folder).with_measurements([stale]), folder)
     weights = (folder / "weights.safetensors").read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr("benchmarks.evaluation.evaluate.draw_samples", fails)
         failed = run_trial(folder)
     assert failed.status == "trained"
     assert failed.error == "evaluation failed: samples: no space left"
+    assert failed.get("kid_prior_statistics") is None
+    assert failed.get("train_throughput").value is not None
     assert failed.get("elbo").value == load_record(next((finished[0] / "out").glob("vae-*"))).get("elbo").value
     save_run(tmp_path, [folder.name])
     assert "evaluation failed: samples: no space left" in build_report(tmp_path, None)
