@@ -106,6 +106,7 @@ def _add_tune(tune: argparse.ArgumentParser) -> None:
     tune.add_argument("suite", help="a suite's name or a TOML file")
     tune.add_argument("--models", help="comma-separated rows")
     tune.add_argument("--log", help="CSV file, continued where it stopped (default: results/tuning/SUITE.csv)")
+    tune.add_argument("--jobs", type=int, default=1, help="trials at a time (default: 1)")
     tune.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a key of the suite")
 
 

@@ -7,20 +7,28 @@ never touched.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
+import functools
+import multiprocessing
+import signal
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import torch
 
 from benchmarks.base.errors import UserError
+from benchmarks.base.plugins import import_plugin
 from benchmarks.data import DataSet, load
 from benchmarks.machine.environment import choose_device, collect
 from benchmarks.storage.weights import build_model
 from benchmarks.suites.config import Suite, TrialConfig
+from benchmarks.training.cost import macs_per_image
 from benchmarks.training.loop import train
 
 LEARNING_RATES = (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
@@ -86,22 +94,56 @@ def append(log: Path, line: dict[str, object]) -> None:
         writer.writerow(line)
 
 
-def tune(suite: Suite, log: Path) -> None:
-    """Run the trials that the log lacks, one after the other."""
-    data = load(suite.data)
-    torch.set_num_threads(suite.trials[0].threads)
+def tune(suite: Suite, log: Path, jobs: int = 1, modules: Sequence[str] = ()) -> None:
+    """Run the trials that the log lacks, `jobs` at a time, the dearest first; each is logged as it ends.
+
+    Args:
+        suite: whose rows are tuned.
+        log: CSV file, created or continued.
+        jobs: processes, each on its trial's own threads; 1 runs the trials in this process, in the rows' order.
+        modules: plug-ins that the processes import.
+    """
+    data = _load_once(suite.data)
+    known, todo = known_trials(log), []
     for trial in suite.trials:
-        has_prior = build_model(trial, data.image, torch.device("meta")).has_prior
-        for rate, warmup in settings(trial, has_prior):
-            if (trial.row, rate, warmup) in known_trials(log):
-                continue
-            start = time.perf_counter()
-            training = dataclasses.replace(trial.training, learning_rate=rate, validations=1)
-            objective = dataclasses.replace(trial.objective, kl_warmup=warmup)
-            line = score_trial(dataclasses.replace(trial, training=training, objective=objective), data)
+        model = build_model(trial, data.image, torch.device("meta"))
+        cost = macs_per_image(model, data.image) if jobs > 1 else 0
+        for rate, warmup in settings(trial, model.has_prior):
+            if (trial.row, rate, warmup) not in known:
+                training = dataclasses.replace(trial.training, learning_rate=rate, validations=1)
+                objective = dataclasses.replace(trial.objective, kl_warmup=warmup)
+                todo.append((cost, dataclasses.replace(trial, training=training, objective=objective)))
+    todo.sort(key=lambda pair: -pair[0])
+    with contextlib.ExitStack() as stack:
+        lines = (timed_trial(trial) for _, trial in todo)
+        if jobs > 1:
+            fresh = multiprocessing.get_context("spawn")
+            pool = stack.enter_context(ProcessPoolExecutor(jobs, fresh, initializer=_prepare, initargs=(modules,)))
+            stack.callback(pool.shutdown, cancel_futures=True)
+            lines = (one.result() for one in as_completed([pool.submit(timed_trial, trial) for _, trial in todo]))
+        for line, seconds in lines:
             append(log, line)
-            found = f"{line['validation_elbo'] or 'given up'} ({time.perf_counter() - start:.0f} s)"
-            print(f"{trial.row} rate {rate:g} warm-up {warmup:g}: {found}", file=sys.stderr)
+            found = f"{line['validation_elbo'] or 'given up'} ({seconds:.0f} s)"
+            print(
+                f"{line['row']} rate {line['learning_rate']:g} warm-up {line['kl_warmup']:g}: {found}", file=sys.stderr
+            )
+
+
+def _prepare(modules: Sequence[str]) -> None:
+    """What a process does before its first trial; an interrupt is the parent's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for module in modules:
+        import_plugin(module)
+
+
+def timed_trial(trial: TrialConfig) -> tuple[dict[str, object], float]:
+    """A trial's line of the log, and the seconds it took; the data are read once a process."""
+    start = time.perf_counter()
+    torch.set_num_threads(trial.threads)
+    return score_trial(trial, _load_once(trial.data)), time.perf_counter() - start
+
+
+_load_once = functools.cache(load)
 
 
 def settings(trial: TrialConfig, has_prior: bool) -> list[tuple[float, float]]:

@@ -38,6 +38,20 @@ def test_every_row_gets_the_same_trials_once(suite, tmp_path):
     assert lines(log) == expected
 
 
+def test_trials_side_by_side_find_the_same(suite, tmp_path):
+    one, two = tmp_path / "one.csv", tmp_path / "two.csv"
+    tuning.tune(suite, one)
+    tuning.tune(suite, two, jobs=2)
+    assert scores(one) == scores(two)
+
+
+def scores(log):
+    with log.open(newline="") as file:
+        return {
+            (one["row"], one["learning_rate"], one["kl_warmup"]): one["validation_elbo"] for one in csv.DictReader(file)
+        }
+
+
 def test_a_log_of_other_columns_is_left_alone(suite, tmp_path):
     log = tmp_path / "log.csv"
     log.write_text("row,learning_rate\nvae,1e-3\n")
