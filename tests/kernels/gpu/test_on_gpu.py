@@ -16,8 +16,8 @@ DEVICE = torch.device("cuda")
 
 
 def error(value, expected):
-    expected = expected.double()
-    return float(((value.double() - expected).abs() / (1 + expected.abs())).max())
+    value, expected = value.detach().double(), expected.detach().double()
+    return float(((value - expected).abs() / (1 + expected.abs())).max())
 
 
 def seed_tensor(value: int) -> torch.Tensor:
@@ -33,6 +33,7 @@ def test_noise_is_that_of_the_reference():
 @pytest.mark.parametrize("form", [PLAIN, SOFT_CLAMPED, RESIDUAL], ids=["plain", "soft clamped", "residual"])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
 def test_values_and_gradients(form, memory_format):
+    torch.manual_seed(0)
     tensors = [torch.randn(8, 40, 16, 16, device=DEVICE).contiguous(memory_format=memory_format) for _ in range(2)]
     upstream, results = torch.randn(8, 20, 16, 16, device=DEVICE), []
     for ops, dtype in ((best_for(DEVICE), torch.float32), (REFERENCE, torch.float64)):
@@ -41,7 +42,17 @@ def test_values_and_gradients(form, memory_format):
         draw = ops.gaussian_sample_kl(*pair, seed=seed_tensor(7), group=1, form=form)
         loss = (draw.z * upstream.to(dtype)).sum() + draw.kl.sum()
         results.append(([draw.z, draw.kl], torch.autograd.grad(loss, leaves)))
-    assert max(error(a, b) for a, b in zip(results[0][0], results[1][0], strict=True)) < VALUE
+    (z, kl), (exact, exact_kl) = results[0][0], results[1][0]
+    pair = [half for tensor in tensors for half in tensor.double().chunk(2, 1)]
+    middle, one_above = (
+        REFERENCE.gaussian_sample_kl(
+            *pair, seed=seed_tensor(7), group=1, form=form, noise=torch.full_like(exact, noise)
+        ).z
+        for noise in (0, 1)
+    )
+    scale = one_above - middle
+    assert bool(((z - exact).abs() < NOISE * scale + VALUE * (1 + exact.abs())).all())  # the noise's error, times scale
+    assert error(kl, exact_kl) < VALUE
     assert max(error(a, b) for a, b in zip(results[0][1], results[1][1], strict=True)) < GRADIENT
 
 
