@@ -149,15 +149,22 @@ class Objective:
             return 1.0
         return max(min((progress - self.kl_constant) / self.kl_warmup, 1.0), min(self.kl_floor, 1.0))
 
+    def balanced(self, progress: float) -> bool:
+        """Whether rates are balanced over latent groups at `progress` in [0, 1] of the training."""
+        return self.balancing != "none" and self.kl_weight(progress) < 1
+
     def loss(self, terms: ELBOTerms, progress: float) -> Tensor:
         """Scalar loss, nats per image, at `progress` in [0, 1] of the training."""
-        weight = self.kl_weight(progress)
+        return self.weighted(terms, self.beta * self.kl_weight(progress), self.balanced(progress))
+
+    def weighted(self, terms: ELBOTerms, weight: float | Tensor, balanced: bool) -> Tensor:
+        """Scalar loss, nats per image, with `weight` (a number, or () on the device) on the rates, free bits kept."""
         rates = terms.rates.mean(0)  # (G,)
-        if self.balancing != "none" and weight < 1 and len(terms.resolutions) > 1:
+        if balanced and len(terms.resolutions) > 1:
             rates = rates * balance(terms.rates, terms.resolutions, self.balancing)
         if self.free_nats:
             rates = rates.clamp_min(self.free_nats)
-        return terms.distortion.mean() + self.beta * weight * rates.sum()
+        return terms.distortion.mean() + weight * rates.sum()
 
 
 def balance(rates: Tensor, resolutions: tuple[tuple[int, int], ...], rule: Balancing) -> Tensor:

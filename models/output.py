@@ -244,8 +244,11 @@ class Model(nn.Module, abc.ABC):
         """Decoder state of `n` images with latents drawn from the prior."""
         raise NotImplementedError(f"{type(self).__name__} has no prior to sample from")
 
-    def penalty(self, kl_weight: float) -> Tensor | None:
-        """Regularisation term of the loss besides the ELBO (nats per image), or None."""
+    def penalty(self, kl_weight: float | Tensor) -> Tensor | None:
+        """Regularisation term of the loss besides the ELBO (nats per image), or None.
+
+        `kl_weight` in [0, 1] is that of the warm-up: a number, or () on the device where steps are replayed.
+        """
         return None
 
     def padded(self, x: Tensor) -> Tensor:

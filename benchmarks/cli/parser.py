@@ -135,7 +135,7 @@ def _add_throughput(throughput: argparse.ArgumentParser) -> None:
     add("--threads", type=whole_numbers, help="threads, several separated by commas (default: as trained)")
     add("--device", help="auto, cpu or cuda (default: as trained)")
     add("--precision", choices=["float32", "bfloat16"], help="of the training step (default: as trained)")
-    add("--compile", choices=["off", "on"], help="torch.compile (default: as trained)")
+    add("--compile", choices=["off", "on", "graph"], help="torch.compile, or CUDA graphs (default: as trained)")
     add("--iwae", type=whole_number, metavar="K", help="time the importance-weighted bound of K draws as well")
     add("--seconds", type=positive, help="time for each verb and variant (default: 0.8, or the suite's)")
     add("--set", action="append", default=[], metavar="A.B=C", help="override model.KEY, training.KEY, objective.KEY")

@@ -42,7 +42,8 @@ class TrainingConfig:
     `final_rate` x learning_rate. `ema` is the decay of averaged weights (0: none), warmed as
     min(ema, (1 + t) / (10 + t)); `ema_batches`
     training batches re-estimate batch-norm statistics under them. `clip_norm` 0 means no clipping. `precision` bfloat16
-    is autocast around the model; `compile` runs its forward and backward pass through torch.compile. `hopeless_after`
+    is autocast around the model; `compile` on runs its forward and backward pass through torch.compile, graph replays
+    whole steps as CUDA graphs, which compiles nothing. `hopeless_after`
     steps in a row whose loss or gradient is not finite end the training.
     """
 
@@ -60,7 +61,7 @@ class TrainingConfig:
     ema: float = 0.0
     ema_batches: int = 50
     precision: Literal["float32", "bfloat16"] = "float32"
-    compile: Literal["off", "on"] = "off"
+    compile: Literal["off", "on", "graph"] = "off"
     flip: bool = False
     validations: int = 4
     checkpoint_seconds: float = 30.0

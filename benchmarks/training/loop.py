@@ -17,9 +17,10 @@ from benchmarks.records.record import Curve
 from benchmarks.suites.config import TrainingConfig, TrialConfig
 from benchmarks.training.compiled import compiled_forward
 from benchmarks.training.diagnostics import first_non_finite, non_finite_gradients
+from benchmarks.training.graphed import StepGraphs
 from benchmarks.training.guard import guard_of
 from benchmarks.training.state import TrainingState, build_optimizer, restore, save_state
-from benchmarks.training.step import loss_of, train_step
+from benchmarks.training.step import loss_of, train_step, weights_at
 from models.elbo import terms
 from models.layers.norm_statistics import averaged_anew
 from models.output import Draw, Model
@@ -168,6 +169,8 @@ def train(
     save_state(state, folder)
     if finished and trial.training.ema:
         adopt_average(state, trial, data, device)
+    if state.graphs is not None and state.graphs.note:
+        compilation = state.graphs.note
     return _result(state, trial, finished, compilation, hopeless)
 
 
@@ -187,6 +190,11 @@ def compile_step(state: TrainingState, trial: TrialConfig, images: Tensor) -> st
     """Let the state's steps run compiled where the trial says so; returns what to record about it."""
     if trial.training.compile == "off":
         return ""
+    if trial.training.compile == "graph":
+        if images.device.type != "cuda":
+            return "compile = graph, but the training ran eagerly: CUDA graphs need a GPU"
+        state.graphs = StepGraphs(state.optimizer, images.device)
+        return "steps replayed as CUDA graphs"
     x = training_batch(trial, images, torch.arange(trial.training.batch_size), 0)
     draw = Draw(seed_tensor(trial.seed, "compilation", x.device))
     bfloat16 = trial.training.precision == "bfloat16"
@@ -201,7 +209,8 @@ def note_trouble(state: TrainingState, trial: TrialConfig, images: Tensor, laten
     skipped = state.losses[: state.step].isnan()
     step = int(skipped.nonzero()[-1])
     x = training_batch(trial, images, next(batches(len(images), trial.training.batch_size, trial.seed, step)), step)
-    where = replay(state.model, lambda twin: loss_of(twin, trial, x, Draw(latents + step), step / state.steps))
+    weights = weights_at(trial.objective, step / state.steps)
+    where = replay(state.model, lambda twin: loss_of(twin, trial, x, Draw(latents + step), weights))
     found = f"the first value that is not finite is in the {where}" if where else "it is finite with the weights of now"
     state.trouble = f"step {step + 1} replayed after step {state.step}: {found}"
     return True

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from benchmarks.storage import tensors
 from benchmarks.suites.config import TrainingConfig, TrialConfig
+from benchmarks.training.graphed import StepGraphs
 from kernels.cpu.adamax import Adamax
 from models.elbo import ELBOTerms, terms
 from models.output import Draw, Model
@@ -32,7 +33,10 @@ def forward_terms(model: Model, x: Tensor, draw: Draw, bfloat16: bool) -> ELBOTe
 
 @dataclass
 class TrainingState:
-    """Everything that training carries from step to step; `forward` is `forward_terms` or its compiled form."""
+    """Everything that training carries from step to step.
+
+    `forward` is `forward_terms` or its compiled form; `graphs`, where there are any, replay the steps.
+    """
 
     model: Model
     optimizer: Optimizer
@@ -45,6 +49,7 @@ class TrainingState:
     trouble: str = ""
     forward: Forward = forward_terms
     cpu_seconds: float | None = 0.0  # None: not known from the start
+    graphs: StepGraphs | None = None
 
     @property
     def skipped(self) -> int:
@@ -63,7 +68,7 @@ def build_optimizer(config: TrainingConfig, model: nn.Module, device: torch.devi
     if config.optimizer == "adamax":
         return Adamax(parameters, **options, foreach=True, capturable=device.type == "cuda")
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return kind(parameters, **options, fused=True)
+    return kind(parameters, **options, fused=True, capturable=device.type == "cuda")
 
 
 def save_state(state: TrainingState, folder: Path) -> None:

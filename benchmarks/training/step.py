@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.suites.config import TrainingConfig, TrialConfig
+from benchmarks.training.graphed import LossWeights
 from benchmarks.training.guard import StepGuard
 from benchmarks.training.state import Forward, TrainingState, forward_terms
+from models.elbo import Objective
 from models.output import Draw, Model
 
 
@@ -23,13 +25,19 @@ def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
     return config.learning_rate * (config.final_rate + (1 - config.final_rate) * cosine)
 
 
+def weights_at(objective: Objective, progress: float) -> LossWeights:
+    """The weights of the loss at `progress` in [0, 1] of the training."""
+    kl = objective.kl_weight(progress)
+    return LossWeights(objective.beta * kl, kl, objective.balanced(progress))
+
+
 def loss_of(
-    model: Model, trial: TrialConfig, x: Tensor, draw: Draw, progress: float, forward: Forward = forward_terms
+    model: Model, trial: TrialConfig, x: Tensor, draw: Draw, weights: LossWeights, forward: Forward = forward_terms
 ) -> Tensor:
-    """The scalar loss of one batch at `progress` in [0, 1] of the training, under the trial's precision."""
+    """The scalar loss of one batch under the trial's precision."""
     found = forward(model, x, draw, trial.training.precision == "bfloat16")
-    loss = trial.objective.loss(found, progress)
-    penalty = model.penalty(trial.objective.kl_weight(progress))
+    loss = trial.objective.weighted(found, weights.rate, weights.balanced)
+    penalty = model.penalty(weights.kl)
     return loss if penalty is None else loss + penalty
 
 
@@ -38,10 +46,15 @@ def train_step(state: TrainingState, guard: StepGuard, trial: TrialConfig, x: Te
     config = trial.training
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(config, state.step, state.steps)
-    guard.keep()
-    loss = loss_of(state.model, trial, x, draw, state.step / state.steps, state.forward)
-    loss.backward()
-    loss = guard.step(loss.detach(), config.clip_norm)
+
+    def take(x: Tensor, draw: Draw, weights: LossWeights) -> Tensor:
+        guard.keep()
+        loss = loss_of(state.model, trial, x, draw, weights, state.forward)
+        loss.backward()
+        return guard.step(loss.detach(), config.clip_norm)
+
+    weights = weights_at(trial.objective, state.step / state.steps)
+    loss = take(x, draw, weights) if state.graphs is None else state.graphs.step(take, x, draw, weights)
     state.losses[state.step] = loss
     state.step += 1
     if config.ema:

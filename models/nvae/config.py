@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from kernels.cell_form import CellActivation
 
 
@@ -157,7 +159,7 @@ class NVAEConfig:
         channels = base * 2**halvings
         return channels if self.channel_cap is None else min(channels, self.channel_cap)
 
-    def norm_penalty_at(self, kl_weight: float) -> float:
+    def norm_penalty_at(self, kl_weight: float | Tensor) -> float | Tensor:
         """Weight of the norm penalty at a KL warm-up weight in [0, 1]: start^(1 - k) end^k."""
         if self.norm_penalty_start is None or not self.norm_penalty:
             return self.norm_penalty

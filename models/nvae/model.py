@@ -161,7 +161,7 @@ class NVAE(Model):
         with self._tower_weights.installed():
             return self._top_down(n, generate)
 
-    def penalty(self, kl_weight: float) -> Tensor | None:
+    def penalty(self, kl_weight: float | Tensor) -> Tensor | None:
         """Weighted sum of the spectral norms of all convolutions and of the largest scales of all batch norms."""
         if self.norms is None:
             return None

@@ -14,7 +14,7 @@ from benchmarks.records.record import load_record
 from benchmarks.storage.weights import build_model, write_config
 from benchmarks.suites.config import build_suite, read_suite, set_path
 from benchmarks.training.loop import train, training_batch
-from benchmarks.training.step import loss_of
+from benchmarks.training.step import loss_of, weights_at
 from benchmarks.trials.trial import run_trial
 from models.output import Draw, ImageShape
 
@@ -112,7 +112,7 @@ def test_a_step_in_bfloat16_is_near_the_one_in_float32(row, data):
         trial = make_trial(row, f"training.precision='{precision}'")
         model = build_model(trial, data.image, CPU).train()
         x = training_batch(trial, data.train, torch.arange(8), 0)
-        loss = loss_of(model, trial, x, Draw(seed_tensor(0, "t", CPU)), 1.0)
+        loss = loss_of(model, trial, x, Draw(seed_tensor(0, "t", CPU)), weights_at(trial.objective, 1.0))
         loss.backward()
         found.append((loss.item(), torch.cat([p.grad.flatten() for p in model.parameters()])))
     (exact, gradient), (rounded, other) = found

@@ -1,0 +1,61 @@
+"""Steps replayed as CUDA graphs are the eager steps; without a GPU they run eagerly, which the record says."""
+
+import pytest
+import torch
+
+from benchmarks.data import DataSet
+from benchmarks.storage.weights import build_model
+from benchmarks.suites.config import build_suite, read_suite, set_path
+from benchmarks.training.loop import train
+from models.output import ImageShape
+
+STEPS, BATCH = 12, 16
+LOSS = 1e-3  # relative: sums in another order, grown over the steps
+SMALL = [f"training.images={STEPS * BATCH}", f"training.batch_size={BATCH}", "training.validations=2"]
+
+
+@pytest.fixture
+def data():
+    gen = torch.Generator().manual_seed(0)
+    splits = [torch.randint(0, 256, (n, 1, 28, 28), dtype=torch.uint8, generator=gen) for n in (200, 40, 40)]
+    return DataSet("noise", ImageShape(1, 28, 28), *splits, "hash", None, "random pixels")
+
+
+def trained(row, data, folder, device, *assignments):
+    name, table = read_suite("quick")
+    for assignment in [*SMALL, *assignments]:
+        set_path(table, assignment)
+    trial = build_suite(name, table, [row]).trials[0]
+    model = build_model(trial, data.image, torch.device(device))
+    return model, train(model, trial, data, folder, lambda done, total, phase: None, lambda: False)
+
+
+def test_on_a_cpu_steps_are_eager_and_the_record_says_so(data, tmp_path):
+    plain, _ = trained("vae", data, tmp_path / "off", "cpu")
+    model, result = trained("vae", data, tmp_path / "graph", "cpu", "training.compile='graph'")
+    assert result.compilation == "compile = graph, but the training ran eagerly: CUDA graphs need a GPU"
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), model.parameters(), strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("optimizer", ["adamw", "adamax"])
+@pytest.mark.parametrize("row", ["ae", "vae", "nvae"])
+def test_replayed_steps_are_the_eager_ones(row, optimizer, data, tmp_path):
+    options = (f"training.optimizer='{optimizer}'", "training.ema=0.9", "objective.kl_warmup=0.5")  # two captures
+    plain, eager = trained(row, data, tmp_path / "off", "cuda", *options)
+    model, graphed = trained(row, data, tmp_path / "graph", "cuda", *options, "training.compile='graph'")
+    assert graphed.compilation == "steps replayed as CUDA graphs"
+    for one, other in zip(eager.curves, graphed.curves, strict=True):
+        assert other.values == pytest.approx(one.values, rel=LOSS)
+    for (name, a), b in zip(plain.state_dict().items(), model.state_dict().values(), strict=True):
+        torch.testing.assert_close(b, a, rtol=0.05, atol=0.02, msg=name)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_step_that_is_not_finite_is_undone_in_a_replay(data, tmp_path):
+    options = ("training.learning_rate=1e30", "training.warmup=0.0", "training.hopeless_after=4")
+    _, result = trained("vae", data, tmp_path, "cuda", *options, "training.compile='graph'", "training.validations=0")
+    assert result.skipped
+    assert result.hopeless
