@@ -80,8 +80,8 @@ def error_of(value: Tensor, expected: Tensor) -> float:
     """Largest |error| / (1 + |reference|); infinite where a value is not finite and its reference is."""
     if not value.numel():
         return 0.0
-    expected = expected.double()
-    return float(((value.double() - expected).abs() / (1 + expected.abs())).nan_to_num(nan=math.inf).max())
+    value, expected = value.detach().double(), expected.detach().double()
+    return float(((value - expected).abs() / (1 + expected.abs())).nan_to_num(nan=math.inf).max())
 
 
 def time_call(call: Callable[[], object], device: torch.device, seconds: float = 0.3) -> list[float]:
