@@ -7,16 +7,16 @@ from pathlib import Path
 
 from benchmarks.base.errors import INTERRUPTED
 from benchmarks.gpu import runner, schedule
-from benchmarks.machine.environment import choose_device
-from benchmarks.trials.processes import prepare_folder
 
 
 def gpu(options: argparse.Namespace) -> int:
     """Run the steps and print the summary; the exit code is 1 if anything failed."""
     steps = schedule.choose(options.only)
+    from benchmarks.machine.environment import choose_device  # torch, behind what needs none
+
     choose_device(options.device)
     out = Path(options.out) if options.out else runner.default_out(options.device)
-    prepare_folder(out)
+    out.mkdir(parents=True, exist_ok=True)
     run = runner.run_steps(steps, out.resolve(), options.device, options.minutes)
     print((out / "summary.md").read_text(), end="")
     if run.interrupted:

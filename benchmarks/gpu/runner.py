@@ -24,6 +24,8 @@ from benchmarks.gpu.worker import Request
 POLL_SECONDS = 0.1
 MOST_STARTS = 12
 """Of one step: behind every case that ended its process another one goes on."""
+LOG_LINES = 4
+"""Of what a process printed last, kept where it ended by itself."""
 
 
 class Child:
@@ -54,7 +56,9 @@ class Child:
         self.kill()  # what it started and left behind
         if code == 0 or findings.read(self.path).get("finished"):
             return False
-        return self._continue(f"ended its process: {self._last_words(code)}")
+        if code == findings.BROKEN:  # the case has its row, and said why
+            return self._start_again("left the GPU without an answer")
+        return self._continue(f"ended its process: {last_words('', code)}{self._end_of_log()}")
 
     def _in_time(self) -> bool:
         """Whether neither the step nor its case has been going on for too long."""
@@ -74,8 +78,12 @@ class Child:
         if not self._settle_case(False, why):
             self.crashed = why
             return False
+        return self._start_again(why)
+
+    def _start_again(self, why: str) -> bool:
+        """Whether there is time for the cases behind the one that ended the process; starts them."""
         if self.starts >= MOST_STARTS or self.until - time.time() < self.step.least:
-            self.stopped = f"not started again after a case that {why.splitlines()[0]}"
+            self.stopped = f"not started again behind a case that {why.splitlines()[0]}"
             return False
         self.process = self._start()
         return True
@@ -92,10 +100,12 @@ class Child:
         write_text_atomically(self.path, json.dumps(found, indent=1) + "\n")
         return True
 
-    def _last_words(self, code: int) -> str:
+    def _end_of_log(self) -> str:
+        """The last lines that the process printed, each on a line of its own."""
         with contextlib.suppress(OSError):
-            return last_words(self.log.read_text(errors="replace")[-4000:], code)
-        return f"exit code {code}"
+            lines = self.log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+            return "".join(f"\n{line[: findings.LINE]}" for line in lines)
+        return ""
 
     def kill(self) -> None:
         """End the process and all that it started."""
@@ -118,6 +128,7 @@ def run_steps(steps: Sequence[Step], out: Path, device: str, minutes: float) -> 
     is left out. On Ctrl-C what runs is ended and the summary written.
     """
     run = Run(out, device, minutes, time.time())
+    run.write()
     waiting = groups(steps, together=device != "cpu")
     try:
         while waiting:

@@ -129,7 +129,7 @@ def page(run: Run) -> str:
         (o.name, o.state, o.seconds, o.limit, o.passed, o.failed, o.unjudged, o.left_out, o.message)
         for o in run.outcomes
     ]
-    parts.append(table(STEP_COLUMNS, lines))
+    parts += [table(STEP_COLUMNS, lines)] if lines else []
     parts += _failures(run.outcomes)
     for outcome in run.outcomes:
         parts += section(outcome.name, findings.read(run.out / f"{outcome.name}.json"))
@@ -137,8 +137,10 @@ def page(run: Run) -> str:
 
 
 def _failures(outcomes: Sequence[Outcome]) -> list[str]:
-    """The failed cases of all steps with their first lines."""
-    rows = [(one.name, failure) for one in outcomes for failure in one.failures]
+    """The failed cases of all steps, and the steps that ended outside a case, with their first lines."""
+    ended = {one.name: {"case": one.state, "message": one.message} for one in outcomes if one.state == "crashed"}
+    rows = list(ended.items())
+    rows += [(one.name, failure) for one in outcomes for failure in one.failures]
     if not rows:
         return []
     lines = []
@@ -151,8 +153,6 @@ def _failures(outcomes: Sequence[Outcome]) -> list[str]:
 
 def section(name: str, found: Mapping[str, Any]) -> list[str]:
     """Facts, notes and the table of one step."""
-    if not found:
-        return []
     parts = [f"## {name}"]
     if found.get("facts"):
         parts.append("\n".join(f"* {key}: {cell(value)}" for key, value in found["facts"].items()))
@@ -164,7 +164,7 @@ def section(name: str, found: Mapping[str, Any]) -> list[str]:
         parts.append(table(["case", *(heading for _, heading in columns)], cells))
     if found.get("left_out"):
         parts.append("Left out, for the time was over: " + ", ".join(found["left_out"]))
-    return parts
+    return parts if len(parts) > 1 else []
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
