@@ -114,7 +114,8 @@ def test_metrics_never_see_a_config():
 STAGES = (
     ("benchmarks.__main__",),
     ("benchmarks.cli",),
-    ("benchmarks.trials", "benchmarks.speed"),
+    ("benchmarks.trials", "benchmarks.gpu"),
+    ("benchmarks.speed",),
     ("benchmarks.evaluation", "benchmarks.training"),
     ("benchmarks.storage", "benchmarks.profiling"),
     ("benchmarks.metrics", "benchmarks.machine"),

@@ -16,6 +16,7 @@ MODULES = {
     "sample": "sample",
     "convert": "checkpoints",
     "profile": "profile",
+    "gpu": "gpu",
     "list": "info",
     "env": "info",
 }

@@ -66,6 +66,7 @@ def build_parser() -> Parser:
     convert.add_argument("checkpoint", help=CHECKPOINT)
     convert.add_argument("out", help="a .safetensors file, or a folder to make")
     _add_profile(verb("profile", "what the compiler made of the kernels, and how fast they are here"))
+    _add_gpu(verb("gpu", "on a machine with a GPU for a short while: check, measure and write down everything"))
     listing = verb("list", "what there is: models, datasets, metrics, suites")
     listing.add_argument("what", choices=["models", "datasets", "metrics", "suites"])
     listing.add_argument("--memory", action="store_true", help="models: estimate what training presets takes (minutes)")
@@ -118,6 +119,15 @@ def _add_profile(profile: argparse.ArgumentParser) -> None:
     profile.add_argument("--csv", metavar="FILE", help="rows as CSV")
     profile.add_argument("--figure", metavar="FILE", default="results/local/roofline.png", help="roofline, PNG or SVG")
     profile.add_argument("--trace", metavar="FILE", help="Chrome trace of one step of every timed operation")
+
+
+def _add_gpu(gpu: argparse.ArgumentParser) -> None:
+    gpu.add_argument("--minutes", type=positive, default=9.0, help="time for all steps (default: 9)")
+    gpu.add_argument("--out", metavar="DIR", help="folder of the findings (default: results/gpu/NAME of the device)")
+    gpu.add_argument(
+        "--only", metavar="STEPS", help="comma-separated: environment, kernels, tests, parity, timing, ..."
+    )
+    gpu.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: a dry run on tiny shapes")
 
 
 def _add_compare(compare: argparse.ArgumentParser) -> None:

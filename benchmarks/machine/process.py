@@ -6,6 +6,9 @@ import contextlib
 import ctypes
 import gc
 from collections.abc import Iterator
+from typing import Any
+
+import torch
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """Names of glibc's settings (mallopt, malloc.h)."""
@@ -35,3 +38,17 @@ def frozen_garbage() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
+
+
+@contextlib.contextmanager
+def tensor_float32(allowed: bool) -> Iterator[None]:
+    """Inside this block float32 products and convolutions on a GPU may round their inputs to TF32, or may not."""
+    places: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [place.allow_tf32 for place in places]
+    for place in places:
+        place.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        for place, old in zip(places, before, strict=True):
+            place.allow_tf32 = old

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -19,19 +20,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine.environment import cpu_name, load_average
-from kernels.ops import PLAIN, RESIDUAL, GaussianDraw, GaussianForm, Ops
+from benchmarks.profiling.problems import Problem, problems
+from kernels.ops import GaussianDraw, Ops
 from kernels.reference.backend import REFERENCE
 
-SHAPES = ((128, 64, 1, 1), (128, 20, 8, 8), (128, 20, 16, 16))
-"""Latents (B, Z, h, w): a vector, and NVAE's groups of 1,280 and 5,120."""
-IMAGES = ((64, 3, 32, 32),)
-COMPONENTS, BITS = 10, 8
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 """|error| / (1 + |reference|) of values and gradients that passes; the approximate instructions are within 2^-20."""
 QUANTILES = (0.2, 0.5, 0.8)
 COPY_BYTES = {"cuda": 1 << 30, "cpu": 1 << 26}
-
-Step = Callable[[Ops], list[Tensor]]
 
 
 def eager_sample_kl(mean: Tensor, log_scale: Tensor, *prior: Tensor | None, **request: Any) -> GaussianDraw:
@@ -41,18 +37,6 @@ def eager_sample_kl(mean: Tensor, log_scale: Tensor, *prior: Tensor | None, **re
 
 EAGER = dataclasses.replace(REFERENCE, name="eager", gaussian_sample_kl=eager_sample_kl)
 """What the fused operations are compared with: plain PyTorch and its own generator."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """An operation's forward and backward pass on given inputs; `floor` is the bytes it must move."""
-
-    kernel: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    floor: int
-    step: Step
-    exact: Callable[[], list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -86,64 +70,18 @@ class Timing:
         return dataclasses.asdict(self)
 
 
-def gaussian_problem(
-    name: str, form: GaussianForm, learned: bool, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
-) -> Problem:
-    """Draw with KL, and the gradients of all parameters; keyed noise."""
-    generator = torch.Generator().manual_seed(0)
-    whole = (shape[0], 2 * shape[1], *shape[2:])
-    given = [torch.randn(whole, generator=generator).to(device, dtype) for _ in range(2 if learned else 1)]
-    upstream = torch.randn(shape, generator=generator).to(device, dtype), torch.ones(shape[0], device=device)
-    seed = torch.zeros((), dtype=torch.int64, device=device)
-
-    def run(ops: Ops, kind: torch.dtype) -> list[Tensor]:
-        leaves = [one.to(kind).requires_grad_() for one in given]
-        prior = leaves[1].chunk(2, 1) if learned else (None, None)
-        draw = ops.gaussian_sample_kl(*leaves[0].chunk(2, 1), *prior, seed=seed, group=0, form=form)
-        weights = (upstream[0].to(kind), upstream[1].to(draw.kl.dtype))
-        return [draw.z, draw.kl, *torch.autograd.grad((draw.z, draw.kl), leaves, weights)]
-
-    floor = (32 if not learned else 56) * given[0].numel() // 2 * dtype.itemsize // 4
-    return Problem(name, shape, dtype, floor, lambda ops: run(ops, dtype), lambda: run(REFERENCE, torch.float64))
-
-
-def mixture_problem(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Problem:
-    """Log-likelihood of the logistic mixture and the gradient of its parameters."""
-    generator = torch.Generator().manual_seed(0)
-    batch, _, height, width = shape
-    given = torch.randn(batch, 10 * COMPONENTS, height, width, generator=generator).to(device, dtype)
-    levels = torch.randint(0, 2**BITS, shape, generator=generator).to(device)
-
-    def run(ops: Ops, kind: torch.dtype) -> list[Tensor]:
-        leaf, wide = given.to(kind).requires_grad_(), torch.promote_types(kind, torch.float32)
-        log_prob = ops.logistic_mixture_log_prob(leaf, levels.to(wide) / (2**BITS - 1), bits=BITS)
-        return [log_prob, *torch.autograd.grad(log_prob.sum(), leaf)]
-
-    floor = batch * height * width * (30 * COMPONENTS * dtype.itemsize + 40)
-    name = f"logistic mixture, {COMPONENTS} components, colour"
-    return Problem(name, shape, dtype, floor, lambda ops: run(ops, dtype), lambda: run(REFERENCE, torch.float64))
-
-
-def problems(device: torch.device, dtypes: Sequence[torch.dtype]) -> Iterable[Problem]:
-    """Every operation at every shape."""
-    forms = (
-        ("gaussian, standard-normal prior", PLAIN, False),
-        ("gaussian, learned prior", PLAIN, True),
-        ("gaussian, residual and clamped", RESIDUAL, True),
-    )
-    for dtype in dtypes:
-        for shape in SHAPES:
-            for name, form, learned in forms:
-                yield gaussian_problem(name, form, learned, shape, dtype, device)
-        for shape in IMAGES:
-            yield mixture_problem(shape, dtype, device)
-
-
 @torch.no_grad()
 def largest_error(values: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """Largest |error| / (1 + |reference|) over all outputs."""
-    pairs = zip(values, expected, strict=True)
-    return max(float(((a.double() - b).abs() / (1 + b.abs())).max()) for a, b in pairs)
+    return max(error_of(a, b) for a, b in zip(values, expected, strict=True))
+
+
+def error_of(value: Tensor, expected: Tensor) -> float:
+    """Largest |error| / (1 + |reference|); infinite where a value is not finite and its reference is."""
+    if not value.numel():
+        return 0.0
+    value, expected = value.detach().double(), expected.detach().double()
+    return float(((value - expected).abs() / (1 + expected.abs())).nan_to_num(nan=math.inf).max())
 
 
 def time_call(call: Callable[[], object], device: torch.device, seconds: float = 0.3) -> list[float]:
@@ -203,9 +141,34 @@ def write_trace(call: Callable[[], object], path: Path) -> None:
     profiled.export_chrome_trace(str(path))
 
 
-def time_problem(problem: Problem, ops: Ops, device: torch.device, bandwidth: float) -> Timing:
-    """The row of one operation: first the check on this device, then the clock."""
-    error = largest_error(problem.step(ops), problem.exact())
+def time_compiled(problem: Problem, device: torch.device, seconds: float = 0.3) -> float:
+    """Median microseconds of plain PyTorch through torch.compile."""
+    return statistics.median(time_call(problem.compiled_step(EAGER), device, seconds))
+
+
+def time_problem(
+    problem: Problem,
+    ops: Ops,
+    device: torch.device,
+    bandwidth: float,
+    *,
+    compiled: bool = True,
+    wrong_too: bool = False,
+    seconds: float = 0.3,
+) -> Timing:
+    """The row of one operation: first the check on this device, then the clock.
+
+    Args:
+        problem: the operation and its inputs.
+        ops: whose operation.
+        device: where the inputs are.
+        bandwidth: GB/s of a copy there.
+        compiled: on a GPU also compare with torch.compile, which takes seconds.
+        wrong_too: time what fails its check as well; the note says that it fails.
+        seconds: time for each side.
+    """
+    found = problem.evaluate(ops)
+    error = largest_error([*found.values, *found.gradients], problem.exact())
     gpu = device.type == "cuda"
     row = {
         "kernel": problem.kernel,
@@ -217,14 +180,11 @@ def time_problem(problem: Problem, ops: Ops, device: torch.device, bandwidth: fl
         "threads": torch.get_num_threads(),
         "load": load_average(),
     }
-    if not error < TOLERANCE[problem.dtype]:
-        return Timing(**row, note=f"not timed: error {error:.1e} exceeds {TOLERANCE[problem.dtype]:.0e}")
-    low, middle, high = np.quantile(time_call(lambda: problem.step(ops), device), QUANTILES).tolist()
-    eager = statistics.median(time_call(lambda: problem.step(EAGER), device))
-    compiled = None
-    if gpu:
-        step = torch.compile(problem.step, dynamic=False)
-        compiled = statistics.median(time_call(lambda: step(EAGER), device)) / middle
+    note = "" if error < TOLERANCE[problem.dtype] else f"error {error:.1e} exceeds {TOLERANCE[problem.dtype]:.0e}"
+    if note and not wrong_too:
+        return Timing(**row, note=f"not timed: {note}")
+    low, middle, high = np.quantile(time_call(lambda: problem.step(ops), device, seconds), QUANTILES).tolist()
+    eager = statistics.median(time_call(lambda: problem.step(EAGER), device, seconds))
     rate = problem.floor / middle / 1e3
     return Timing(
         **row,
@@ -234,8 +194,9 @@ def time_problem(problem: Problem, ops: Ops, device: torch.device, bandwidth: fl
         gb_per_s=rate,
         copy_share=rate / bandwidth,
         speedup_over_eager=eager / middle,
-        speedup_over_compile=compiled,
+        speedup_over_compile=time_compiled(problem, device, seconds) / middle if gpu and compiled else None,
         launches=launches_of(lambda: problem.step(ops)) if gpu else None,
+        note=note,
     )
 
 

@@ -18,7 +18,8 @@ import torch
 
 from benchmarks.base.errors import UserError, unknown
 from benchmarks.base.files import write_text_atomically
-from benchmarks.profiling.kernel_timing import Timing, problems, time_operations, write_trace
+from benchmarks.profiling.kernel_timing import Timing, time_operations, write_trace
+from benchmarks.profiling.problems import problems
 from benchmarks.profiling.proton import KernelTime, ProtonMissing, kernel_times
 from benchmarks.report import layout
 from kernels.backends import best_for

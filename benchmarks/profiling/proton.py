@@ -21,7 +21,8 @@ from typing import Any
 import torch
 
 from benchmarks.base.children import last_words
-from benchmarks.profiling.kernel_timing import Problem, cache_filler, problems
+from benchmarks.profiling.kernel_timing import cache_filler
+from benchmarks.profiling.problems import Problem, problems
 from kernels.backends import best_for
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -102,8 +103,8 @@ def record_problems(folder: Path) -> None:
     (folder / ROWS).write_text(json.dumps([dataclasses.asdict(row) for row in rows]))
 
 
-def kernel_times() -> list[KernelTime]:
-    """The rows of every operation on the current GPU, recorded in another process.
+def kernel_times(seconds: float = SECONDS) -> list[KernelTime]:
+    """The rows of every operation on the current GPU, recorded in another process within `seconds`.
 
     Raises:
         ProtonMissing: there is no Proton or no GPU, or it failed.
@@ -111,9 +112,9 @@ def kernel_times() -> list[KernelTime]:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "benchmarks.profiling.proton", folder]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
         except subprocess.TimeoutExpired as error:
-            raise ProtonMissing(f"nothing after {SECONDS} s") from error
+            raise ProtonMissing(f"nothing after {seconds:.0f} s") from error
         if done.returncode:
             raise ProtonMissing(last_words(done.stderr, done.returncode))
         rows = json.loads((Path(folder) / ROWS).read_text())

@@ -92,7 +92,7 @@ def logistic_mixture_log_prob(parameters: Tensor, x: Tensor, *, bits: int, origi
     batch, channels, height, width = x.shape
     dtype = wide(parameters.dtype)
     logits, rest = parameters.to(dtype).split((k, parameters.shape[1] - k), 1)  # (B, K, H, W), (B, P - K, H, W)
-    rest = rest.reshape(batch, channels, -1, height, width)  # (B, C, 3 K or 2 K, H, W)
+    rest = rest.reshape(batch, channels, rest.shape[1] // channels, height, width)  # (B, C, 3 K or 2 K, H, W)
     means, log_scales = rest[:, :, :k], rest[:, :, k : 2 * k].clamp_min(MIN_LOG_SCALE)  # (B, C, K, H, W)
     pixels = (2 * x.to(dtype) - 1).unsqueeze(2)  # (B, C, 1, H, W)
     if channels == 3:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from kernels.ops import Ops
 from kernels.reference.backend import REFERENCE
@@ -18,10 +19,13 @@ from models.likelihoods import nvae_rules
 from models.nvae import NVAE
 from models.nvae.model import ALIAS
 from models.nvae.published import setup_from_arguments
+from models.output import Draw, ModelOutput
 
 DATA = Path(__file__).parents[1] / "data" / "nvae"
 TOLERANCE = {"float64": 1e-10, "float32": 2e-4}  # rounding: sums of thousands of terms in either type
+CASES = ("mnist_bernoulli", "color_iaf")
 PENALTY = 1e-2
+KL_WEIGHT = 0.5
 OWN_PREFIX = "norms."
 
 
@@ -76,6 +80,43 @@ def close(actual: object, expected: object, tolerance: float) -> None:
     assert actual.shape == expected.shape
     excess = np.abs(actual - expected) / np.maximum(1, np.abs(expected))
     assert excess.max() <= tolerance
+
+
+def recipe_noise(group: int, shape: torch.Size) -> torch.Tensor:
+    return torch.from_numpy(stream(f"eps:{group}").randn(*shape).astype(np.float32))
+
+
+def draw(eps: str, device: str = "cpu") -> Draw:
+    return Draw(
+        torch.tensor(0, device=device),
+        log_ratio=True,
+        noise=recipe_noise if eps == "recipe" else None,
+        at_mean=eps == "zero",
+    )
+
+
+def set_recipe_directions(model: NVAE) -> None:
+    """Start the power iteration where the parity data started it."""
+    assert model.norms is not None
+    for (rows, columns), convs in model.norms.convs_by_shape.items():
+        start = torch.from_numpy(stream(f"sr_u:{rows}x{columns}").randn(len(convs), rows).astype(np.float32))
+        setattr(model.norms, f"u_{rows}x{columns}", F.normalize(start.to(model.prior_ftr0), dim=1, eps=1e-3))
+
+
+def spectral(model: NVAE) -> torch.Tensor:
+    """Spectral term of the next call: 40 rounds of power iteration in the first, then 4."""
+    assert model.norms is not None
+    total = model.penalty(KL_WEIGHT)
+    assert total is not None
+    return total / PENALTY - model.norms.batch_norm()
+
+
+def forward(model: NVAE, x: torch.Tensor, eps: str) -> tuple[torch.Tensor, ModelOutput]:
+    """Parameters of the padded image, and the output that the model's forward pass builds from them."""
+    encoding = model.encode(model.padded(x), draw(eps, str(x.device)))
+    parameters = model.decode_parameters(encoding.state)
+    cropped = F.pad(parameters, (-model.pad,) * 4)
+    return parameters, ModelOutput(model.likelihood.build(cropped, model.ops), encoding.groups)
 
 
 def original_state_dict(model: NVAE) -> dict[str, torch.Tensor]:

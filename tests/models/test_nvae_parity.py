@@ -5,7 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from original_nvae import DATA, PENALTY, TOLERANCE, build, close, images, load, stream
+from original_nvae import (
+    CASES,
+    DATA,
+    KL_WEIGHT,
+    TOLERANCE,
+    build,
+    close,
+    draw,
+    forward,
+    images,
+    load,
+    set_recipe_directions,
+    spectral,
+    stream,
+)
 from torch.nn import functional as F
 
 from kernels.cpu.backend import CPU
@@ -15,43 +29,9 @@ from models.elbo import Objective, terms
 from models.nvae import NVAE, NVAEConfig
 from models.nvae.flows import autoregressive_mask
 from models.nvae.published import group_schedule
-from models.output import Draw, ModelOutput
+from models.output import ModelOutput
 
-CASES = ("mnist_bernoulli", "color_iaf")
 ZERO_GRADIENT = 1e-9  # gradients that vanish in exact arithmetic are rounding noise of 1e-15 to 1e-13
-KL_WEIGHT = 0.5
-
-
-def recipe_noise(group: int, shape: torch.Size) -> torch.Tensor:
-    return torch.from_numpy(stream(f"eps:{group}").randn(*shape).astype(np.float32))
-
-
-def draw(eps: str) -> Draw:
-    return Draw(torch.tensor(0), log_ratio=True, noise=recipe_noise if eps == "recipe" else None, at_mean=eps == "zero")
-
-
-def set_recipe_directions(model: NVAE) -> None:
-    """Start the power iteration where the parity data started it."""
-    assert model.norms is not None
-    for (rows, columns), convs in model.norms.convs_by_shape.items():
-        start = torch.from_numpy(stream(f"sr_u:{rows}x{columns}").randn(len(convs), rows).astype(np.float32))
-        setattr(model.norms, f"u_{rows}x{columns}", F.normalize(start.to(model.prior_ftr0), dim=1, eps=1e-3))
-
-
-def spectral(model: NVAE) -> torch.Tensor:
-    """Spectral term of the next call: 40 rounds of power iteration in the first, then 4."""
-    assert model.norms is not None
-    total = model.penalty(KL_WEIGHT)
-    assert total is not None
-    return total / PENALTY - model.norms.batch_norm()
-
-
-def forward(model: NVAE, x: torch.Tensor, eps: str) -> tuple[torch.Tensor, ModelOutput]:
-    """Parameters of the padded image, and the output that the model's forward pass builds from them."""
-    encoding = model.encode(model.padded(x), draw(eps))
-    parameters = model.decode_parameters(encoding.state)
-    cropped = F.pad(parameters, (-model.pad,) * 4)
-    return parameters, ModelOutput(model.likelihood.build(cropped, model.ops), encoding.groups)
 
 
 RUNS = [(name, index) for name in CASES for index in range(8)]

@@ -13,7 +13,8 @@ import torch
 from benchmarks.base.errors import UserError
 from benchmarks.profiling import kernel_timing, proton
 from benchmarks.profiling import profile as verb
-from benchmarks.profiling.kernel_timing import EAGER, gaussian_problem, mixture_problem, time_problem
+from benchmarks.profiling.kernel_timing import EAGER, time_problem
+from benchmarks.profiling.problems import gaussian_problem, mixture_problem
 from kernels.cpu.backend import CPU
 from kernels.ops import PLAIN
 from kernels.readback.disassembly import ToolsMissing
