@@ -267,8 +267,9 @@ def look_into(one: Comparison, kind: Kind, device: torch.device) -> Fields:
         found = profiled(call_of(one, kind, device), gpu)
     events = list(found.events() or ())
     names, times = Counter[str](), Counter[str]()
+    ranges = {event.name for event in events if event.device_type.name == "CPU"}  # which the GPU's line repeats
     for event in events:
-        if event.device_type.name == "CUDA":
+        if event.device_type.name == "CUDA" and event.name not in ranges:
             names[event.name] += 1
             times[event.name] += event.time_range.elapsed_us()
     copies = {name: n for name, n in names.items() if name.startswith(("Memcpy", "Memset"))}

@@ -35,8 +35,6 @@ class Child:
         self.step, self.run, self.until = step, run, until
         self.started, self.starts, self.crashed, self.stopped = time.time(), 0, "", ""
         self.path, self.log = run.out / f"{step.name}.json", run.out / f"{step.name}.log"
-        self.path.unlink(missing_ok=True)
-        self.log.unlink(missing_ok=True)
         self.process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -128,6 +126,9 @@ def run_steps(steps: Sequence[Step], out: Path, device: str, minutes: float) -> 
     is left out. On Ctrl-C what runs is ended and the summary written.
     """
     run = Run(out, device, minutes, time.time())
+    for step in steps:  # of an earlier call
+        for kind in ("json", "log"):
+            (out / f"{step.name}.{kind}").unlink(missing_ok=True)
     run.write()
     waiting = groups(steps, together=device != "cpu")
     try:
