@@ -39,10 +39,15 @@ class Evaluated(NamedTuple):
     gradients: list[Tensor]
 
 
+def _last(x: Tensor) -> Tensor:
+    """Channels beside each other."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
 LAYOUTS: Mapping[str, Layout] = {
     "contiguous": torch.Tensor.contiguous,
-    "channels-last": lambda x: x.contiguous(memory_format=torch.channels_last),
-    "sliced channels": lambda x: torch.cat((x, x), 1)[:, : x.shape[1]],
+    "channels-last": lambda x: _last(x),
+    "channels behind one more": lambda x: _last(torch.cat((x[:, :1], x), 1))[:, 1:],
     "sliced images": lambda x: torch.stack((x, x), 1).flatten(0, 1)[::2],
     "every second pixel": lambda x: torch.stack((x, x), -1)[..., 0],
     "transposed": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.cli.parser import run_command
-from benchmarks.gpu import runner, schedule
+from benchmarks.gpu import gpu_tests, runner, schedule
 from benchmarks.gpu.findings import Findings
 from benchmarks.gpu.schedule import STEPS, Step
 
@@ -150,3 +150,26 @@ def test_the_dry_run_exercises_every_step(tmp_path):
     assert {one["name"]: one["state"] for one in summary["steps"]} == {step.name: "passed" for step in STEPS}
     assert all(one["passed"] for one in summary["steps"] if one["name"] != "tests")
     assert "Dry run on a CPU" in done.stdout
+
+
+REPORT = """<testsuites><testsuite tests="3" failures="1" errors="1" skipped="0">
+<testcase name="test_a"/>
+<testcase name="test_b"><failure message="assert 1 == 2&#10;more">tests/x.py:3\nE  assert 1 == 2</failure></testcase>
+<testcase name="test_c"><error message="no such fixture">gone</error></testcase>
+</testsuite></testsuites>"""
+
+
+def test_failures_are_read_from_pytests_report(tmp_path):
+    report = tmp_path / "report.xml"
+    report.write_text(REPORT)
+    assert dict(gpu_tests.failures(report)) == {
+        "test_b": "assert 1 == 2\ntests/x.py:3\nE  assert 1 == 2",
+        "test_c": "no such fixture\ngone",
+    }
+    assert list(gpu_tests.failures(tmp_path / "absent.xml")) == []
+
+
+def test_only_files_with_tests_of_a_gpu_are_collected():
+    names = {path.name for path in gpu_tests.marked_files(ROOT / "tests")}
+    assert "test_on_gpu.py" in names
+    assert "test_house.py" not in names
