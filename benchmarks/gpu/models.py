@@ -104,8 +104,11 @@ def comparisons(dry: bool) -> Iterator[Comparison]:
     yield Comparison(mnist, "train", "bfloat16", kind="compiled", other="fused", needs=100)
 
 
-PROFILED = 2
-"""Comparisons behind which the steps are looked into: the first two say what is worth it."""
+LOOKS: dict[bool, dict[int, Kind]] = {False: {4: "fused", 8: "baseline"}, True: {0: "fused"}}
+"""Behind which comparison a step of the first one is looked into, and of which side; in a dry run at once.
+
+Reading the events of a step of 30 groups takes a quarter of a minute."""
+LOOK_SECONDS = {"cuda": 25.0, "cpu": 1.0}
 
 
 def run(findings: Findings) -> None:
@@ -124,13 +127,13 @@ def run(findings: Findings) -> None:
         "cuda.matmul.allow_tf32": torch.backends.cuda.matmul.allow_tf32,
     }
     findings.note("p25 and p75 are quartiles over rounds; peak memory is above what was held before the side was built")
-    for index, one in enumerate(comparisons(findings.dry)):
+    todo = list(comparisons(findings.dry))
+    for index, one in enumerate(todo):
         findings.case(one.name, functools.partial(compare, one, device), needs=one.needs)
-        if index < PROFILED:
-            sides: list[Kind] = ["fused", "baseline"] if index == 0 and not findings.dry else ["fused"]
-            for kind in sides:
-                name = f"{one.name}: launches of {kind}"
-                findings.case(name, functools.partial(look_into, one, kind, device), needs=one.needs / 2)
+        kind = LOOKS[findings.dry].get(index)
+        if kind is not None:
+            call = functools.partial(look_into, todo[0], kind, device)
+            findings.case(f"{todo[0].name}: launches of {kind}", call, needs=LOOK_SECONDS[device.type])
 
 
 @functools.lru_cache(maxsize=1)
@@ -267,7 +270,7 @@ def look_into(one: Comparison, kind: Kind, device: torch.device) -> Fields:
         "gpu_ms": sum(times.values()) / 1e3 if gpu else None,
         "copies": copies,
         "waits": dict(waits),
-        "shares": shares(events, gpu),
+        "shares": shares(events, gpu) if kind == "fused" else None,
         "longest kernels": {
             name[:160]: {"ms": times[name] / 1e3, "launches": names[name]} for name, _ in times.most_common(TOP_KERNELS)
         },

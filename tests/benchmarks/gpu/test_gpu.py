@@ -1,6 +1,8 @@
 """The verb `gpu`: its time is shared, nothing stops the rest, and all that is known is on disk."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -103,6 +105,19 @@ def test_time_that_is_short_drops_steps_and_cases(make, tmp_path):
     assert "1000 needed" in good.message
     assert run.good
     assert "Left out, for the time was over: long" in (tmp_path / "out" / "summary.md").read_text()
+
+
+def test_a_command_that_is_ended_says_what_it_knows(make, tmp_path, monkeypatch):
+    def end(run):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(runner.Child, "_in_time", end)
+    before = signal.getsignal(signal.SIGTERM)
+    run = runner.run_steps([make("stuck"), make("good")], tmp_path / "out", "cpu", 1)
+    assert run.interrupted
+    assert [(one.name, one.state) for one in run.outcomes] == [("stuck", "stopped"), ("good", "left out")]
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["interrupted"]
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_steps_that_time_nothing_run_side_by_side():
