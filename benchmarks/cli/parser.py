@@ -123,7 +123,7 @@ def _add_profile(profile: argparse.ArgumentParser) -> None:
 
 def _add_gpu(gpu: argparse.ArgumentParser) -> None:
     gpu.add_argument("--minutes", type=positive, default=9.0, help="time for all steps (default: 9)")
-    gpu.add_argument("--out", metavar="DIR", help="folder of the findings (default: results/gpu/NAME of the device)")
+    gpu.add_argument("--out", metavar="DIR", help="folder of the findings (default: results/gpu/DEVICE)")
     gpu.add_argument(
         "--only", metavar="STEPS", help="comma-separated: environment, kernels, tests, parity, timing, ..."
     )

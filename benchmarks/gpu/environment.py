@@ -23,8 +23,8 @@ QUERIES = (
     *("power.draw", "power.limit", "power.default_limit", "power.max_limit", "temperature.gpu"),
     *("clocks_throttle_reasons.active", "ecc.mode.current", "mig.mode.current", "utilization.gpu"),
 )
-"""What is asked of nvidia-smi, one by one, since a version knows one and lacks another."""
-SMI_SECONDS = 10
+"""What is asked of nvidia-smi."""
+SMI_SECONDS, MOST_CALLS = 10, 6
 SIDE = {"cuda": 8192, "cpu": 256}
 """Of the square matrices whose product is timed."""
 SECONDS = {"cuda": 0.6, "cpu": 0.05}
@@ -77,20 +77,27 @@ def _versions(device: torch.device) -> dict[str, Any]:
 
 
 def _smi(prefix: str = "") -> dict[str, Any]:
-    """Answers of nvidia-smi, one row a device; those that it does not know are left out."""
-    if shutil.which("nvidia-smi") is None:
-        return {f"{prefix}nvidia-smi": "not installed"}
-    asked = {f"{prefix}{query}": _ask(query) for query in QUERIES}
-    return {query: answer for query, answer in asked.items() if answer is not None}
+    """Answers of nvidia-smi for the first device; what this version does not know is left out.
 
-
-def _ask(query: str) -> str | None:
-    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SMI_SECONDS, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return "; ".join(done.stdout.split("\n")).strip("; ") if done.returncode == 0 else None
+    Each call takes up to a second, so that all is asked at once, and again without what it does not know.
+    """
+    asked, done = list(QUERIES), None
+    for _ in range(MOST_CALLS):
+        command = ["nvidia-smi", f"--query-gpu={','.join(asked)}", "--format=csv,noheader"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=SMI_SECONDS, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return {f"{prefix}nvidia-smi": f"gave nothing: {type(error).__name__}"}
+        said = done.stdout + done.stderr
+        unknown = [query for query in asked if f'"{query}"' in said]
+        if done.returncode == 0 or not unknown:
+            break
+        asked = [query for query in asked if query not in unknown]
+    lines = done.stdout.splitlines() if done else []
+    if done is None or done.returncode or not lines:
+        return {f"{prefix}nvidia-smi": f"gave nothing: {lines[:1]}"}
+    answers = [answer.strip() for answer in lines[0].split(",")]
+    return {f"{prefix}{query}": answer for query, answer in zip(asked, answers, strict=False)}
 
 
 def _properties() -> dict[str, Any]:

@@ -135,7 +135,10 @@ class Findings:
             torch.cuda.synchronize()
 
     def _recover(self) -> None:
-        """Free what a failed case held; where the GPU answers no more, end the process."""
+        """Free what a failed case held; where the GPU answers no more, end the process.
+
+        A graph whose capture failed may leave the random numbers unusable.
+        """
         gc.collect()
         try:
             self._synchronise()
@@ -143,6 +146,7 @@ class Findings:
                 import torch
 
                 torch.cuda.empty_cache()
+                float(torch.randn((), device="cuda"))
         except Exception as error:
             print(f"the GPU answers no more: {error}", file=sys.stderr, flush=True)
             os._exit(BROKEN)  # the driver's own tidying up may hang

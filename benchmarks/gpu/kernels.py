@@ -10,7 +10,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from benchmarks.profiling.kernel_timing import error_of
 from benchmarks.profiling.problems import (
     BITS,
     LAYOUTS,
+    Compiled,
     Evaluated,
     Layout,
     Problem,
@@ -36,19 +37,22 @@ VALUE = {torch.float32: 5e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 GRADIENT = {torch.float32: 2e-4, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 """|error| / (1 + |reference|). Approximate sines, cosines and logarithms are within 2^-20.5, times radii up to 6.8 and
 scales up to 10; clamped gradients divide by small scales; 16-bit outputs are rounded to 8 or 11 bits."""
+CASE_SECONDS, COMPILE_SECONDS = {"cuda": 4.0, "cpu": 0.5}, 20.0
+"""That a case may need, with Triton's compiler, and with torch.compile."""
 BIG = 2**31 + 2**20
 """Elements of a tensor whose offsets do not fit 32 bits."""
 
 Shape = tuple[int, int, int, int]
 Make = Callable[[Shape, torch.dtype, torch.device, Layout], Problem]
 Evaluate = Callable[[Problem, Ops], Evaluated]
+Way = tuple[str, Evaluate]
 
 
 @dataclass(frozen=True)
 class Kind:
     """A fused operation in one form: its shapes as networks have them, odd ones, and whether it is a main form.
 
-    Main forms are also tried in every layout, and compiled, captured and the like.
+    Main forms are also tried in every layout, and compiled, captured and the like. `empty`: it takes no images at all.
     """
 
     name: str
@@ -56,6 +60,7 @@ class Kind:
     usual: Shape
     odd: Shape
     main: bool = False
+    empty: bool = True
 
 
 def _gaussian(form: GaussianForm, learned: bool, **request: bool) -> Make:
@@ -74,7 +79,7 @@ KINDS = (
     Kind("gaussian, standard-normal prior", _gaussian(PLAIN, False), LATENTS, ODD_LATENTS),
     Kind("gaussian, residual", _gaussian(RESIDUAL, True), LATENTS, ODD_LATENTS, main=True),
     Kind("mixture, colour", mixture_problem, (4, 3, 32, 32), (3, 3, 7, 5), main=True),
-    Kind("norm and swish, training", _norm(training=True), ACTIVATIONS, ODD_ACTIVATIONS, main=True),
+    Kind("norm and swish, training", _norm(training=True), ACTIVATIONS, ODD_ACTIVATIONS, main=True, empty=False),
     Kind("norm and swish, evaluation", _norm(training=False), ACTIVATIONS, ODD_ACTIVATIONS, main=True),
     Kind("gaussian, sample only", functools.partial(sample_problem, "sample only"), LATENTS, ODD_LATENTS),
     Kind("gaussian, learned prior", _gaussian(PLAIN, True), LATENTS, ODD_LATENTS),
@@ -83,10 +88,9 @@ KINDS = (
     Kind("gaussian, residual, log ratio", _gaussian(RESIDUAL, True, log_ratio=True), LATENTS, ODD_LATENTS),
     Kind("gaussian, residual, given noise", _gaussian(RESIDUAL, True, external=True), LATENTS, ODD_LATENTS),
     Kind("mixture, grey", mixture_problem, (4, 1, 28, 28), (3, 1, 7, 5)),
-    Kind("norm without swish, training", _norm(training=True, swish=False), ACTIVATIONS, ODD_ACTIVATIONS),
+    Kind("norm without swish, training", _norm(training=True, swish=False), ACTIVATIONS, ODD_ACTIVATIONS, empty=False),
 )
 """The main forms are early, for the time may run out."""
-TINY: Shape = (2, 4, 4, 4)
 
 
 def run(findings: Findings) -> None:
@@ -105,52 +109,69 @@ def run(findings: Findings) -> None:
     device = torch.device(findings.device)
     ops = best_for(device)
     findings.facts["operations"] = ops.name
-    for name, make, evaluate in cases(device, findings.dry):
-        findings.case(name, functools.partial(check, make, ops, evaluate))
+    for name, make, evaluate in first_cases(device, findings.dry):
+        needs = COMPILE_SECONDS if evaluate is compiled else CASE_SECONDS[device.type]
+        findings.case(name, functools.partial(check, make, ops, evaluate), needs=needs)
     if findings.dry:
-        findings.note("streams, autocast of a GPU, graphs, tensors of 2^31 elements: on a GPU only")
-        return
-    for name, big in (("norm", big_norm), ("gaussian", big_gaussian), ("mixture", big_mixture)):
-        findings.case(f"{name}, more than 2^31 elements, bfloat16", functools.partial(big, ops, device), needs=6)
+        findings.note("streams, graphs, torch.compile, tensors of 2^31 elements: on a GPU only")
+    else:
+        for name, big in (("norm", big_norm), ("gaussian", big_gaussian), ("mixture", big_mixture)):
+            findings.case(f"{name}, more than 2^31 elements, bfloat16", functools.partial(big, ops, device), needs=8)
+    for name, make, evaluate in more_cases(device, findings.dry):
+        findings.case(name, functools.partial(check, make, ops, evaluate), needs=CASE_SECONDS[device.type])
 
 
 Case = tuple[str, Callable[[], Problem], Evaluate]
 
 
-def cases(device: torch.device, dry: bool) -> Iterator[Case]:
-    """Name, problem and way to run of every case but the big ones."""
-    main = [kind for kind in KINDS if kind.main]
-    nothing = [kind for kind in KINDS if kind.name != "norm and swish, training" and "norm without" not in kind.name]
+def case_of(
+    kind: Kind,
+    dtype: torch.dtype,
+    layout: str,
+    device: torch.device,
+    dry: bool,
+    size: Literal["usual", "odd", "empty"] = "usual",
+    way: Way | None = None,
+) -> Case:
+    """One case; `way` is how it is run, by name."""
+    shape = {"usual": kind.usual, "odd": kind.odd, "empty": (0, *kind.usual[1:])}[size]
+    if dry and size == "usual":
+        shape = (2, kind.usual[1] if kind.make is mixture_problem else 4, 4, 4)
+    how, evaluate = way or ("", plainly)
+    said = (kind.name, str(dtype).removeprefix("torch."), layout, "" if size == "usual" else size, how)
+    make = functools.partial(kind.make, shape, dtype, device, LAYOUTS[layout])
+    return ", ".join(filter(None, said)), make, evaluate
 
-    def case(kind: Kind, dtype: torch.dtype, layout: str, size: str, how: str, evaluate: Evaluate = plainly) -> Case:
-        shape = {"usual": kind.usual, "odd": kind.odd, "empty": (0, *kind.usual[1:])}[size]
-        if dry and size == "usual":
-            shape = (2, kind.usual[1] if "mixture" in kind.name else 4, *TINY[2:])
-        name = ", ".join([kind.name, str(dtype).removeprefix("torch."), layout, size, *([how] if how else [])])
-        return name, functools.partial(kind.make, shape, dtype, device, LAYOUTS[layout]), evaluate
 
-    for kind in nothing:
-        yield case(kind, torch.float32, "contiguous", "empty", "")
+def first_cases(device: torch.device, dry: bool) -> Iterator[Case]:
+    """Every form in two types, the main ones in every way to run them, odd and empty sizes."""
+    case, last, main = functools.partial(case_of, device=device, dry=dry), "channels-last", [k for k in KINDS if k.main]
     for kind in KINDS:
-        yield case(kind, torch.float32, "channels-last", "usual", "")
+        if kind.empty:
+            yield case(kind, torch.float32, "contiguous", size="empty")
+    for dtype in (torch.float32, torch.bfloat16):
+        for kind in KINDS:
+            yield case(kind, dtype, last)
+    for kind, way in itertools.product(main, _ways(device)):
+        yield case(kind, torch.float32, last, way=way)
     for kind in KINDS:
-        yield case(kind, torch.bfloat16, "channels-last", "usual", "")
-    for kind, (how, evaluate) in itertools.product(main, _ways(device)):
-        yield case(kind, torch.float32, "channels-last", "usual", how, evaluate)
-    for kind in KINDS:
-        yield case(kind, torch.float32, "contiguous", "odd", "")
-    for kind, (how, evaluate) in itertools.product(main, _compiled(dry)):
-        yield case(kind, torch.float32, "channels-last", "usual", how, evaluate)
+        yield case(kind, torch.float32, "contiguous", size="odd")
+    for kind in [] if dry else main:
+        yield case(kind, torch.float32, last, way=("torch.compile", compiled))
+
+
+def more_cases(device: torch.device, dry: bool) -> Iterator[Case]:
+    """The other layouts, and the types in the layouts that they have not been in."""
+    case, last, main = functools.partial(case_of, device=device, dry=dry), "channels-last", [k for k in KINDS if k.main]
     for kind in main:
-        yield case(kind, torch.float16, "contiguous", "usual", "")
-    for layout in [name for name in LAYOUTS if name not in ("contiguous", "channels-last")]:
-        for kind in main:
-            yield case(kind, torch.float32, layout, "usual", "")
+        yield case(kind, torch.float16, "contiguous")
+    for layout, kind in itertools.product([name for name in LAYOUTS if name not in ("contiguous", last)], main):
+        yield case(kind, torch.float32, layout)
     for kind in KINDS:
-        yield case(kind, torch.bfloat16, "channels-last", "odd", "")
+        yield case(kind, torch.bfloat16, last, size="odd")
     for kind in KINDS:
-        yield case(kind, torch.float16, "channels-last", "usual", "")
-        yield case(kind, torch.float32, "contiguous", "usual", "")
+        yield case(kind, torch.float16, last)
+        yield case(kind, torch.float32, "contiguous")
 
 
 def check(make: Callable[[], Problem], ops: Ops, evaluate: Evaluate) -> Fields:
@@ -193,8 +214,14 @@ def plainly(problem: Problem, ops: Ops) -> Evaluated:
 
 def compiled(problem: Problem, ops: Ops) -> Evaluated:
     """The forward pass, and so its gradient, through torch.compile as one graph."""
+    return problem.evaluate(ops, forward=_compiled_forward(problem, ops))
+
+
+@functools.lru_cache(maxsize=1)
+def _compiled_forward(problem: Problem, ops: Ops) -> Compiled:
+    """Compiled once for both passes over a problem, with nothing left of the one before."""
     torch.compiler.reset()
-    return problem.evaluate(ops, compiled=functools.partial(torch.compile, fullgraph=True))
+    return problem.compiled_forward(ops)
 
 
 def autocast(problem: Problem, ops: Ops) -> Evaluated:
@@ -245,17 +272,12 @@ def other_device(problem: Problem, ops: Ops) -> Evaluated:
     return Evaluated(*([one.to(problem.given[0].device) for one in part] for part in found))
 
 
-def _ways(device: torch.device) -> list[tuple[str, Evaluate]]:
+def _ways(device: torch.device) -> list[Way]:
     """Ways to run that compile no other variant of a kernel."""
     if device.type == "cpu":
         return [("autocast", autocast)]
-    found: list[tuple[str, Evaluate]] = [("other stream", other_stream), ("autocast", autocast), ("graph", graphed)]
+    found: list[Way] = [("other stream", other_stream), ("autocast", autocast), ("graph", graphed)]
     return [*found, *([("second device", other_device)] if torch.cuda.device_count() > 1 else [])]
-
-
-def _compiled(dry: bool) -> list[tuple[str, Evaluate]]:
-    """The way through torch.compile, which a CPU takes too long for."""
-    return [] if dry else [("torch.compile", compiled)]
 
 
 def _room(elements: int, copies: float, itemsize: int = 2) -> None:

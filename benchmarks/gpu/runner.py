@@ -10,9 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmarks.base.children import environment, last_words
 from benchmarks.base.files import write_text_atomically
@@ -35,8 +34,6 @@ class Child:
         self.step, self.run, self.until = step, run, until
         self.started, self.starts, self.crashed, self.stopped = time.time(), 0, "", ""
         self.path, self.log = run.out / f"{step.name}.json", run.out / f"{step.name}.log"
-        self.path.unlink(missing_ok=True)
-        self.log.unlink(missing_ok=True)
         self.process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -125,16 +122,21 @@ def run_steps(steps: Sequence[Step], out: Path, device: str, minutes: float) -> 
     """Run `steps` within `minutes`; each one's findings lie in `out`, with a summary of all.
 
     Neighbours that time nothing run at the same time on a GPU. A group whose share of the time is below what it needs
-    is left out. On Ctrl-C what runs is ended and the summary written.
+    is left out. On Ctrl-C and SIGTERM what runs is ended and the summary
+    written.
     """
     run = Run(out, device, minutes, time.time())
+    for step in steps:  # of an earlier call
+        for kind in ("json", "log"):
+            (out / f"{step.name}.{kind}").unlink(missing_ok=True)
     run.write()
     waiting = groups(steps, together=device != "cpu")
     try:
-        while waiting:
-            limit = limit_of(waiting, run.left())
-            _run_group(waiting.pop(0), run, limit)
-            run.write()
+        with _ended_in_order():
+            while waiting:
+                limit = limit_of(waiting, run.left())
+                _run_group(waiting.pop(0), run, limit)
+                run.write()
     except KeyboardInterrupt:
         run.interrupted = True
         run.outcomes += [summary.left_out(step.name, "interrupted") for step in steps if not run.has(step.name)]
@@ -162,14 +164,28 @@ def _run_group(group: Sequence[Step], run: Run, limit: float) -> None:
     finally:
         for child in running:
             child.kill()
+            child.stopped = "interrupted"
             run.outcomes.append(child.outcome())
 
 
 def default_out(device: str) -> Path:
-    """`results/gpu/` with the device's name."""
-    name: Any = "cpu"
-    if device != "cpu":
-        import torch
+    """`results/gpu/` with the device's name; of a dry run a folder that git ignores."""
+    if device == "cpu":
+        return Path("results/local/gpu")
+    import torch
 
-        name = torch.cuda.get_device_name()
-    return Path("results/gpu") / "-".join(str(name).lower().split())
+    return Path("results/gpu") / "-".join(torch.cuda.get_device_name().lower().split())
+
+
+@contextlib.contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Inside this block SIGTERM does as Ctrl-C, so that no step outlives the command."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

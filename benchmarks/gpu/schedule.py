@@ -30,10 +30,10 @@ class Step:
 
 
 STEPS = (
-    Step("environment", "benchmarks.gpu.environment", 0.06),
+    Step("environment", "benchmarks.gpu.environment", 0.06, least=4.0),
     Step("kernels", "benchmarks.gpu.kernels", 0.28, alone=False),
     Step("tests", "benchmarks.gpu.gpu_tests", 0.28, case_seconds=None, alone=False),
-    Step("parity", "benchmarks.gpu.parity", 0.28, alone=False),
+    Step("parity", "benchmarks.gpu.parity", 0.28, case_seconds=90.0, alone=False),
     Step("timing", "benchmarks.gpu.timing", 0.17),
     Step("models", "benchmarks.gpu.models", 0.36, case_seconds=150.0),
     Step("training", "benchmarks.gpu.training", 0.13, case_seconds=100.0),

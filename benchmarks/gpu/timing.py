@@ -4,35 +4,33 @@ from __future__ import annotations
 
 import functools
 import statistics
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from benchmarks.gpu.findings import Fields, Findings
-from benchmarks.profiling.kernel_timing import EAGER, copy_bandwidth, time_call, time_compiled, time_problem
+from benchmarks.profiling.kernel_timing import EAGER, captured, copy_bandwidth, time_call, time_compiled, time_problem
 from benchmarks.profiling.problems import Problem, norm_problem, problems
 from benchmarks.profiling.proton import ProtonMissing, kernel_times
 from kernels.backends import best_for
 from kernels.ops import Ops
 
-SECONDS = {"cuda": 0.15, "cpu": 0.01}
-"""Of each side."""
+SECONDS, NEEDS = {"cuda": 0.1, "cpu": 0.01}, {"cuda": 4.0, "cpu": 0.5}
+"""Of each side, and of a case with its compilers."""
 TYPES = {"cuda": (torch.bfloat16, torch.float32), "cpu": (torch.float32,)}
 COMPILE_SECONDS = 12.0
 """That torch.compile may need for one operation."""
 PROTON_SECONDS = 25.0
-MOST_SECONDS_OF_PROTON = 120.0
+MOST_SECONDS_OF_PROTON = 50.0
 
 
 def run(findings: Findings) -> None:
-    """First all operations against eager, then graphs, Proton, and torch.compile while there is time."""
+    """First all operations against eager, then Proton, and torch.compile while there is time."""
     findings.show(
         (
             *(("ops", "operations"), ("p20_us", "p20 us"), ("p50_us", "p50 us"), ("p80_us", "p80 us")),
             *(("gb_per_s", "GB/s"), ("copy_share", "share of copy"), ("speedup_over_eager", "over eager")),
-            *(("compiled_us", "torch.compile us"), ("graph_us", "in a graph us"), ("eager_graph_us", "eager graph us")),
-            *(("launches", "launches"), ("error", "error"), ("note", "note")),
+            *(("compiled_us", "torch.compile us"), ("launches", "launches"), ("error", "error"), ("note", "note")),
         )
     )
     device = torch.device(findings.device)
@@ -40,22 +38,23 @@ def run(findings: Findings) -> None:
     findings.facts["copy bandwidth (GB/s)"] = bandwidth
     todo = [_named(problem) for problem in _problems(device, findings.dry)]
     for name, problem in todo:
-        findings.case(name, functools.partial(_timed, problem, ops, device, bandwidth), needs=3)
+        findings.case(name, functools.partial(_timed, problem, ops, device, bandwidth), needs=NEEDS[device.type])
+        if not findings.dry:
+            call = functools.partial(_graphs, problem, ops, device, bandwidth)
+            findings.case(f"{name}, graphs", call, needs=NEEDS[device.type])
     if findings.dry:
         findings.note("graphs, Proton and torch.compile: on a GPU only")
         return
-    for name, problem in todo:
-        findings.case(f"{name}, in a CUDA graph", functools.partial(_graphs, problem, ops, device), needs=3)
     findings.case("Proton", lambda: _proton(findings), needs=PROTON_SECONDS)
-    for name, problem in sorted(todo, key=lambda item: -item[1].floor):
+    for name, problem in todo:
         findings.case(f"{name}, torch.compile", functools.partial(_compiled, problem, device), needs=COMPILE_SECONDS)
 
 
 def _problems(device: torch.device, dry: bool) -> list[Problem]:
-    """What is timed."""
+    """What is timed, the largest first."""
     if dry:
         return [norm_problem((2, 4, 8, 8), torch.float32, device)]
-    return list(problems(device, TYPES[device.type]))
+    return sorted(problems(device, TYPES[device.type]), key=lambda problem: -problem.floor)
 
 
 def _named(problem: Problem) -> tuple[str, Problem]:
@@ -70,26 +69,15 @@ def _timed(problem: Problem, ops: Ops, device: torch.device, bandwidth: float) -
     return {**found, "passed": not found["note"], **({"message": found["note"]} if found["note"] else {})}
 
 
-def _graphs(problem: Problem, ops: Ops, device: torch.device) -> Fields:
+def _graphs(problem: Problem, ops: Ops, device: torch.device, bandwidth: float) -> Fields:
     """Both sides replayed as CUDA graphs: the kernels' own time, without Python and launches."""
-    times = [
-        statistics.median(time_call(_captured(lambda side=side: problem.step(side)), device, SECONDS["cuda"]))
+    mine, eager = (
+        statistics.median(time_call(captured(functools.partial(problem.step, side)), device, SECONDS["cuda"]))
         for side in (ops, EAGER)
-    ]
-    return {"graph_us": times[0], "eager_graph_us": times[1], "speedup_over_eager": times[1] / times[0]}
-
-
-def _captured(call: Callable[[], object]) -> Callable[[], object]:
-    """The replay of a call's launches."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        call()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-    return graph.replay
+    )
+    rate = problem.floor / mine / 1e3
+    fields = {"ops": "in CUDA graphs", "p50_us": mine, "gb_per_s": rate, "copy_share": rate / bandwidth}
+    return {**fields, "eager_us": eager, "speedup_over_eager": eager / mine}
 
 
 def _compiled(problem: Problem, device: torch.device) -> Fields:

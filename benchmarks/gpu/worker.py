@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib
 import json
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.gpu.findings import Findings
+
+PARENT_DEATH_SIGNAL = 1
+"""PR_SET_PDEATHSIG of prctl(2)."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,12 @@ class Request:
     until: float
 
 
+def end_with_parent() -> None:
+    """On Linux: let this process be killed when the one that started it ends, however it does."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, int(signal.SIGKILL))
+
+
 def serve(request: Request) -> None:
     """Run the step to its end."""
     findings = Findings(Path(request.path), request.device, request.until)
@@ -29,4 +41,5 @@ def serve(request: Request) -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     serve(Request(**json.loads(sys.argv[1])))

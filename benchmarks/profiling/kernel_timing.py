@@ -122,6 +122,20 @@ def copy_bandwidth(device: torch.device) -> float:
     return 2 * source.numel() / statistics.median(time_call(lambda: target.copy_(source), device)) / 1e3
 
 
+def captured(call: Callable[[], object]) -> Callable[[], None]:
+    """The replay of a call's launches as a CUDA graph, captured after three calls that compile and make state."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
 def launches_of(call: Callable[[], object]) -> int:
     """Kernels launched by one call on a CUDA device."""
     from torch.profiler import ProfilerActivity, profile

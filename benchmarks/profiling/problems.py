@@ -26,6 +26,8 @@ SPREAD = 0.5
 
 Forward = Callable[[Ops, Sequence[Tensor], Sequence[Tensor]], tuple[Tensor, ...]]
 """Outputs from the operations, the differentiable inputs, and the others."""
+Compiled = Callable[[Sequence[Tensor], Sequence[Tensor]], tuple[Tensor, ...]]
+"""A forward pass with its operations put in."""
 Layout = Callable[[Tensor], Tensor]
 """The same values at other strides."""
 
@@ -37,10 +39,15 @@ class Evaluated(NamedTuple):
     gradients: list[Tensor]
 
 
+def _last(x: Tensor) -> Tensor:
+    """Channels beside each other."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
 LAYOUTS: Mapping[str, Layout] = {
     "contiguous": torch.Tensor.contiguous,
-    "channels-last": lambda x: x.contiguous(memory_format=torch.channels_last),
-    "sliced channels": lambda x: torch.cat((x, x), 1)[:, : x.shape[1]],
+    "channels-last": lambda x: _last(x),
+    "channels behind one more": lambda x: _last(torch.cat((x[:, :1], x), 1))[:, 1:],
     "sliced images": lambda x: torch.stack((x, x), 1).flatten(0, 1)[::2],
     "every second pixel": lambda x: torch.stack((x, x), -1)[..., 0],
     "transposed": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
@@ -65,20 +72,21 @@ class Problem:
     constants: tuple[Tensor, ...]
     forward: Forward
 
-    def evaluate(self, ops: Ops, wide: bool = False, compiled: Callable[..., object] | None = None) -> Evaluated:
-        """Values and gradients on fresh inputs, with `wide` in float64.
+    def evaluate(self, ops: Ops, wide: bool = False, forward: Compiled | None = None) -> Evaluated:
+        """Values and gradients on fresh inputs.
 
         Args:
             ops: whose operations.
             wide: compute in float64 from the same rounded inputs.
-            compiled: what the forward pass goes through first, `torch.compile` say.
+            forward: the forward pass from `compiled_forward`, in place of these operations' own.
         """
         kind = torch.float64 if wide else None
-        return self._pass(ops, [_as(one, kind, copy=True) for one in self.constants], kind, compiled)
+        constants = [_as(one, kind, copy=True) for one in self.constants]
+        return self._pass(forward or self._forward(ops), constants, kind)
 
     def step(self, ops: Ops) -> list[Tensor]:
         """Values and gradients on the inputs as they lie there, for a clock."""
-        values, gradients = self._pass(ops, self.constants, None, None)
+        values, gradients = self._pass(self._forward(ops), self.constants, None)
         return [*values, *gradients]
 
     def exact(self) -> list[Tensor]:
@@ -88,15 +96,19 @@ class Problem:
 
     def compiled_step(self, ops: Ops) -> Callable[[], list[Tensor]]:
         """`step` with the forward pass, and so its gradient, through torch.compile as one graph."""
-        forward = torch.compile(self._forward(ops), fullgraph=True, dynamic=False)
+        forward = self.compiled_forward(ops)
 
         def step() -> list[Tensor]:
-            values, gradients = self._pass(ops, self.constants, None, lambda _: forward)
+            values, gradients = self._pass(forward, self.constants, None)
             return [*values, *gradients]
 
         return step
 
-    def _forward(self, ops: Ops) -> Callable[[Sequence[Tensor], Sequence[Tensor]], tuple[Tensor, ...]]:
+    def compiled_forward(self, ops: Ops) -> Compiled:
+        """The forward pass of these operations through torch.compile as one graph, for `evaluate`."""
+        return torch.compile(self._forward(ops), fullgraph=True, dynamic=False)
+
+    def _forward(self, ops: Ops) -> Compiled:
         """The forward pass of these operations."""
         forward = self.forward
 
@@ -105,15 +117,10 @@ class Problem:
 
         return run
 
-    def _pass(
-        self, ops: Ops, constants: Sequence[Tensor], kind: torch.dtype | None, compiled: Callable[..., object] | None
-    ) -> Evaluated:
+    def _pass(self, forward: Compiled, constants: Sequence[Tensor], kind: torch.dtype | None) -> Evaluated:
         """One forward and backward pass."""
         leaves = [_as(one.detach(), kind).requires_grad_() for one in self.given]
-        forward = self._forward(ops)
-        if compiled is not None:
-            forward = compiled(forward)
-        outputs = forward(leaves, constants)  # type: ignore[operator]
+        outputs = forward(leaves, constants)
         pairs = [(out, up.to(out)) for out, up in zip(outputs, self.upstream, strict=True) if up is not None]
         if not pairs:
             return Evaluated(list(outputs), [])

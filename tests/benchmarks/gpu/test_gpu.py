@@ -1,6 +1,8 @@
 """The verb `gpu`: its time is shared, nothing stops the rest, and all that is known is on disk."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.cli.parser import run_command
-from benchmarks.gpu import runner, schedule
+from benchmarks.gpu import gpu_tests, runner, schedule
 from benchmarks.gpu.findings import Findings
 from benchmarks.gpu.schedule import STEPS, Step
 
@@ -105,6 +107,19 @@ def test_time_that_is_short_drops_steps_and_cases(make, tmp_path):
     assert "Left out, for the time was over: long" in (tmp_path / "out" / "summary.md").read_text()
 
 
+def test_a_command_that_is_ended_says_what_it_knows(make, tmp_path, monkeypatch):
+    def end(run):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(runner.Child, "_in_time", end)
+    before = signal.getsignal(signal.SIGTERM)
+    run = runner.run_steps([make("stuck"), make("good")], tmp_path / "out", "cpu", 1)
+    assert run.interrupted
+    assert [(one.name, one.state) for one in run.outcomes] == [("stuck", "stopped"), ("good", "left out")]
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["interrupted"]
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 def test_steps_that_time_nothing_run_side_by_side():
     names = [[step.name for step in group] for group in schedule.groups(STEPS, together=True)]
     assert names == [["environment"], ["kernels", "tests", "parity"], ["timing"], ["models"], ["training"]]
@@ -150,3 +165,26 @@ def test_the_dry_run_exercises_every_step(tmp_path):
     assert {one["name"]: one["state"] for one in summary["steps"]} == {step.name: "passed" for step in STEPS}
     assert all(one["passed"] for one in summary["steps"] if one["name"] != "tests")
     assert "Dry run on a CPU" in done.stdout
+
+
+REPORT = """<testsuites><testsuite tests="3" failures="1" errors="1" skipped="0">
+<testcase name="test_a"/>
+<testcase name="test_b"><failure message="assert 1 == 2&#10;more">tests/x.py:3\nE  assert 1 == 2</failure></testcase>
+<testcase name="test_c"><error message="no such fixture">gone</error></testcase>
+</testsuite></testsuites>"""
+
+
+def test_failures_are_read_from_pytests_report(tmp_path):
+    report = tmp_path / "report.xml"
+    report.write_text(REPORT)
+    assert dict(gpu_tests.failures(report)) == {
+        "test_b": "assert 1 == 2\ntests/x.py:3\nE  assert 1 == 2",
+        "test_c": "no such fixture\ngone",
+    }
+    assert list(gpu_tests.failures(tmp_path / "absent.xml")) == []
+
+
+def test_only_files_with_tests_of_a_gpu_are_collected():
+    names = {path.name for path in gpu_tests.marked_files(ROOT / "tests")}
+    assert "test_on_gpu.py" in names
+    assert "test_house.py" not in names
