@@ -167,6 +167,7 @@ class Machine:
             return lambda active: None
         own = {"mov": self.move, "ld": self.load, "st": self.store, "shfl": self.shuffle, "vote": self.vote}
         own |= {"cvta": self.address, "activemask": self.active_mask, "redux": self.reduce}
+        own |= {"ldmatrix": self.matrix, "stmatrix": self.matrix}
         if name in own:
             handler = own[name]
             return lambda active: handler(instruction, active)
@@ -277,6 +278,37 @@ class Machine:
         given = [np.broadcast_to(self.read(name, width, active), (self.lanes,))[chosen] for name in names]
         values = np.ascontiguousarray(np.stack(given, 1)).view(np.uint8)
         (self.shared if space == "shared" else self.memory).store(pointer, values, self.who.at(chosen))
+
+    def matrix(self, instruction: Instruction, active: Lanes | None) -> None:
+        """`ldmatrix` and `stmatrix` of 8 by 8 elements of 16 bits; eight lanes give the addresses of a matrix's rows.
+
+        Lane t holds two neighbours of row t / 4, of the transposed matrix with `.trans`.
+        """
+        name, *modifiers = instruction.opcode
+        counts = [int(one[1:]) for one in modifiers if one in ("x1", "x2", "x4")]
+        if set(modifiers) - {"sync", "aligned", "m8n8", "x1", "x2", "x4", "trans", "shared", "shared__cta", "b16"}:
+            raise UnsupportedError(".".join(instruction.opcode))
+        here, loads = self.members(np.asarray(2**32 - 1, np.uint32), active), name == "ldmatrix"
+        operands = instruction.operands if loads else instruction.operands[::-1]
+        names, pointer = vector(operands[0]), self.pointer(operands[1], "shared", active)
+        if len(counts) != 1 or len(names) != counts[0]:
+            raise UnsupportedError(f"{len(names)} registers of {'.'.join(instruction.opcode)}")
+        whole = np.nonzero(here)[0]
+        for index, register in enumerate(names):
+            rows = whole[(whole - self.warp_start[whole]) // 8 == index]
+            if loads:
+                found = np.ascontiguousarray(self.shared.load(pointer[rows], 16, self.who.at(rows))).view(np.uint16)
+                found = found.reshape(-1, 8, 8)
+                found = found.swapaxes(1, 2) if "trans" in modifiers else found
+                bits = np.zeros(self.lanes, np.uint32)
+                bits[whole] = np.ascontiguousarray(found).view(np.uint32).reshape(-1)
+                self.write(register, bits, active)
+            else:
+                bits = np.broadcast_to(self.read(register, 32, active), (self.lanes,))[whole]
+                values = np.ascontiguousarray(bits).view(np.uint16).reshape(-1, 8, 8)
+                values = values.swapaxes(1, 2) if "trans" in modifiers else values
+                flat = np.ascontiguousarray(values).view(np.uint8).reshape(-1, 16)
+                self.shared.store(pointer[rows], flat, self.who.at(rows))
 
     # Warps
 

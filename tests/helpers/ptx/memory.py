@@ -2,7 +2,8 @@
 
 PTX ISA, "State Spaces", "Memory Consistency Model": accesses of two threads to a byte, one of them a write, are a data
 race unless something orders them. Here that is a barrier of the block, and between blocks nothing; threads of one warp
-are ordered by the lock step.
+are ordered by the lock step. Threads may write equal values to a byte, as Triton's compiled code does where a layout
+holds a value more than once.
 """
 
 from __future__ import annotations
@@ -138,15 +139,14 @@ class Allocation:
             RaceError, and those of `place`.
         """
         where = self.place(address, values.shape[1], who)
-        self.clash("written", "written", self.hazard(*self.written_by(where), who), where, who)
+        changed = self.data[where] != values
+        self.clash("written", "written", changed & self.hazard(*self.written_by(where), who), where, who)
         earlier = self.reader[where], self.reader_block[where], self.read_at[where]
         self.clash("written", "read", self.hazard(*earlier, who), where, who)
-        index = np.arange(len(where), dtype=np.int32)[:, None]
-        self.writer[where] = index
-        self.clash("written", "in the same instruction written", self.writer[where] != index, where, who)
+        self.data[where] = values
+        self.clash("written", "in the same instruction written", self.data[where] != values, where, who)
         self.writer[where] = who.warp[:, None]
         self.writer_block[where], self.written_at[where] = who.block[:, None], who.epoch[:, None]
-        self.data[where] = values
         if self.written is not None:
             self.written[where] = True
 
