@@ -28,11 +28,12 @@ PACKED = {"f16x2": "f16", "bf16x2": "bf16"}
 
 
 class Operation(NamedTuple):
-    """Types of result and operands, and the function between them."""
+    """Types of result and operands, and the functions to the result and, where there is one, to a second."""
 
     result: str
     operands: tuple[str, ...]
     compute: Callable[..., Lanes]
+    second: Callable[..., Lanes] | None = None
 
 
 def decoded(bits: Lanes, kind: str) -> Lanes:
@@ -407,20 +408,28 @@ def comparison(name: str, floats: bool) -> Callable[[Lanes, Lanes], Lanes]:
 
 
 def predicate(parts: Parts, _: Rounding) -> Operation:
-    """`setp`, with a Boolean operator over a third operand where there is one; a second result is its negation."""
+    """`setp`, with a Boolean operator over a third operand where there is one.
+
+    The second result is of the negated comparison; of packed floats the results are those of low and high halves.
+    """
     kind, name = parts[-1], parts[1]
     rest = check((parts[0], *parts[2:]), ("and", "or", "xor", "ftz")) - {"ftz"}
-    if kind in PACKED:
-        raise UnsupportedError(".".join(parts))
-    compare, ftz = comparison(name, kind in FLOATS), "ftz" in parts and kind == "f32"
+    inner = PACKED.get(kind, kind)
+    compare, ftz = comparison(name, inner in FLOATS), "ftz" in parts and kind == "f32"
+    combine = {"and": np.logical_and, "or": np.logical_or, "xor": np.logical_xor}
 
-    def compute(a: Lanes, b: Lanes, *third: Lanes) -> Lanes:
-        a, b = (flushed(a), flushed(b)) if ftz else (a, b)
-        found = np.asarray(compare(a, b), np.bool_)
-        combine = {"and": np.logical_and, "or": np.logical_or, "xor": np.logical_xor}
-        return combine[next(iter(rest))](found, third[0]) if rest else found
+    def result(half: int, negated: bool) -> Callable[..., Lanes]:
+        def compute(a: Lanes, b: Lanes, *third: Lanes) -> Lanes:
+            if kind in PACKED:
+                a, b = (decoded((one >> np.uint32(16 * half)).astype(np.uint16), inner) for one in (a, b))
+            a, b = (flushed(a), flushed(b)) if ftz else (a, b)
+            found = np.asarray(compare(a, b), np.bool_) ^ negated
+            return combine[next(iter(rest))](found, third[0]) if rest else found
 
-    return Operation("pred", (kind, kind, *(["pred"] if rest else [])), compute)
+        return compute
+
+    second = result(1, negated=False) if kind in PACKED else result(0, negated=True)
+    return Operation("pred", (kind, kind, *(["pred"] if rest else [])), result(0, negated=False), second)
 
 
 def select(parts: Parts, _: Rounding) -> Operation:

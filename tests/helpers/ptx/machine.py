@@ -2,8 +2,8 @@
 
 The lanes that stand at the earliest instruction run next, until they branch, wait or meet others; so threads that took
 different branches meet again. Whatever a device would leave undefined is an error: a shuffle from a lane that is not
-there, a barrier that some threads never reach, a register that nobody wrote (PTX ISA, "Control Flow Instructions",
-"Parallel Synchronization and Communication Instructions", "Data Movement and Conversion Instructions").
+there, a barrier that some threads never reach (PTX ISA, "Control Flow Instructions", "Parallel Synchronization and
+Communication Instructions", "Data Movement and Conversion Instructions").
 """
 
 from __future__ import annotations
@@ -89,7 +89,6 @@ class Machine:
         self.shared = SharedMemory(blocks.start, len(blocks), program.static_shared + grid.dynamic_shared)
         self.lanes, self.threads = count, grid.threads
         self.registers: dict[str, Lanes] = {}
-        self.known: dict[str, Lanes] = {}
         self.place = np.zeros(count, np.int64)
         self.done, self.waiting = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
         self.leaders = set(program.labels.values())
@@ -119,11 +118,7 @@ class Machine:
         if name not in self.program.registers:
             raise UnsupportedError(f"operand '{name}'")
         if name not in self.registers:
-            raise UnwrittenError(f"register {name} is read and was never written")
-        if name in self.known:
-            missing = ~self.known[name] if active is None else active & ~self.known[name]
-            if missing.any():
-                raise UnwrittenError(f"register {name} is read by lane {int(np.argmax(missing))}, which never wrote it")
+            self.registers[name] = self.poison(self.program.registers[name])
         bits = self.registers[name]
         own = self.program.registers[name]
         if own < width or 1 in (own, width) and own != width:
@@ -149,14 +144,20 @@ class Machine:
         bits = np.broadcast_to(bits, (self.lanes,))
         if active is None:
             self.registers[name] = bits
-            self.known.pop(name, None)
-            return
-        if name not in self.registers:
-            self.registers[name], self.known[name] = bits, active
-            return
-        self.registers[name] = np.where(active, bits, self.registers[name])
-        if name in self.known:
-            self.known[name] = self.known[name] | active
+        else:
+            self.registers[name] = np.where(active, bits, self.registers.get(name, self.poison(own)))
+
+    def poison(self, width: int) -> Lanes:
+        """What a register holds that nobody wrote: NaN, and no address.
+
+        Compilers let lanes read such registers where the result is not used; where it is, it shows.
+
+        Raises:
+            UnwrittenError: it is a predicate.
+        """
+        if width == 1:
+            raise UnwrittenError("a predicate is read, or set for some lanes only, and was never written")
+        return np.full(self.lanes, np.iinfo(UNSIGNED[width]).max, UNSIGNED[width])
 
     # Instructions
 
@@ -179,15 +180,15 @@ class Machine:
     def compute(self, instruction: Instruction, chosen: Operation, active: Lanes | None) -> None:
         """An operation on registers."""
         results = len(instruction.operands) - len(chosen.operands)
-        if results not in (1, 2) or (results == 2 and instruction.opcode[0] != "setp"):
+        if results not in (1, 2) or (results == 2 and chosen.second is None):
             raise UnsupportedError("number of operands")
         names = instruction.operands[results:]
         given = [self.value(name, kind, active) for name, kind in zip(names, chosen.operands, strict=True)]
         bits = encoded(chosen.compute(*given), chosen.result)
         signed = chosen.result[0] == "s"
         self.write(instruction.operands[0], bits, active, signed)
-        if results == 2:
-            self.write(instruction.operands[1], ~bits, active)
+        if results == 2 and chosen.second is not None:
+            self.write(instruction.operands[1], encoded(chosen.second(*given), chosen.result), active)
 
     def move(self, instruction: Instruction, active: Lanes | None) -> None:
         """`mov`, also between a register and the parts of it."""
