@@ -118,6 +118,8 @@ class Machine:
         if name not in self.program.registers:
             raise UnsupportedError(f"operand '{name}'")
         if name not in self.registers:
+            if self.program.registers[name] == 1:
+                raise UnwrittenError(f"predicate {name} is read and was never written")
             self.registers[name] = self.poison(self.program.registers[name])
         bits = self.registers[name]
         own = self.program.registers[name]
@@ -151,12 +153,9 @@ class Machine:
         """What a register holds that nobody wrote: NaN, and no address.
 
         Compilers let lanes read such registers where the result is not used; where it is, it shows.
-
-        Raises:
-            UnwrittenError: it is a predicate.
         """
         if width == 1:
-            raise UnwrittenError("a predicate is read, or set for some lanes only, and was never written")
+            return np.zeros(self.lanes, np.bool_)
         return np.full(self.lanes, np.iinfo(UNSIGNED[width]).max, UNSIGNED[width])
 
     # Instructions

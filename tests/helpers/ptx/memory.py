@@ -71,11 +71,6 @@ class Allocation:
             OutOfBoundsError, MisalignedError: with the first lane's address.
         """
         offset = address.astype(np.int64) - self.base
-        outside = (offset < 0) | (offset + size > len(self.data))
-        if outside.any():
-            first = int(np.argmax(outside))
-            span = f"bytes {offset[first]} to {offset[first] + size} of {self.name}, {len(self.data)} bytes"
-            raise OutOfBoundsError(f"{span}; {self.of(who, first)}")
         crooked = address % size != 0
         if crooked.any():
             first = int(np.argmax(crooked))
@@ -83,6 +78,11 @@ class Allocation:
                 f"{size} bytes at offset {offset[first]} of {self.name} (address modulo {size} is "
                 f"{int(address[first]) % size}); {self.of(who, first)}"
             )
+        outside = (offset < 0) | (offset + size > len(self.data))
+        if outside.any():
+            first = int(np.argmax(outside))
+            span = f"bytes {offset[first]} to {offset[first] + size} of {self.name}, {len(self.data)} bytes"
+            raise OutOfBoundsError(f"{span}; {self.of(who, first)}")
         return offset[:, None] + np.arange(size)
 
     def of(self, who: Threads, index: int) -> str:
