@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-
 from ptx.errors import UnsupportedError
 from ptx.functions import Rounding, approximate, divide, flushed
 from ptx.parser import WIDTHS
@@ -38,7 +37,7 @@ class Operation(NamedTuple):
 
 def decoded(bits: Lanes, kind: str) -> Lanes:
     """Values of a type from unsigned bits of its width; 16-bit floats come as float32, packed ones stay bits."""
-    if kind in ("pred",) or kind[0] in "bu" and kind not in FLOATS or kind in PACKED:
+    if kind in ("pred",) or (kind[0] in "bu" and kind not in FLOATS) or kind in PACKED:
         return bits
     if kind[0] == "s":
         return bits.view(SIGNED[WIDTHS[kind]])
@@ -105,11 +104,11 @@ def by_halves(operation: Operation, packed: str) -> Operation:
     kind = PACKED[packed]
 
     def compute(*operands: Lanes) -> Lanes:
-        low, high = (
-            encoded(operation.compute(*(decoded((one >> np.uint32(by)).astype(np.uint16), kind) for one in operands)), kind)
-            for by in (0, 16)
-        )
-        return low.astype(np.uint32) | (high.astype(np.uint32) << np.uint32(16))
+        def half(by: int) -> Lanes:
+            given = (decoded((one >> np.uint32(by)).astype(np.uint16), kind) for one in operands)
+            return encoded(operation.compute(*given), kind).astype(np.uint32)
+
+        return half(0) | (half(16) << np.uint32(16))
 
     return Operation(packed, (packed,) * len(operation.operands), compute)
 
@@ -223,10 +222,8 @@ def extreme(parts: Parts, _: Rounding) -> Operation:
     low = parts[0] == "min"
     if not is_float(parts):
         return same(parts, 2, np.minimum if low else np.maximum)
-    if "NaN" in parts:
-        chosen = np.minimum if low else np.maximum
-    else:
-        chosen = np.fmin if low else np.fmax
+    spreads_nan, prefers_numbers = (np.minimum, np.fmin) if low else (np.maximum, np.fmax)
+    chosen = spreads_nan if "NaN" in parts else prefers_numbers
 
     def compute(a: Lanes, b: Lanes) -> Lanes:
         zeros = (a == 0) & (b == 0)
@@ -366,7 +363,8 @@ def permute(parts: Parts, _: Rounding) -> Operation:
         result = np.zeros(np.broadcast(a, b, selection).shape, np.uint32)
         for index in range(4):
             chosen = (selection >> np.uint32(4 * index)) & np.uint32(15)
-            byte = (both >> ((chosen & np.uint32(7)).astype(np.uint64) * np.uint64(8))).astype(np.uint32) & np.uint32(255)
+            start = (chosen & np.uint32(7)).astype(np.uint64) * np.uint64(8)
+            byte = (both >> start).astype(np.uint32) & np.uint32(255)
             byte = np.where(chosen & 8, np.where(byte & 128, np.uint32(255), np.uint32(0)), byte)
             result = result | (byte << np.uint32(8 * index))
         return result

@@ -17,7 +17,6 @@ from unittest import mock
 
 import numpy as np
 import torch
-import triton
 from numpy.typing import NDArray
 from ptx.errors import PtxError, UnsupportedError
 from ptx.functions import Rounding
@@ -53,7 +52,7 @@ class PtxBackend(CUDABackend):
         super().add_stages(stages, options, language)
         del stages["cubin"]
 
-    def hash(self) -> str:
+    def hash(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         """A key of the compiler's cache apart from that of whole builds."""
         return f"{super().hash()}-ptx"
 
@@ -83,7 +82,8 @@ class Device:
     """
 
     def __init__(self, capability: int, rounding: Rounding, edit: Callable[[str], str]) -> None:
-        self.capability, self.rounding, self.edit = capability, rounding, edit
+        self.capability, self.edit = capability, edit
+        self.rounding: Rounding = rounding
         self.launched: list[str] = []
         self.tensors: list[Tensor] = []
         self.unwritten: dict[int, NDArray[np.bool_]] = {}
@@ -122,7 +122,7 @@ class Device:
         return run
 
     def fresh(self, tensor: Tensor) -> Tensor:
-        """Note that a new tensor holds nothing yet."""
+        """Note that a new tensor holds nothing yet; only kernels are seen to write to it."""
         self.tensors.append(tensor)  # kept, so that its address is not given out again
         storage = tensor.untyped_storage()
         self.unwritten[storage.data_ptr()] = np.zeros(storage.nbytes(), np.bool_)
@@ -160,19 +160,16 @@ def compiled_for(
     capability: int = 90, rounding: Rounding = "nearest", edit: Callable[[str], str] = lambda text: text
 ) -> Iterator[Device]:
     """Within, fused operations on CPU tensors run the kernels compiled for a GPU, with its approximate functions."""
-    device, nvidia, earlier = Device(capability, rounding, edit), backends["nvidia"], driver._active
+    device, nvidia = Device(capability, rounding, edit), backends["nvidia"]
 
     def noting(maker: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return lambda *args, **kwargs: device.fresh(maker(*args, **kwargs))
 
     with contextlib.ExitStack() as stack:
         for module in (latent_plan, mixture_plan, norm_plan):
-            stack.enter_context(mock.patch.object(module, "fast_math", lambda tensor: 1))
+            stack.enter_context(mock.patch.object(module, "fast_math", return_value=1))
         for place, name in MAKERS:
             stack.enter_context(mock.patch.object(place, name, noting(getattr(place, name))))
         stack.enter_context(mock.patch.dict(backends, nvidia=dataclasses.replace(nvidia, compiler=PtxBackend)))
-        driver._active = device
-        try:
-            yield device
-        finally:
-            driver._active = earlier
+        stack.enter_context(mock.patch.object(driver, "_active", device))
+        yield device

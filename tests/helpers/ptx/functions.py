@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-
 from ptx.errors import UnsupportedError
 
 Rounding = Literal["nearest", "up", "down", "scattered"]

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
 from ptx.arithmetic import UNSIGNED, Operation, decoded, encoded, operation
 from ptx.errors import DivergenceError, OutOfBoundsError, PtxError, UnsupportedError, UnwrittenError
 from ptx.functions import Rounding
@@ -54,7 +53,8 @@ def literal(text: str, width: int) -> int | None:
         bits = int(found[3], 16)
         return bits ^ (1 << (4 * len(found[3]) - 1)) if found[1] else bits
     if found := INTEGER.match(text):
-        value = int(found[2], 16 if found[2][:2].lower() == "0x" else 8 if found[2][:1] == "0" and len(found[2]) > 1 else 10)
+        octal = found[2][0] == "0" and found[2].isdigit()
+        value = int(found[2], 8 if octal else 0)
         return (-value if found[1] else value) & (2**width - 1)
     return None
 
@@ -76,7 +76,8 @@ class Machine:
         memory: GlobalMemory,
         rounding: Rounding,
     ) -> None:
-        self.program, self.memory, self.rounding, self.parameters = program, memory, rounding, parameters
+        self.program, self.memory, self.parameters = program, memory, parameters
+        self.rounding: Rounding = rounding
         count = len(blocks) * grid.threads
         lane = np.arange(count) + blocks.start * grid.threads
         block, thread = lane // grid.threads, lane % grid.threads
@@ -106,6 +107,8 @@ class Machine:
 
     def read(self, name: str, width: int, active: Lanes | None) -> Lanes:
         """Bits of an operand: a register, a special one, a constant or the address of a shared variable."""
+        if name.startswith("!") and width == 1:
+            return ~self.read(name[1:].strip(), 1, active)
         constant = literal(name, width)
         if constant is not None:
             return np.asarray(constant, UNSIGNED[width])
@@ -123,7 +126,7 @@ class Machine:
             self.registers[name] = self.poison(self.program.registers[name])
         bits = self.registers[name]
         own = self.program.registers[name]
-        if own < width or 1 in (own, width) and own != width:
+        if own < width or (1 in (own, width) and own != width):
             raise UnsupportedError(f"register {name} of {own} bits where {width} are read")
         return bits if own == width else bits.astype(UNSIGNED[width])
 
@@ -161,7 +164,18 @@ class Machine:
     # Instructions
 
     def prepare(self, instruction: Instruction) -> Step:
-        """The step of an instruction; one that is not known is refused when it is met."""
+        """The step of an instruction.
+
+        Raises:
+            UnsupportedError: it is not known, whether it is reached or not.
+        """
+        try:
+            return self.step(instruction)
+        except UnsupportedError as error:
+            raise UnsupportedError(f"{self.program.name}, {instruction}: {error}") from error
+
+    def step(self, instruction: Instruction) -> Step:
+        """The step of an instruction, that is what it does to the active lanes."""
         name = instruction.opcode[0]
         if name in CONTROL:
             return lambda active: None
@@ -205,7 +219,7 @@ class Machine:
         elif source.startswith("{"):
             names = vector(source)
             part, dtype = width // len(names), UNSIGNED[width]
-            bits = np.zeros(self.lanes, dtype)
+            bits: Lanes = np.zeros(self.lanes, dtype)
             for index, name in enumerate(names):
                 bits = bits | (self.read(name, part, active).astype(dtype) << np.asarray(index * part, dtype))
             self.write(target, bits, active)
@@ -225,7 +239,7 @@ class Machine:
         counts = [int(one[1:]) for one in modifiers if one in ("v2", "v4", "v8")]
         if len(spaces) != 1 or set(modifiers) - CACHE - {spaces[0], "v2", "v4", "v8"} or len(instruction.operands) != 2:
             raise UnsupportedError(".".join(instruction.opcode))
-        return spaces[0].removesuffix("__cta"), *(counts or [1]), kind
+        return spaces[0].removesuffix("__cta"), counts[0] if counts else 1, kind
 
     def pointer(self, operand: str, space: str, active: Lanes | None) -> Lanes:
         """Addresses of all lanes."""
@@ -326,8 +340,8 @@ class Machine:
         expected = named & warp[np.arange(self.lanes) // WARP]
         if (expected != here).any():
             lane = int(np.argmax(expected != here))
-            raise DivergenceError(f"lane {lane} is {'named by' if expected[lane] else 'missing in'} the member mask, and "
-                                  f"{'does' if here[lane] else 'does not'} execute")  # fmt: skip
+            named, runs = ("" if one else "not " for one in (expected[lane], here[lane]))
+            raise DivergenceError(f"lane {lane} is {named}in the member mask and does {runs}execute")
         return here
 
     def shuffle(self, instruction: Instruction, active: Lanes | None) -> None:
@@ -365,7 +379,7 @@ class Machine:
         _, _, mode, _ = instruction.opcode
         target, source, mask = instruction.operands
         here = self.members(self.read(mask, 32, active), active)
-        given = self.read(source.removeprefix("!"), 1, active) ^ source.startswith("!")
+        given = self.read(source, 1, active)
         bit = np.uint32(1) << (np.arange(self.lanes) - self.warp_start).astype(np.uint32)
         ballot = self.by_warp(np.where(given, bit, np.uint32(0)), here, 0, np.bitwise_or)
         everyone = self.by_warp(bit, here, 0, np.bitwise_or)

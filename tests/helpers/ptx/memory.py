@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
 from ptx.errors import MisalignedError, OutOfBoundsError, RaceError, UnwrittenError
 
 Lanes = NDArray[Any]

@@ -31,7 +31,8 @@ def floats(*values):
 def test_bfloat16_is_rounded_as_torch_rounds():
     values = WORDS.view(np.float32)
     expected = torch.from_numpy(values.copy()).bfloat16()
-    ours = torch.from_numpy(bfloat16(values).view(np.int16)).view(torch.bfloat16)
+    with np.errstate(invalid="ignore"):
+        ours = torch.from_numpy(bfloat16(values).view(np.int16)).view(torch.bfloat16)
     assert torch.equal(ours.nan_to_num(), expected.nan_to_num())
     assert torch.equal(ours.isnan(), expected.isnan())
 
@@ -140,7 +141,7 @@ DOMAIN = {"ex2": (-120, 120), "sin": (-6, 6), "cos": (-6, 6), "tanh": (-9, 9)}
 @pytest.mark.parametrize(("name", "kind"), [key for key in APPROXIMATIONS if key[1] == "f32"], ids=str)
 def test_approximate_functions_stay_within_their_error(name, kind):
     low, high = DOMAIN.get(name, (2.0**-90, 2.0**90))
-    x = ARGUMENTS[(ARGUMENTS > low) & (ARGUMENTS < high)].astype(np.float32)
+    x = ARGUMENTS[np.abs(ARGUMENTS - (low + high) / 2) < (high - low) / 2].astype(np.float32)
     wide = x.astype(np.float64)
     exact = APPROXIMATIONS[name, kind].function(wide)
     bound = APPROXIMATIONS[name, kind].error(wide, exact)
@@ -241,6 +242,9 @@ def test_shuffles(mode, by, clamp, source):
 
 def test_votes_and_reductions():
     assert run(" setp.lt.u32 %p1, %r1, 3;\n vote.sync.ballot.b32 %r2, %p1, -1;\n", 64) == [7] * 32 + [0] * 32
+    assert (
+        run(" setp.lt.u32 %p1, %r1, 31;\n vote.sync.any.pred %p2, !%p1, -1;\n selp.b32 %r2, 4, 5, %p2;\n") == [4] * 32
+    )
     assert run(" redux.sync.add.s32 %r2, %r1, -1;\n") == [496] * 32
 
 
@@ -285,7 +289,7 @@ EXCHANGE = """
 def test_a_barrier_orders_warps():
     assert run(EXCHANGE.format(barrier=" bar.sync 0;", other=128), 64) == [lane ^ 32 for lane in range(64)]
     assert run(EXCHANGE.format(barrier="", other=4), 64) == [lane ^ 1 for lane in range(64)]  # within a warp
-    with pytest.raises(RaceError, match="is read by .* written by another"):
+    with pytest.raises(RaceError, match=r"is read by .* written by another"):
         run(EXCHANGE.format(barrier="", other=128), 64)
 
 
