@@ -100,6 +100,16 @@ def summed(value, SWEEP: tl.constexpr):
 
 
 @triton.jit
+def rounded(product, kept):
+    """A product to be summed over threads, 0 where it is not kept.
+
+    A bare product would be fused into the first sum over threads: each adds its own, not yet rounded, to the rounded
+    one of another, and threads that should hold one sum differ in its last bit.
+    """
+    return tl.where(kept, product, 0.0)
+
+
+@triton.jit
 def store_part(parts, plane, place, value, SWEEP: tl.constexpr):
     """Write this program's sums of its channels into a plane of parts (planes, programs, C)."""
     row = tl.cast(plane, tl.int64) * tl.num_programs(1) + tl.program_id(1)
@@ -169,7 +179,7 @@ def statistics(x, parts, lines, units, steps, SWEEP: tl.constexpr):
         deviations += squares + gap * gap * (count * share)
         count += more
     total = held(tl.program_id(1), lines, units * SWEEP.unit, steps, SWEEP)
-    centre = summed(count * mean, SWEEP) / total
+    centre = summed(rounded(count * mean, count > 0.0), SWEEP) / total
     gap = mean - centre
     store_part(parts, 0, place, centre, SWEEP)
     store_part(parts, 1, place, summed(deviations + count * gap * gap, SWEEP), SWEEP)
@@ -207,13 +217,14 @@ def merge(
     deviations = tl.load(at + tl.cast(number, tl.int64) * channels, mask=mask, other=0.0)
     count = tl.where(part < number, held(part, lines, units * SWEEP.unit, steps, SWEEP), 0.0)
     total = tl.sum(count)
-    centre = tl.sum(count[:, None] * means, 0) / total
+    centre = tl.sum(rounded(count[:, None] * means, mask), 0) / total
     gap = means - centre[None, :]
     deviation = tl.sum(deviations + count[:, None] * gap * gap, 0)
-    tl.store(mean + channel, centre, mask=kept)
-    tl.store(inverse + channel, tl.rsqrt(deviation / total + eps), mask=kept)
     old_mean = tl.load(running_mean + channel, mask=kept, other=0.0).to(tl.float32)
     old_var = tl.load(running_var + channel, mask=kept, other=0.0).to(tl.float32)
+    tl.debug_barrier()  # warps that hold the same channels have all read before one of them writes
+    tl.store(mean + channel, centre, mask=kept)
+    tl.store(inverse + channel, tl.rsqrt(deviation / total + eps), mask=kept)
     tl.store(running_mean + channel, old_mean + momentum * (centre - old_mean), mask=kept)
     tl.store(running_var + channel, old_var + momentum * (deviation * unbiased - old_var), mask=kept)
 

@@ -199,7 +199,16 @@ def merge(
     shape = extent.lines, extent.length // plan.sweep.unit, plan.steps
     kernel: Any = norm_kernels.merge
     kernel[-(-channels // columns),](
-        parts, *moments, number, channels, *shape, *scalars, SWEEP=plan.sweep, PARTS=rows, COLUMNS=columns
+        parts,
+        *moments,
+        number,
+        channels,
+        *shape,
+        *scalars,
+        SWEEP=plan.sweep,
+        PARTS=rows,
+        COLUMNS=columns,
+        enable_fp_fusion=True,
     )
 
 
