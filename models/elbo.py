@@ -7,6 +7,7 @@ optimiser sees.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -169,7 +170,8 @@ class Objective:
 
 def balance(rates: Tensor, resolutions: tuple[tuple[int, int], ...], rule: Balancing) -> Tensor:
     """Balancing coefficients (G,) of mean 1, without gradient, from rates (B, G)."""
-    alpha = rates.new_tensor(_alpha(resolutions, rule))
+    runs = ((value, len(list(run))) for value, run in itertools.groupby(_alpha(resolutions, rule)))
+    alpha = torch.cat([rates.new_full((count,), value) for value, count in runs])  # a copy from the host would wait
     share = (rates.detach().abs().mean(0) + BALANCE_OFFSET) / alpha
     return share / share.mean()
 

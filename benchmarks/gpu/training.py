@@ -17,7 +17,7 @@ from benchmarks.base.streams import seed_tensor
 from benchmarks.data import batches, load
 from benchmarks.gpu.findings import Fields, Findings
 from benchmarks.speed.target import Target, resolve
-from benchmarks.training.guard import guard_of
+from benchmarks.training.guard import StepGuard
 from benchmarks.training.loop import training_batch
 from benchmarks.training.state import TrainingState, build_optimizer
 from benchmarks.training.step import train_step
@@ -99,7 +99,7 @@ def trained(target: Target, images: Tensor, device: torch.device, steps: int, un
     trial, model = target.trial, target.build(device).train()
     optimizer = build_optimizer(trial.training, model, device)
     state = TrainingState(model, optimizer, torch.full((steps,), torch.nan, device=device), steps)
-    guard, images = guard_of(model, optimizer), images.to(device)
+    guard, images = StepGuard(model, optimizer), images.to(device)
     latents = seed_tensor(trial.seed, "latents", device)
     order, middle, started = batches(len(images), trial.training.batch_size, trial.seed, 0), steps // 2, 0.0
     for step in range(steps):

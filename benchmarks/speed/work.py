@@ -16,7 +16,7 @@ from benchmarks.speed.baseline.registry import BASELINES
 from benchmarks.speed.clock import MAX_ROUNDS, MOST_REPEATS, WARMUP_CALLS, Call
 from benchmarks.speed.target import Target
 from benchmarks.suites.config import TrialConfig
-from benchmarks.training.guard import StepGuard, guard_of
+from benchmarks.training.guard import StepGuard
 from benchmarks.training.loop import compile_step, training_batch
 from benchmarks.training.state import TrainingState, build_optimizer
 from benchmarks.training.step import train_step
@@ -70,7 +70,7 @@ def training_state(job: Job, copied: Copy = copy.deepcopy) -> tuple[TrainingStat
     state = TrainingState(model, optimizer, torch.zeros(STEPS, device=job.device), STEPS)
     note = compile_step(state, job.trial, job.images.to(job.device))
     job.notes.extend([note] if note else [])
-    return state, guard_of(model, optimizer)
+    return state, StepGuard(model, optimizer)
 
 
 def train(job: Job, copied: Copy = copy.deepcopy) -> Call:

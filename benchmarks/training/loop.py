@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from benchmarks.suites.config import TrainingConfig, TrialConfig
 from benchmarks.training.compiled import compiled_forward
 from benchmarks.training.diagnostics import first_non_finite, non_finite_gradients
 from benchmarks.training.graphed import StepGraphs
-from benchmarks.training.guard import guard_of
+from benchmarks.training.guard import StepGuard
 from benchmarks.training.state import TrainingState, build_optimizer, restore, save_state
 from benchmarks.training.step import loss_of, train_step, weights_at
 from models.elbo import terms
@@ -137,7 +138,7 @@ def train(
     """
     device = next(model.parameters()).device
     state = restore(model, trial, folder) or fresh_state(model, trial, data, device)
-    guard = guard_of(model, state.optimizer)
+    guard = StepGuard(model, state.optimizer)
     images = data.train.to(device)
     latents = seed_tensor(trial.seed, "latents", device)
     order = batches(len(images), trial.training.batch_size, trial.seed, state.step)
@@ -151,7 +152,7 @@ def train(
             x = training_batch(trial, images, next(order), state.step)
             loss = train_step(state, guard, trial, x, Draw(latents + state.step))
         due = time.perf_counter() - saved > trial.training.checkpoint_seconds
-        if due or (device.type == "cpu" and loss.isnan()):  # on a GPU a look at the losses waits for the device
+        if due or math.isnan(loss):
             if note_trouble(state, trial, images, latents):
                 say(f"a training step was not finite and is undone; {state.trouble}")
             hopeless = why_hopeless(state, trial.training)
@@ -254,7 +255,7 @@ def seconds_per_step(
     twin = copy.deepcopy(model).train()
     optimizer = build_optimizer(trial.training, twin, device)
     state = TrainingState(twin, optimizer, torch.zeros(steps, device=device), steps)
-    guard = guard_of(twin, optimizer)
+    guard = StepGuard(twin, optimizer)
     order = batches(len(data.train), trial.training.batch_size, trial.seed, 0)
     times = []
     for step in range(steps):

@@ -41,20 +41,31 @@ def loss_of(
     return loss if penalty is None else loss + penalty
 
 
-def train_step(state: TrainingState, guard: StepGuard, trial: TrialConfig, x: Tensor, draw: Draw) -> Tensor:
-    """The loss () of one step on x (B, C, H, W); NaN if it was not finite and was undone."""
+def train_step(state: TrainingState, guard: StepGuard, trial: TrialConfig, x: Tensor, draw: Draw) -> float:
+    """The loss of one step on x (B, C, H, W); NaN if it, or a gradient, was not finite and the step was not taken."""
     config = trial.training
-    for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate(config, state.step, state.steps)
 
-    def take(x: Tensor, draw: Draw, weights: LossWeights) -> Tensor:
+    def measured(x: Tensor, draw: Draw, weights: LossWeights) -> Tensor:
         guard.keep()
         loss = loss_of(state.model, trial, x, draw, weights, state.forward)
         loss.backward()
-        return guard.step(loss.detach(), config.clip_norm)
+        return guard.measure(loss)
 
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate(config, state.step, state.steps)
     weights = weights_at(trial.objective, state.step / state.steps)
-    loss = take(x, draw, weights) if state.graphs is None else state.graphs.step(take, x, draw, weights)
+    graphs = state.graphs
+    found = measured(x, draw, weights) if graphs is None else graphs.measure(measured, x, draw, weights)
+    norm, loss = found.tolist()
+    if math.isfinite(norm + loss):
+        limit = config.clip_norm if 0 < config.clip_norm < norm else None
+        if graphs is None:
+            guard.take(found, limit)
+        else:
+            graphs.take(guard.take, found, limit)
+    else:
+        loss = math.nan
+        guard.undo()
     state.losses[state.step] = loss
     state.step += 1
     if config.ema:

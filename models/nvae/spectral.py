@@ -59,9 +59,12 @@ class NormPenalty(nn.Module):
 
     def batch_norm(self) -> Tensor:
         """Sum over batch norms of the largest |gamma|; 0 without batch norms."""
-        if not self._norms:
+        by_width: dict[int, list[Tensor]] = defaultdict(list)
+        for norm in self._norms:
+            by_width[norm.num_features].append(norm.weight)
+        if not by_width:
             return torch.zeros((), device=next(self.buffers()).device)
-        return torch.stack([norm.weight.abs().amax() for norm in self._norms]).sum()
+        return torch.cat([torch.stack(scales).abs().amax(1) for scales in by_width.values()]).sum()
 
 
 def _save_vectors(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: object) -> None:

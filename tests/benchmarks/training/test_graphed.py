@@ -11,7 +11,7 @@ from models.output import ImageShape
 
 STEPS, BATCH = 12, 16
 LOSS = 1e-3  # relative: sums in another order, grown over the steps
-SMALL = [f"training.images={STEPS * BATCH}", f"training.batch_size={BATCH}", "training.validations=2"]
+SMALL = [f"training.images={STEPS * BATCH}", f"training.batch_size={BATCH}", "training.validations=0"]
 
 
 @pytest.fixture
@@ -42,20 +42,21 @@ def test_on_a_cpu_steps_are_eager_and_the_record_says_so(data, tmp_path):
 @pytest.mark.parametrize("optimizer", ["adamw", "adamax"])
 @pytest.mark.parametrize("row", ["ae", "vae", "nvae"])
 def test_replayed_steps_are_the_eager_ones(row, optimizer, data, tmp_path):
-    options = (f"training.optimizer='{optimizer}'", "training.ema=0.9", "objective.kl_warmup=0.5")  # two captures
+    options = (f"training.optimizer='{optimizer}'", f"models.{row}.training.learning_rate=1e-3", "training.ema=0.9")
+    options = (*options, "objective.kl_warmup=0.5", "training.clip_norm=100")  # captured in several forms
     plain, eager = trained(row, data, tmp_path / "off", "cuda", *options)
     model, graphed = trained(row, data, tmp_path / "graph", "cuda", *options, "training.compile='graph'")
     assert graphed.compilation == "steps replayed as CUDA graphs"
     for one, other in zip(eager.curves, graphed.curves, strict=True):
         assert other.values == pytest.approx(one.values, rel=LOSS)
     for (name, a), b in zip(plain.state_dict().items(), model.state_dict().values(), strict=True):
-        torch.testing.assert_close(b, a, rtol=0.05, atol=0.02, msg=name)
+        torch.testing.assert_close(b, a, rtol=0.01, atol=1e-3, msg=name)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_step_that_is_not_finite_is_undone_in_a_replay(data, tmp_path):
-    options = ("training.learning_rate=1e30", "training.warmup=0.0", "training.hopeless_after=4")
-    _, result = trained("vae", data, tmp_path, "cuda", *options, "training.compile='graph'", "training.validations=0")
+    options = ("models.vae.training.learning_rate=1e30", "training.warmup=0.0", "training.hopeless_after=4")
+    _, result = trained("vae", data, tmp_path, "cuda", *options, "training.compile='graph'")
     assert result.skipped
     assert result.hopeless

@@ -11,7 +11,7 @@ from benchmarks.data import DataSet
 from benchmarks.storage.weights import build_model
 from benchmarks.suites.config import build_suite, read_suite, set_path
 from benchmarks.training import loop
-from benchmarks.training.guard import RestoringGuard, SkippingGuard, WaitingGuard, guard_of
+from benchmarks.training.guard import StepGuard
 from benchmarks.training.loop import planned_steps, seconds_per_step, train, training_batch, validation_steps
 from benchmarks.training.state import TrainingState, build_optimizer, restore
 from benchmarks.training.step import learning_rate, train_step, update_average
@@ -95,17 +95,12 @@ def test_training_lowers_the_loss(data, tmp_path):
     assert sum(loss[-5:]) < sum(loss[:5])
 
 
-GUARDS = [(name, WaitingGuard) for name in ("adamw", "adam", "adamax")]
-GUARDS += [("adamw", SkippingGuard), ("adam", SkippingGuard), ("adamax", RestoringGuard)]  # a GPU's, on the CPU
-
-
-@pytest.mark.parametrize(("optimizer", "guard_kind"), GUARDS)
-def test_a_non_finite_step_leaves_no_trace(optimizer, guard_kind, data):
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "adamax"])
+def test_a_non_finite_step_leaves_no_trace(optimizer, data):
     trial = make_trial("vae", f"training.optimizer='{optimizer}'", "training.clip_norm=0")
     model = build_model(trial, data.image, CPU).train()
     state = TrainingState(model, build_optimizer(trial.training, model, CPU), torch.full((4,), torch.nan), 4)
-    guard = guard_kind(model, state.optimizer)
-    assert isinstance(guard_of(model, state.optimizer), WaitingGuard)
+    guard = StepGuard(model, state.optimizer)
     x = training_batch(trial, data.train, torch.arange(8), 0)
     train_step(state, guard, trial, x, Draw(seed_tensor(0, "t", CPU)))
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -126,14 +121,14 @@ def test_a_non_finite_step_leaves_no_trace(optimizer, guard_kind, data):
     assert not torch.equal(model.decoder.head.weight, before["decoder.head.weight"])
 
 
-@pytest.mark.parametrize(("optimizer", "guard_kind"), [GUARDS[0], *GUARDS[2:4], GUARDS[5]])
-def test_a_non_finite_first_step_leaves_no_trace(optimizer, guard_kind, data):
+@pytest.mark.parametrize("optimizer", ["adamw", "adamax"])
+def test_a_non_finite_first_step_leaves_no_trace(optimizer, data):
     trial = make_trial("vae", f"training.optimizer='{optimizer}'")
     results = []
     for broken in (True, False):
         model = build_model(trial, data.image, CPU).train()
         state = TrainingState(model, build_optimizer(trial.training, model, CPU), torch.full((4,), torch.nan), 4)
-        guard = guard_kind(model, state.optimizer)
+        guard = StepGuard(model, state.optimizer)
         x = training_batch(trial, data.train, torch.arange(8), 0)
         if broken:
             handle = model.decoder.head.register_forward_hook(lambda module, inputs, output: output * torch.nan)
