@@ -36,8 +36,11 @@ def run(findings: Findings) -> None:
 
 
 def marked_files(folder: Path) -> list[Path]:
-    """Files of tests that need a GPU; the others need not be imported, and may need packages that are missing."""
-    return [path for path in sorted(folder.rglob("test_*.py")) if MARKED in path.read_text()]
+    """Files of tests that need a GPU; the others need not be imported, and may need packages that are missing.
+
+    Those of the kernels come before those of the training.
+    """
+    return [path for path in sorted(folder.rglob("test_*.py"), reverse=True) if MARKED in path.read_text()]
 
 
 def _pytest(path: Path, report: Path, findings: Findings) -> Fields:
