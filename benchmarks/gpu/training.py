@@ -104,7 +104,7 @@ def trained(target: Target, images: Tensor, device: torch.device, steps: int, un
     """A training of `steps`, or as many as fit until a time on the clock."""
     trial, model = target.trial, target.build(device).train()
     optimizer = build_optimizer(trial.training, model, device)
-    state = TrainingState(model, optimizer, torch.full((steps,), torch.nan, device=device), steps)
+    state = TrainingState(model, optimizer, torch.full((steps,), torch.nan), steps)
     guard, images = StepGuard(model, optimizer), images.to(device)
     compile_step(state, trial, images)
     latents = seed_tensor(trial.seed, "latents", device)
@@ -120,7 +120,7 @@ def trained(target: Target, images: Tensor, device: torch.device, steps: int, un
             if time.time() > until and step > middle:
                 break
     _wait(device)
-    return Trained(state.losses[: state.step].cpu(), state, time.perf_counter() - started)
+    return Trained(state.losses[: state.step], state, time.perf_counter() - started)
 
 
 def _wait(device: torch.device) -> None:

@@ -67,7 +67,7 @@ def training_state(job: Job, copied: Copy = copy.deepcopy) -> tuple[TrainingStat
     """A copy of the model at the start of a training, compiled where the trial says so."""
     model = copied(job.model).train()
     optimizer = build_optimizer(job.trial.training, model, job.device)
-    state = TrainingState(model, optimizer, torch.zeros(STEPS, device=job.device), STEPS)
+    state = TrainingState(model, optimizer, torch.zeros(STEPS), STEPS)
     note = compile_step(state, job.trial, job.images.to(job.device))
     job.notes.extend([note] if note else [])
     return state, StepGuard(model, optimizer)

@@ -237,7 +237,7 @@ def fresh_state(model: Model, trial: TrialConfig, data: DataSet, device: torch.d
         measured = CALIBRATION_STEPS if by_clock else PROCESSOR_CALIBRATION_STEPS
         steps = max(1, int(budget / seconds_per_step(model, trial, data, clock, measured)))
     optimizer = build_optimizer(trial.training, model, device)
-    return TrainingState(model, optimizer, torch.full((steps,), torch.nan, device=device), steps)
+    return TrainingState(model, optimizer, torch.full((steps,), torch.nan), steps)
 
 
 def seconds_per_step(
@@ -254,7 +254,7 @@ def seconds_per_step(
     device = next(model.parameters()).device
     twin = copy.deepcopy(model).train()
     optimizer = build_optimizer(trial.training, twin, device)
-    state = TrainingState(twin, optimizer, torch.zeros(steps, device=device), steps)
+    state = TrainingState(twin, optimizer, torch.zeros(steps), steps)
     guard = StepGuard(twin, optimizer)
     order = batches(len(data.train), trial.training.batch_size, trial.seed, 0)
     times = []

@@ -40,7 +40,7 @@ class TrainingState:
 
     model: Model
     optimizer: Optimizer
-    losses: Tensor  # (steps,) on the device; NaN where the step was skipped
+    losses: Tensor  # (steps,) on the host; NaN where the step was skipped
     steps: int
     step: int = 0
     seconds: float = 0.0
@@ -105,7 +105,7 @@ def restore(model: Model, trial: TrialConfig, folder: Path) -> TrainingState | N
     return TrainingState(
         model,
         optimizer,
-        stored.tensors["losses"].to(device),
+        stored.tensors["losses"],
         meta["steps"],
         meta["step"],
         meta["seconds"],

@@ -2,12 +2,22 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from benchmarks.data import DataSet
+from benchmarks.speed.target import preset_target
+from benchmarks.storage import weights
 from benchmarks.storage.weights import build_model
 from benchmarks.suites.config import build_suite, read_suite, set_path
+from benchmarks.training.graphed import LossWeights
+from benchmarks.training.guard import StepGuard
 from benchmarks.training.loop import train
-from models.output import ImageShape
+from benchmarks.training.state import build_optimizer
+from benchmarks.training.step import loss_of
+from kernels.gpu import operators
+from models.output import Draw, ImageShape
 
 STEPS, BATCH = 12, 16
 LOSS = 1e-3  # relative: sums in another order, grown over the steps
@@ -35,6 +45,44 @@ def test_on_a_cpu_steps_are_eager_and_the_record_says_so(data, tmp_path):
     model, result = trained("vae", data, tmp_path / "graph", "cpu", "training.compile='graph'")
     assert result.compilation == "compile = graph, but the training ran eagerly: CUDA graphs need a GPU"
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), model.parameters(), strict=True))
+
+
+class Watch(TorchDispatchMode):
+    """Notes operations that wait for the device, or bring something to it: a graph can hold neither."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, operation, types, given=(), named=None):
+        result = operation(*given, **(named or {}))
+        tensors = [one for one in tree_leaves((given, named, result)) if isinstance(one, torch.Tensor)]
+        if "_local_scalar" in str(operation) or len({one.device.type for one in tensors}) > 1:
+            self.found.append(str(operation))
+        return result
+
+
+@pytest.mark.filterwarnings("ignore:Accessing the data pointer")
+def test_a_step_on_a_gpu_asks_nothing_of_the_host(monkeypatch):
+    """Tensors that say they are on a GPU go forward and into the update; the engine's backward needs a real one."""
+    monkeypatch.setattr(weights, "best_for", lambda device: operators.FUSED)
+    target = preset_target("nvae-tiny")
+    model = target.build(torch.device("meta")).train()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model = model.to_empty(device="cuda")
+        guard = StepGuard(model, build_optimizer(target.trial.training, model, torch.device("cuda")))
+        image, number = target.image, torch.zeros((), device="cuda")
+        images = torch.empty(2, image.channels, image.height, image.width, device="cuda")
+        guard.optimizer.param_groups[0]["lr"] = number
+        draw = Draw(torch.zeros((), dtype=torch.int64, device="cuda"))
+        for _ in range(2):  # the first one starts what starts from data
+            guard.keep()
+            with Watch() as watch:
+                loss = loss_of(model, target.trial, images, draw, LossWeights(number, number, True))
+                for parameter in guard.parameters:
+                    parameter.grad = torch.empty_like(parameter)
+                guard.take(guard.measure(loss), 1.0)
+    assert watch.found == []
 
 
 @pytest.mark.gpu
