@@ -12,9 +12,12 @@ import csv
 import dataclasses
 import functools
 import multiprocessing
+import multiprocessing.connection
+import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -119,7 +122,7 @@ def tune(suite: Suite, log: Path, jobs: int = 1, modules: Sequence[str] = ()) ->
         if jobs > 1:
             fresh = multiprocessing.get_context("spawn")
             pool = stack.enter_context(ProcessPoolExecutor(jobs, fresh, initializer=_prepare, initargs=(modules,)))
-            stack.callback(pool.shutdown, cancel_futures=True)
+            stack.callback(_end, pool)
             lines = (one.result() for one in as_completed([pool.submit(timed_trial, trial) for _, trial in todo]))
         for line, seconds in lines:
             append(log, line)
@@ -129,11 +132,27 @@ def tune(suite: Suite, log: Path, jobs: int = 1, modules: Sequence[str] = ()) ->
             )
 
 
+def _end(pool: ProcessPoolExecutor) -> None:
+    """Drop what waits and end what runs: after an interrupt nobody wants to wait for trials, else there are none."""
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in multiprocessing.active_children():
+        process.terminate()
+
+
 def _prepare(modules: Sequence[str]) -> None:
-    """What a process does before its first trial; an interrupt is the parent's to handle."""
+    """What a process does before its first trial; an interrupt is the parent's to handle, with which it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     for module in modules:
         import_plugin(module)
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent has ended, however that happened."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 def timed_trial(trial: TrialConfig) -> tuple[dict[str, object], float]:
