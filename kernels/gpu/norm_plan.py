@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from kernels.gpu import norm as norm_kernels
-from kernels.gpu.latent_plan import MAX_BLOCKS, Fast, fast_math, on_device, warp_lanes
+from kernels.gpu.latent_plan import MAX_BLOCKS, Fast, fast_math, warp_lanes
+from kernels.gpu.launches import Launch, Plans, layout_key, on_device
 
 Layout = Literal["channels_last", "channels_first"]
 Affine = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -103,12 +104,16 @@ def laid_out(x: Tensor, layout: Layout) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last if layout == "channels_last" else torch.contiguous_format)
 
 
+def output_format(x: Tensor) -> torch.memory_format:
+    """The memory format of results for x."""
+    if x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last):
+        return torch.preserve_format
+    return torch.channels_last if layout_of(x) == "channels_last" else torch.contiguous_format
+
+
 def output_like(x: Tensor) -> Tensor:
     """Uninitialised activations in the memory format of x."""
-    if x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last):
-        return torch.empty_like(x)
-    last = layout_of(x) == "channels_last"
-    return torch.empty_like(x, memory_format=torch.channels_last if last else torch.contiguous_format)
+    return torch.empty_like(x, memory_format=output_format(x))
 
 
 def extent_of(x: Tensor, layout: Layout) -> Extent:
@@ -163,52 +168,47 @@ def choose_plan(fields: tuple[Tensor, ...], layout: Layout, parts: int = PROGRAM
     return Plan(Sweep(layout, unit, rows, columns, turns, full, fast_math(fields[0])), steps, grid)
 
 
-def launch(
-    kernel: Any,
-    plan: Plan,
-    fields: tuple[Tensor, ...],
-    *arguments: object,
-    scalars: tuple[float, ...] = (),
-    **form: Norm,
-) -> None:
-    """Run a kernel of `kernels.gpu.norm` over `fields`, with `scalars` after their extent."""
-    sweep = plan.sweep
-    extent = extent_of(fields[0], sweep.layout)
-    strides = ([stride // sweep.unit for stride in strides_of(one, sweep.layout)] for one in fields)
-    kernel[plan.grid](
-        *((one, *pair) for one, pair in zip(fields, strides, strict=True)),
-        *arguments,
-        extent.lines,
-        extent.length // sweep.unit,
-        plan.steps,
-        *scalars,
-        SWEEP=sweep,
-        **form,
-        num_warps=sweep.warps(warp_lanes()),
-        enable_fp_fusion=True,
-    )
+class Pass(NamedTuple):
+    """A kernel's launch over fields.
+
+    Args:
+        launch: the kernel, after whose fields and arguments the `sizes` are given.
+        formats: for each field the format in which it is copied if it is not read in place; None without copies.
+        strides: of lines and of channels, of each field.
+        sizes: lines, length of one, and steps.
+        programs: of one channel, or of one pixel's channels.
+    """
+
+    launch: Launch
+    formats: tuple[torch.memory_format | None, ...] | None
+    strides: tuple[tuple[int, int], ...]
+    sizes: tuple[int, int, int]
+    programs: int
+
+    def fields(self, *tensors: Tensor) -> tuple[tuple[Tensor, int, int], ...]:
+        """Fields as the kernels take them."""
+        if self.formats is not None:
+            tensors = tuple(
+                one if copied is None else one.contiguous(memory_format=copied)
+                for one, copied in zip(tensors, self.formats, strict=True)
+            )
+        return tuple([(one, line, channel) for one, (line, channel) in zip(tensors, self.strides, strict=True)])
 
 
-def merge(
-    plan: Plan, extent: Extent, parts: Tensor, moments: tuple[Tensor, ...], scalars: tuple[float, float, float]
-) -> None:
-    """Merge the parts (2, programs, C) of the statistics into mean, 1 / std, running mean and running variance."""
-    _, number, channels = parts.shape
-    rows = 1 << (number - 1).bit_length()
-    columns = max(1, min(MERGED // rows, MAX_COLUMNS))
-    shape = extent.lines, extent.length // plan.sweep.unit, plan.steps
-    kernel: Any = norm_kernels.merge
-    kernel[-(-channels // columns),](
-        parts,
-        *moments,
-        number,
-        channels,
-        *shape,
-        *scalars,
-        SWEEP=plan.sweep,
-        PARTS=rows,
-        COLUMNS=columns,
-        enable_fp_fusion=True,
+def plan_pass(kernel: Any, given: tuple[Tensor, ...], layout: Layout, parts: int = PROGRAMS, **form: Norm) -> Pass:
+    """Plan a kernel of `kernels.gpu.norm` over the `given` fields of equal shape in `layout`."""
+    copy = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    fields = tuple(laid_out(one, layout) for one in given)
+    plan = choose_plan(fields, layout, parts)
+    sweep, extent = plan.sweep, extent_of(fields[0], layout)
+    strides = [strides_of(one, layout) for one in fields]
+    formats = tuple(None if one is field else copy for one, field in zip(given, fields, strict=True))
+    return Pass(
+        Launch(kernel, plan.grid, sweep, *form.values(), num_warps=sweep.warps(warp_lanes())),
+        formats if any(formats) else None,
+        tuple((line // sweep.unit, channel // sweep.unit) for line, channel in strides),
+        (extent.lines, extent.length // sweep.unit, plan.steps),
+        plan.grid[1],
     )
 
 
@@ -217,25 +217,59 @@ def unbiased_factor(count: int, repeats: int) -> float:
     return repeats / (repeats * count - 1)
 
 
+class Statistics(NamedTuple):
+    """How a batch's statistics are taken: in parts, then merged; `unbiased`: see `unbiased_factor`."""
+
+    parts: Pass
+    merge: Launch
+    unbiased: float
+
+
+STATISTICS: Plans[Statistics] = Plans()
+
+
+def plan_statistics(x: Tensor, repeats: int) -> Statistics:
+    """Plan the statistics of the channels of x."""
+    channels = x.shape[1]
+    parts = plan_pass(norm_kernels.statistics, (x,), layout_of(x) or "channels_first", MAX_PARTS)
+    rows = 1 << (parts.programs - 1).bit_length()
+    columns = max(1, min(MERGED // rows, MAX_COLUMNS))
+    merge = Launch(norm_kernels.merge, (-(-channels // columns),), *parts.launch.constants, rows, columns)
+    return Statistics(parts, merge, unbiased_factor(x.numel() // channels, repeats))
+
+
 def norm_statistics(
     x: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float, eps: float, repeats: int
 ) -> tuple[Tensor, Tensor]:
     """Mean and 1 / sqrt(variance + eps) of each channel (C,) float32; moves the running statistics."""
-    if not (running_mean.is_contiguous() and running_var.is_contiguous()):
-        raise ValueError("running statistics: expected contiguous tensors, since they are moved in place")
+    key = layout_key(x), layout_key(running_mean), layout_key(running_var), repeats, x.get_device()
     channels = x.shape[1]
-    mean, inverse = (x.new_empty(channels, dtype=torch.float32) for _ in range(2))
-    if not x.numel():
-        return mean.zero_(), inverse.zero_()
-    layout = layout_of(x) or "channels_first"
-    x = laid_out(x, layout)
-    plan = choose_plan((x,), layout, MAX_PARTS)
-    parts = x.new_empty((2, plan.grid[1], channels), dtype=torch.float32)
-    factor = unbiased_factor(x.numel() // channels, repeats)
+    mean, inverse = x.new_empty(channels, dtype=torch.float32), x.new_empty(channels, dtype=torch.float32)
+    plan = STATISTICS.get(key)
+    if plan is None:
+        if not (running_mean.is_contiguous() and running_var.is_contiguous()):
+            raise ValueError("running statistics: expected contiguous tensors, since they are moved in place")
+        if not x.numel():
+            return mean.zero_(), inverse.zero_()
+        plan = STATISTICS.keep(key, plan_statistics(x, repeats))
+    sweep = plan.parts
+    parts = x.new_empty((2, sweep.programs, channels), dtype=torch.float32)
     with on_device(x):
-        launch(norm_kernels.statistics, plan, (x,), parts)
-        moments = mean, inverse, running_mean, running_var
-        merge(plan, extent_of(x, layout), parts, moments, (momentum, factor, eps))
+        sweep.launch((parts,), *sweep.fields(x), parts, *sweep.sizes)
+        plan.merge(
+            (parts, mean, inverse),
+            parts,
+            mean,
+            inverse,
+            running_mean,
+            running_var,
+            sweep.programs,
+            channels,
+            *sweep.sizes,
+            momentum,
+            plan.unbiased,
+            eps,
+        )
     return mean, inverse
 
 
@@ -245,32 +279,69 @@ def contiguous(affine: Affine) -> Affine:
     return mean.contiguous(), spread.contiguous(), weight.contiguous(), bias.contiguous()
 
 
+def affine_key(affine: Affine) -> Hashable:
+    """What the channels' tensors have a part in."""
+    mean, spread, weight, bias = affine
+    return layout_key(mean), layout_key(spread), layout_key(weight), layout_key(bias)
+
+
+FORWARD: Plans[tuple[torch.memory_format, Pass]] = Plans()
+
+
 def norm_forward(x: Tensor, affine: Affine, eps: float, norm: Norm) -> Tensor:
     """Normalised and activated x."""
-    y = output_like(x)
-    if x.numel():
+    key = layout_key(x), affine_key(affine), norm, x.get_device()
+    found = FORWARD.get(key)
+    if found is None:
+        y = output_like(x)
+        if not x.numel():
+            return y
         layout = layout_of(y) or "channels_first"
-        fields = laid_out(x, layout), y
-        plan = choose_plan(fields, layout)
-        with on_device(x):
-            launch(norm_kernels.forward, plan, fields, contiguous(affine), scalars=(eps,), NORM=norm)
+        found = output_format(x), plan_pass(norm_kernels.forward, (x, y), layout, NORM=norm)
+        _, plan = FORWARD.keep(key, found)
+    else:
+        memory_format, plan = found
+        y = torch.empty_like(x, memory_format=memory_format)
+    with on_device(x):
+        plan.launch((y,), *plan.fields(x, y), contiguous(affine), *plan.sizes, eps)
     return y
+
+
+class Backward(NamedTuple):
+    """How gradients are taken: sums in parts, then the gradient of x in the format `output`; `share`: 1 / count."""
+
+    output: torch.memory_format
+    sums: Pass
+    gradient: Pass
+    share: float
+
+
+BACKWARD: Plans[Backward] = Plans()
+
+
+def plan_backward(grad_y: Tensor, x: Tensor, grad_x: Tensor, norm: Norm) -> Backward:
+    """Plan both passes over the gradient."""
+    layout = layout_of(grad_x) or "channels_first"
+    sums = plan_pass(norm_kernels.backward_sums, (grad_y, x), layout, MAX_PARTS, NORM=norm)
+    gradient = plan_pass(norm_kernels.backward, (grad_y, x, grad_x), layout, NORM=norm)
+    return Backward(output_format(x), sums, gradient, x.shape[1] / x.numel())
 
 
 def norm_backward(grad_y: Tensor, x: Tensor, affine: Affine, eps: float, norm: Norm) -> tuple[Tensor, Tensor]:
     """Gradient of x, and those of bias and weight as rows of (2, C) float32."""
-    grad_x, channels = output_like(x), x.shape[1]
-    if not x.numel():
-        return grad_x, x.new_zeros((2, channels), dtype=torch.float32)
-    layout = layout_of(grad_x) or "channels_first"
-    fields, affine = (laid_out(grad_y, layout), laid_out(x, layout)), contiguous(affine)
-    plan = choose_plan(fields, layout, MAX_PARTS)
-    parts = x.new_empty((2, plan.grid[1], channels), dtype=torch.float32)
+    key = layout_key(grad_y), layout_key(x), affine_key(affine), norm, x.get_device()
+    plan, channels = BACKWARD.get(key), x.shape[1]
+    grad_x = output_like(x) if plan is None else torch.empty_like(x, memory_format=plan.output)
+    if plan is None:
+        if not x.numel():
+            return grad_x, x.new_zeros((2, channels), dtype=torch.float32)
+        plan = BACKWARD.keep(key, plan_backward(grad_y, x, grad_x, norm))
+    affine = contiguous(affine)
+    parts = x.new_empty((2, plan.sums.programs, channels), dtype=torch.float32)
     with on_device(x):
-        launch(norm_kernels.backward_sums, plan, fields, affine, parts, scalars=(eps,), NORM=norm)
+        fields = plan.sums.fields(grad_y, x)
+        plan.sums.launch((parts,), *fields, affine, parts, *plan.sums.sizes, eps)
         sums = parts.sum(1)
-        fields = *fields, grad_x
-        plan = choose_plan(fields, layout)
-        scalars = eps, channels / x.numel()
-        launch(norm_kernels.backward, plan, fields, affine, tuple(sums), scalars=scalars, NORM=norm)
+        fields = plan.gradient.fields(fields[0][0], fields[1][0], grad_x)
+        plan.gradient.launch((grad_x, sums), *fields, affine, sums.unbind(), *plan.gradient.sizes, eps, plan.share)
     return grad_x, sums
