@@ -3,7 +3,9 @@
     PYTHONPATH=.:tests/helpers python -m host_overhead [--device cuda] [--rounds N]
 
 Without a GPU the operations run on CPU tensors through Triton's own launch path, and the launch itself does nothing:
-what is timed is the host's part alone. On a GPU the tensors are so small that the host is what is timed there too.
+what is timed is the host's part alone, in processor time. On a GPU the tensors are so small that the host is what is
+timed there too, by the clock. Of an operation's time, "launches" goes when no kernel is launched, "plans" when results
+are given ready-made besides, and "autograd" is the rest; "anew" is the whole where no plan and no launch is kept.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from triton.backends import backends
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
-from kernels.gpu import latent_plan, mixture_plan, norm_plan
+from kernels.gpu import latent_plan, launches, mixture_plan, norm_plan
 from kernels.gpu.operators import FUSED
 from kernels.ops import RESIDUAL
 
@@ -39,8 +41,6 @@ CALLS = 50
 
 class NoGpu:
     """Stands for Triton's driver: everything up to the launch is Triton's, and the launch does nothing."""
-
-    launches = 0
 
     def __init__(self) -> None:
         self.utils = SimpleNamespace(
@@ -67,8 +67,7 @@ class NoGpu:
 
 
 def launch_nothing(*_: object) -> None:
-    """Count a launch."""
-    NoGpu.launches += 1
+    """Launch nothing."""
 
 
 @contextlib.contextmanager
@@ -83,19 +82,64 @@ def without_launches() -> Iterator[None]:
         yield
 
 
-def median_us(call: Callable[[], object], rounds: int, synchronise: Callable[[], None]) -> tuple[float, float]:
+def median_us(call: Callable[[], object], rounds: int, on_gpu: bool) -> tuple[float, float]:
     """Median and interquartile range over rounds of the microseconds of one call."""
+    clock = time.perf_counter if on_gpu else time.process_time
     for _ in range(3):
         call()
     times = []
     for _ in range(rounds):
-        synchronise()
-        start = time.perf_counter()
+        if on_gpu:
+            torch.cuda.synchronize()
+        start = clock()
         for _ in range(CALLS):
             call()
-        times.append((time.perf_counter() - start) / CALLS * 1e6)
+        times.append((clock() - start) / CALLS * 1e6)
     low, middle, high = statistics.quantiles(times, n=4)
     return middle, high - low
+
+
+@contextlib.contextmanager
+def nothing_kept() -> Iterator[None]:
+    """Within, every call plans anew and goes through Triton's binder."""
+    launches.forget()
+    with mock.patch.object(launches, "KEEPING", False):
+        yield
+
+
+@contextlib.contextmanager
+def nothing_launched() -> Iterator[None]:
+    """Within, plans are made and found, and nothing is launched."""
+    with mock.patch.object(launches.Launch, "__call__", launch_nothing):
+        yield
+
+
+PLANNED = (
+    (norm_plan, ("norm_statistics", "norm_forward", "norm_backward")),
+    (latent_plan, ("gaussian_forward", "gaussian_backward")),
+    (mixture_plan, ("mixture_forward", "mixture_backward")),
+)
+
+
+@contextlib.contextmanager
+def results_ready() -> Iterator[None]:
+    """Within, what a plan's function returned first it returns again."""
+
+    def again(function: Callable[..., Any]) -> Callable[..., Any]:
+        results: list[Any] = []
+
+        def given(*arguments: Any) -> Any:
+            if not results:
+                results.append(function(*arguments))
+            return results[0]
+
+        return given
+
+    with contextlib.ExitStack() as stack:
+        for module, names in PLANNED:
+            for name in names:
+                stack.enter_context(mock.patch.object(module, name, again(getattr(module, name))))
+        yield
 
 
 def operations(device: torch.device) -> dict[str, Callable[[], object]]:
@@ -167,18 +211,23 @@ def main(arguments: list[str] | None = None) -> None:
     request = parser.parse_args(arguments)
     device = torch.device(request.device)
     torch.set_num_threads(1)
-    synchronise: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    place: Any = contextlib.nullcontext() if device.type == "cuda" else without_launches()
-    with place:
+    on_gpu = device.type == "cuda"
+    with contextlib.nullcontext() if on_gpu else without_launches():
         print(f"torch {torch.__version__}, Triton {triton.__version__}, {device}, {os.cpu_count()} CPUs")
-        print(f"{'operation':52} {'us, p50':>8} {'IQR':>6} {'launches':>8}")
+        columns = "".join(f"{name:>10}" for name in ("p50", "IQR", "launches", "plans", "autograd", "anew"))
+        print(f"{'us a call':52}{columns}")
         for name, call in operations(device).items():
-            call()
-            NoGpu.launches = 0
-            call()
-            launches = NoGpu.launches if device.type == "cpu" else "-"
-            middle, spread = median_us(call, request.rounds, synchronise)
-            print(f"{name:52} {middle:8.1f} {spread:6.1f} {launches:>8}", flush=True)
+            whole, spread = median_us(call, request.rounds, on_gpu)
+            cells = [whole, spread]
+            if not name.startswith("F."):
+                with nothing_launched():
+                    planned, _ = median_us(call, request.rounds, on_gpu)
+                with results_ready():
+                    registered, _ = median_us(call, request.rounds, on_gpu)
+                with nothing_kept():
+                    anew, _ = median_us(call, request.rounds, on_gpu)
+                cells += [whole - planned, planned - registered, registered, anew]
+            print(f"{name:52}" + "".join(f"{cell:10.1f}" for cell in cells), flush=True)
 
 
 if __name__ == "__main__":
