@@ -15,8 +15,10 @@ from torch.autograd import forward_ad
 
 from kernels.gpu import latent_plan, mixture_plan, norm_plan, registered
 from kernels.gpu.latent_plan import Gradients, Request
-from kernels.gpu.norm_plan import Norm
+from kernels.gpu.norm_plan import Affine, Norm
 
+Numbers = tuple[float, float, int]
+"""Momentum, epsilon and repeats of a batch norm."""
 PLAIN_TYPES = {Tensor, torch.nn.Parameter, type(None)}
 
 
@@ -123,8 +125,23 @@ class FusedMixture(torch.autograd.Function):
         return registered.mixture_backward(upstream, parameters, x, sums, ctx.bits), None, None
 
 
+def norm_gradients(ctx: Any, grad_y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, weight and bias, from what a batch norm has saved."""
+    x, mean, spread, weight, bias = ctx.saved_tensors
+    if direct_backward(grad_y):
+        grad_x, _, rows = norm_plan.norm_backward(grad_y, x, (mean, spread, weight, bias), ctx.eps, ctx.norm)
+    else:
+        form = ctx.eps, ctx.norm.training, ctx.norm.swish
+        grad_x, sums = registered.norm_backward(grad_y, x, mean, spread, weight, bias, *form)
+        rows = sums.unbind()
+    grad_bias, grad_weight = rows
+    if weight.dtype is not torch.float32 or bias.dtype is not torch.float32:
+        grad_weight, grad_bias = grad_weight.to(weight.dtype), grad_bias.to(bias.dtype)
+    return grad_x, grad_weight, grad_bias
+
+
 class FusedBatchNorm(torch.autograd.Function):
-    """Batch norm [and swish], whose mean and spread are the batch's in training, else the running statistics."""
+    """Batch norm [and swish] by given statistics."""
 
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -138,14 +155,27 @@ class FusedBatchNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Gradients of x, weight and bias."""
-        x, mean, spread, weight, bias = ctx.saved_tensors
-        if direct_backward(grad_y):
-            grad_x, sums = norm_plan.norm_backward(grad_y, x, (mean, spread, weight, bias), ctx.eps, ctx.norm)
-        else:
-            form = ctx.eps, ctx.norm.training, ctx.norm.swish
-            grad_x, sums = registered.norm_backward(grad_y, x, mean, spread, weight, bias, *form)
-        grad_bias, grad_weight = sums.unbind()
-        return grad_x, None, None, grad_weight.to(weight.dtype), grad_bias.to(bias.dtype), None, None
+        grad_x, grad_weight, grad_bias = norm_gradients(ctx, grad_y)
+        return grad_x, None, None, grad_weight, grad_bias, None, None
+
+
+class FusedBatchNormTraining(torch.autograd.Function):
+    """Batch norm [and swish] by the batch's statistics, which move the running ones."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, running: tuple[Tensor, Tensor], numbers: Numbers, norm: Norm
+    ) -> Tensor:
+        """Normalise and activate."""
+        y, mean, inverse = norm_plan.norm_training(x, (*running, weight, bias), *numbers, norm)
+        ctx.save_for_backward(x, mean, inverse, weight, bias)
+        ctx.eps, ctx.norm = numbers[1], norm
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Gradients of x, weight and bias."""
+        return *norm_gradients(ctx, grad_y), None, None, None
 
 
 def needs_gradient(*tensors: Tensor | None) -> bool:
@@ -179,17 +209,24 @@ def mixture(parameters: Tensor, x: Tensor, bits: int) -> Tensor:
     return mixture_plan.mixture_forward(parameters, x, bits)[0]
 
 
-def norm_statistics(
-    x: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float, eps: float, repeats: int
-) -> tuple[Tensor, Tensor]:
-    """Mean and 1 / std of each channel of the batch; moves the running statistics, and autograd is told so."""
-    moments = norm_plan.norm_statistics(x, running_mean, running_var, momentum, eps, repeats)
-    torch.autograd.graph.increment_version((running_mean, running_var))
-    return moments
+def norm_training(x: Tensor, channels: Affine, numbers: Numbers, norm: Norm) -> Tensor:
+    """X normalised by its own statistics and activated; moves the running statistics, and autograd is told so.
 
-
-def norm(x: Tensor, mean: Tensor, spread: Tensor, weight: Tensor, bias: Tensor, eps: float, form: Norm) -> Tensor:
-    """X normalised and activated."""
+    `channels`: running mean and variance, weight and bias.
+    """
+    running_mean, running_var, weight, bias = channels
+    running = running_mean, running_var
     if needs_gradient(x, weight, bias):
-        return FusedBatchNorm.apply(x, mean, spread, weight, bias, eps, form)  # pyright: ignore[reportReturnType]
-    return norm_plan.norm_forward(x, (mean, spread, weight, bias), eps, form)
+        y: Tensor = FusedBatchNormTraining.apply(x, weight, bias, running, numbers, norm)  # pyright: ignore[reportAssignmentType]
+    else:
+        y, _, _ = norm_plan.norm_training(x, channels, *numbers, norm)
+    torch.autograd.graph.increment_version(running)
+    return y
+
+
+def norm(x: Tensor, channels: Affine, eps: float, form: Norm) -> Tensor:
+    """X normalised by given mean and variance and activated; `channels`: those, weight and bias."""
+    mean, variance, weight, bias = channels
+    if needs_gradient(x, weight, bias):
+        return FusedBatchNorm.apply(x, mean, variance, weight, bias, eps, form)  # pyright: ignore[reportReturnType]
+    return norm_plan.norm_forward(x, channels, eps, form)

@@ -200,8 +200,8 @@ def output_like(mean: Tensor) -> Tensor:
 
 
 def alike(tensor: Tensor, like: Tensor) -> Tensor:
-    """Uninitialised memory in the strides of `tensor` and the type of `like`."""
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=like.dtype, device=like.device)
+    """Uninitialised memory in the strides of `tensor`, which is dense, and the type of `like`."""
+    return torch.empty_like(tensor, dtype=like.dtype)
 
 
 def fast_math(tensor: Tensor) -> Fast:
@@ -254,9 +254,9 @@ class Place(NamedTuple):
     copied: bool
     strides: Strides
 
-    def argument(self, *tensors: Tensor) -> tuple[Tensor | Strides, ...]:
-        """The field as the kernels take it."""
-        return *([one.contiguous() for one in tensors] if self.copied else tensors), self.strides
+    def copies(self, *tensors: Tensor) -> tuple[Tensor | Strides, ...]:
+        """The field as the kernels take it, copied."""
+        return *(one.contiguous() for one in tensors), self.strides
 
 
 class Plan(NamedTuple):
@@ -279,7 +279,7 @@ class Plan(NamedTuple):
     def arguments(self, *fields: tuple[Tensor, ...]) -> list[tuple[Tensor | Strides, ...] | None]:
         """Fields as the kernels take them; None for those without tensors."""
         return [
-            None if place is None else place.argument(*tensors)
+            None if place is None else place.copies(*tensors) if place.copied else (*tensors, place.strides)
             for place, tensors in zip(self.places, fields, strict=True)
         ]
 

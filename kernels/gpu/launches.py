@@ -57,12 +57,21 @@ def layout_key(tensor: Tensor) -> Hashable:
     return tensor.shape, tensor.stride(), tensor.dtype, tensor.data_ptr() % ALIGNED
 
 
+def vectors_key(*tensors: Tensor) -> Hashable:
+    """What tensors (C,) have a part in, where the key holds C already."""
+    return tuple([(one.dtype, one.stride(), one.data_ptr() % ALIGNED) for one in tensors])
+
+
 if torch.version.hip is not None:
     cuda_key = layout_key
 
     def layout_key(tensor: Tensor) -> Hashable:
         """As on CUDA, and whether buffer instructions reach the whole allocation."""
         return cuda_key(tensor), tensor.untyped_storage().nbytes() <= BUFFER_BYTES
+
+    def vectors_key(*tensors: Tensor) -> Hashable:
+        """As of any tensors."""
+        return tuple([layout_key(one) for one in tensors])
 
 
 def aligned(*tensors: Tensor) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kernels.gpu import norm as norm_kernels
 from kernels.gpu.latent_plan import MAX_BLOCKS, Fast, fast_math, warp_lanes
-from kernels.gpu.launches import Launch, Plans, layout_key, on_device
+from kernels.gpu.launches import Launch, Plans, layout_key, on_device, vectors_key
 
 Layout = Literal["channels_last", "channels_first"]
 Affine = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -238,39 +238,35 @@ def plan_statistics(x: Tensor, repeats: int) -> Statistics:
     return Statistics(parts, merge, unbiased_factor(x.numel() // channels, repeats))
 
 
+def run_statistics(
+    plan: Statistics, x: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Mean and 1 / sqrt(variance + eps) by a plan; moves the running statistics."""
+    sweep, _, channels, *_ = plan.parts, *x.shape
+    mean, inverse = x.new_empty(channels, dtype=torch.float32), x.new_empty(channels, dtype=torch.float32)
+    parts = x.new_empty((2, sweep.programs, channels), dtype=torch.float32)
+    sweep.launch((parts,), *sweep.fields(x), parts, *sweep.sizes)
+    moments = mean, inverse, running_mean, running_var
+    sizes = sweep.programs, channels, *sweep.sizes
+    plan.merge((parts, mean, inverse), parts, *moments, *sizes, momentum, plan.unbiased, eps)
+    return mean, inverse
+
+
 def norm_statistics(
     x: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float, eps: float, repeats: int
 ) -> tuple[Tensor, Tensor]:
     """Mean and 1 / sqrt(variance + eps) of each channel (C,) float32; moves the running statistics."""
-    key = layout_key(x), layout_key(running_mean), layout_key(running_var), repeats, x.get_device()
-    channels = x.shape[1]
-    mean, inverse = x.new_empty(channels, dtype=torch.float32), x.new_empty(channels, dtype=torch.float32)
+    key = layout_key(x), vectors_key(running_mean, running_var), repeats, x.get_device()
     plan = STATISTICS.get(key)
     if plan is None:
         if not (running_mean.is_contiguous() and running_var.is_contiguous()):
             raise ValueError("running statistics: expected contiguous tensors, since they are moved in place")
         if not x.numel():
-            return mean.zero_(), inverse.zero_()
+            mean, inverse = (x.new_zeros(x.shape[1], dtype=torch.float32) for _ in range(2))
+            return mean, inverse
         plan = STATISTICS.keep(key, plan_statistics(x, repeats))
-    sweep = plan.parts
-    parts = x.new_empty((2, sweep.programs, channels), dtype=torch.float32)
     with on_device(x):
-        sweep.launch((parts,), *sweep.fields(x), parts, *sweep.sizes)
-        plan.merge(
-            (parts, mean, inverse),
-            parts,
-            mean,
-            inverse,
-            running_mean,
-            running_var,
-            sweep.programs,
-            channels,
-            *sweep.sizes,
-            momentum,
-            plan.unbiased,
-            eps,
-        )
-    return mean, inverse
+        return run_statistics(plan, x, running_mean, running_var, momentum, eps)
 
 
 def contiguous(affine: Affine) -> Affine:
@@ -279,32 +275,65 @@ def contiguous(affine: Affine) -> Affine:
     return mean.contiguous(), spread.contiguous(), weight.contiguous(), bias.contiguous()
 
 
-def affine_key(affine: Affine) -> Hashable:
-    """What the channels' tensors have a part in."""
-    mean, spread, weight, bias = affine
-    return layout_key(mean), layout_key(spread), layout_key(weight), layout_key(bias)
+class Forward(NamedTuple):
+    """How y is written, in the format `output`."""
+
+    output: torch.memory_format
+    writing: Pass
 
 
-FORWARD: Plans[tuple[torch.memory_format, Pass]] = Plans()
+FORWARD: Plans[Forward] = Plans()
+
+
+def plan_forward(x: Tensor, y: Tensor, norm: Norm) -> Forward:
+    """Plan the normalised and activated x."""
+    layout = layout_of(y) or "channels_first"
+    return Forward(output_format(x), plan_pass(norm_kernels.forward, (x, y), layout, NORM=norm))
 
 
 def norm_forward(x: Tensor, affine: Affine, eps: float, norm: Norm) -> Tensor:
     """Normalised and activated x."""
-    key = layout_key(x), affine_key(affine), norm, x.get_device()
-    found = FORWARD.get(key)
-    if found is None:
-        y = output_like(x)
+    key = layout_key(x), vectors_key(*affine), norm, x.get_device()
+    plan = FORWARD.get(key)
+    y = output_like(x) if plan is None else torch.empty_like(x, memory_format=plan.output)
+    if plan is None:
         if not x.numel():
             return y
-        layout = layout_of(y) or "channels_first"
-        found = output_format(x), plan_pass(norm_kernels.forward, (x, y), layout, NORM=norm)
-        _, plan = FORWARD.keep(key, found)
-    else:
-        memory_format, plan = found
-        y = torch.empty_like(x, memory_format=memory_format)
+        plan = FORWARD.keep(key, plan_forward(x, y, norm))
+    writing = plan.writing
     with on_device(x):
-        plan.launch((y,), *plan.fields(x, y), contiguous(affine), *plan.sizes, eps)
+        writing.launch((y,), *writing.fields(x, y), contiguous(affine), *writing.sizes, eps)
     return y
+
+
+TRAINING: Plans[tuple[Statistics, Forward]] = Plans()
+
+
+def norm_training(
+    x: Tensor,
+    channels: Affine,
+    momentum: float,
+    eps: float,
+    repeats: int,
+    norm: Norm,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `norm_statistics` and `norm_forward`: y, mean, 1 / std; `channels`: running statistics, weight and bias."""
+    running_mean, running_var, weight, bias = channels
+    key = layout_key(x), vectors_key(*channels), repeats, norm, x.get_device()
+    plans = TRAINING.get(key)
+    if plans is None:
+        mean, inverse = norm_statistics(x, running_mean, running_var, momentum, eps, repeats)
+        y = norm_forward(x, (mean, inverse, weight, bias), eps, norm)
+        if x.numel():
+            TRAINING.keep(key, (plan_statistics(x, repeats), plan_forward(x, y, norm)))
+        return y, mean, inverse
+    statistics, (output, writing) = plans
+    y = torch.empty_like(x, memory_format=output)
+    with on_device(x):
+        mean, inverse = run_statistics(statistics, x, running_mean, running_var, momentum, eps)
+        affine = mean, inverse, weight.contiguous(), bias.contiguous()
+        writing.launch((y, mean, inverse), *writing.fields(x, y), affine, *writing.sizes, eps)
+    return y, mean, inverse
 
 
 class Backward(NamedTuple):
@@ -327,21 +356,34 @@ def plan_backward(grad_y: Tensor, x: Tensor, grad_x: Tensor, norm: Norm) -> Back
     return Backward(output_format(x), sums, gradient, x.shape[1] / x.numel())
 
 
-def norm_backward(grad_y: Tensor, x: Tensor, affine: Affine, eps: float, norm: Norm) -> tuple[Tensor, Tensor]:
-    """Gradient of x, and those of bias and weight as rows of (2, C) float32."""
-    key = layout_key(grad_y), layout_key(x), affine_key(affine), norm, x.get_device()
+class NormGradients(NamedTuple):
+    """Gradient of x, and those of bias and weight, float32: together (2, C), and each (C,)."""
+
+    x: Tensor
+    sums: Tensor
+    rows: tuple[Tensor, ...]
+
+
+def norm_backward(grad_y: Tensor, x: Tensor, affine: Affine, eps: float, norm: Norm) -> NormGradients:
+    """Gradients of x, bias and weight."""
+    key = layout_key(grad_y), layout_key(x), vectors_key(*affine), norm, x.get_device()
     plan, channels = BACKWARD.get(key), x.shape[1]
     grad_x = output_like(x) if plan is None else torch.empty_like(x, memory_format=plan.output)
     if plan is None:
         if not x.numel():
-            return grad_x, x.new_zeros((2, channels), dtype=torch.float32)
+            zeros = x.new_zeros((2, channels), dtype=torch.float32)
+            return NormGradients(grad_x, zeros, zeros.unbind())
         plan = BACKWARD.keep(key, plan_backward(grad_y, x, grad_x, norm))
+    _, summing, writing, share = plan
     affine = contiguous(affine)
-    parts = x.new_empty((2, plan.sums.programs, channels), dtype=torch.float32)
+    programs = summing.programs
+    shape = (2, channels) if programs == 1 else (2, programs, channels)
+    parts = x.new_empty(shape, dtype=torch.float32)
     with on_device(x):
-        fields = plan.sums.fields(grad_y, x)
-        plan.sums.launch((parts,), *fields, affine, parts, *plan.sums.sizes, eps)
-        sums = parts.sum(1)
-        fields = plan.gradient.fields(fields[0][0], fields[1][0], grad_x)
-        plan.gradient.launch((grad_x, sums), *fields, affine, sums.unbind(), *plan.gradient.sizes, eps, plan.share)
-    return grad_x, sums
+        fields = summing.fields(grad_y, x)
+        summing.launch((parts,), *fields, affine, parts, *summing.sizes, eps)
+        sums = parts.sum(1) if parts.ndim == 3 else parts
+        rows = sums.unbind()
+        fields = writing.fields(fields[0][0], fields[1][0], grad_x)
+        writing.launch((grad_x, sums), *fields, affine, rows, *writing.sizes, eps, share)
+    return NormGradients(grad_x, sums, rows)

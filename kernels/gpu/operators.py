@@ -154,13 +154,13 @@ def norm_swish(
             repeats=repeats,
             activation=activation,
         )
-    mean, spread = running_mean, running_var
     if eager.unobserved(x, running_mean, running_var, weight, bias):
         check_once(x, running_mean, running_var, weight, bias, training, repeats, activation)
-        momentum, eps, form = float(momentum), float(eps), NORMS[training, activation == "swish"]
+        channels, form = (running_mean, running_var, weight, bias), NORMS[training, activation == "swish"]
         if training:
-            mean, spread = eager.norm_statistics(x.detach(), running_mean, running_var, momentum, eps, repeats)
-        return eager.norm(x, mean, spread, weight, bias, eps, form)
+            return eager.norm_training(x, channels, (float(momentum), float(eps), repeats), form)
+        return eager.norm(x, channels, float(eps), form)
+    mean, spread = running_mean, running_var
     check_norm(x, (running_mean, running_var, weight, bias), training, repeats, activation)
     if training:
         mean, spread = norm_statistics(x.detach(), running_mean, running_var, momentum, eps, repeats)

@@ -235,7 +235,9 @@ def norm_backward(
     swish: bool,
 ) -> tuple[Tensor, Tensor]:
     """Gradient of x, and those of bias and weight as rows (2, C)."""
-    return norm_plan.norm_backward(grad_y, x, (mean, spread, weight, bias), eps, norm_plan.Norm(training, swish))
+    norm = norm_plan.Norm(training, swish)
+    grad_x, sums, _ = norm_plan.norm_backward(grad_y, x, (mean, spread, weight, bias), eps, norm)
+    return grad_x, sums
 
 
 @norm_backward.register_fake

@@ -26,6 +26,7 @@ import triton
 from ptx.driver import SHARED_MEMORY, PtxBackend
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils import _pytree as pytree
 from triton.backends import backends
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
@@ -115,7 +116,7 @@ def nothing_launched() -> Iterator[None]:
 
 
 PLANNED = (
-    (norm_plan, ("norm_statistics", "norm_forward", "norm_backward")),
+    (norm_plan, ("norm_training", "norm_forward", "norm_backward")),
     (latent_plan, ("gaussian_forward", "gaussian_backward")),
     (mixture_plan, ("mixture_forward", "mixture_backward")),
 )
@@ -130,8 +131,9 @@ def results_ready() -> Iterator[None]:
 
         def given(*arguments: Any) -> Any:
             if not results:
-                results.append(function(*arguments))
-            return results[0]
+                results.extend(pytree.tree_flatten(function(*arguments)))
+            leaves = [one.detach() if isinstance(one, Tensor) else one for one in results[0]]
+            return pytree.tree_unflatten(leaves, results[1])
 
         return given
 
