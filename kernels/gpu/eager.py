@@ -178,8 +178,10 @@ class FusedBatchNormTraining(torch.autograd.Function):
         return *norm_gradients(ctx, grad_y), None, None, None
 
 
-def needs_gradient(*tensors: Tensor | None) -> bool:
-    """Whether autograd has to know of an operation on these."""
+def recorded(*tensors: Tensor | None) -> bool:
+    """Whether autograd has to know of an operation on these, or the profiler, which sees functions by name."""
+    if torch.autograd._profiler_enabled():  # pyright: ignore[reportPrivateImportUsage]
+        return True
     if torch.is_grad_enabled():
         for tensor in tensors:
             if tensor is not None and tensor.requires_grad:
@@ -197,14 +199,14 @@ def gaussian(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """z, KL and log ratio; the latter two are None where they are not asked for."""
     parameters = mean, log_scale, prior_mean, prior_log_scale
-    if needs_gradient(*parameters):
+    if recorded(*parameters):
         return FusedGaussian.apply(*parameters, noise, request)  # pyright: ignore[reportReturnType]
     return draw(*parameters, noise, request)
 
 
 def mixture(parameters: Tensor, x: Tensor, bits: int) -> Tensor:
     """Log probability (B,)."""
-    if needs_gradient(parameters):
+    if recorded(parameters):
         return FusedMixture.apply(parameters, x, bits)  # pyright: ignore[reportReturnType]
     return mixture_plan.mixture_forward(parameters, x, bits)[0]
 
@@ -216,7 +218,7 @@ def norm_training(x: Tensor, channels: Affine, numbers: Numbers, norm: Norm) -> 
     """
     running_mean, running_var, weight, bias = channels
     running = running_mean, running_var
-    if needs_gradient(x, weight, bias):
+    if recorded(x, weight, bias):
         y: Tensor = FusedBatchNormTraining.apply(x, weight, bias, running, numbers, norm)  # pyright: ignore[reportAssignmentType]
     else:
         y, _, _ = norm_plan.norm_training(x, channels, *numbers, norm)
@@ -227,6 +229,6 @@ def norm_training(x: Tensor, channels: Affine, numbers: Numbers, norm: Norm) -> 
 def norm(x: Tensor, channels: Affine, eps: float, form: Norm) -> Tensor:
     """X normalised by given mean and variance and activated; `channels`: those, weight and bias."""
     mean, variance, weight, bias = channels
-    if needs_gradient(x, weight, bias):
+    if recorded(x, weight, bias):
         return FusedBatchNorm.apply(x, mean, variance, weight, bias, eps, form)  # pyright: ignore[reportReturnType]
     return norm_plan.norm_forward(x, channels, eps, form)

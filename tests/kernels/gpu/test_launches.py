@@ -281,6 +281,17 @@ def test_autograd_sees_that_running_statistics_move():
             y.sum().backward()
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_the_profiler_sees_operations_by_name(training):
+    x, channels = torch.zeros(2, 4, 2, 2), [torch.ones(4) for _ in range(4)]
+    with noted(), torch.no_grad(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        y = FUSED.norm_swish(x, *channels, training=training)
+        FUSED.gaussian_sample(y, y, seed=SEED, group=0)
+    names = {event.name for event in profile.events()}
+    assert {"FusedBatchNormTraining" if training else "FusedBatchNorm", "FusedGaussian"} <= names
+    assert not y.requires_grad
+
+
 class Seen(TorchDispatchMode):
     """Notes the operators of this package."""
 
