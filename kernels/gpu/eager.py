@@ -25,7 +25,8 @@ PLAIN_TYPES = {Tensor, torch.nn.Parameter, type(None)}
 def unobserved(*tensors: Tensor | None) -> bool:
     """Whether these are plain tensors in plain eager code.
 
-    No tracing or compilation, no modes, no transforms of functions, no subclass of Tensor, no lazy negation.
+    No tracing or compilation, no modes, no transforms of functions, no subclass of Tensor, no lazy negation,
+    no tensor without memory.
     """
     if torch.compiler.is_compiling():
         return False
@@ -38,8 +39,8 @@ def unobserved(*tensors: Tensor | None) -> bool:
     )
     if observed:
         return False
-    for tensor in tensors:  # noqa: SIM110 - a generator costs as much as the loop
-        if type(tensor) not in PLAIN_TYPES or (tensor is not None and tensor.is_neg()):
+    for tensor in tensors:
+        if type(tensor) not in PLAIN_TYPES or (tensor is not None and (tensor.is_neg() or tensor.is_meta)):
             return False
     return True
 

@@ -200,6 +200,23 @@ def test_kept_launches_are_those_that_triton_binds(family):
     assert len(set(texts)) > len(texts) * 0.8  # the calls do differ
 
 
+def test_a_kept_launch_computes_the_same():
+    def step():
+        torch.manual_seed(0)
+        x, up = torch.randn(2, 8, 4, 4, requires_grad=True), torch.randn(2, 8, 4, 4)
+        channels = [torch.rand(8) + 0.5 for _ in range(4)]
+        y = FUSED.norm_swish(x, *channels, training=True)
+        draw = FUSED.gaussian_sample_kl(x, y.detach(), None, None, seed=SEED, group=2)
+        return [y, *channels[:2], draw.z, draw.kl, *torch.autograd.grad([y, draw.z, draw.kl.sum()], x, [up, up, None])]
+
+    with compiled_for():
+        first, _ = step(), step()
+        with binding_counted() as bound:
+            kept = step()
+    assert bound == []
+    assert all(torch.equal(a, b) for a, b in zip(first, kept, strict=True))
+
+
 def test_numbers_of_a_step_are_not_kept():
     with noted() as found, binding_counted() as bound:
         for group, first_sample in itertools.product((0, 1, 16), (0, 1, 64)):
@@ -325,6 +342,21 @@ def test_fake_tensors_have_the_shapes_of_real_ones():
         (gradient,) = torch.autograd.grad(y.sum() + draw.kl.sum(), x)
     assert y.shape == draw.z.shape == gradient.shape == x.shape
     assert draw.kl.shape == (2,)
+
+
+def test_tensors_without_memory_have_the_shapes_of_real_ones():
+    x, channels = torch.empty(2, 8, 4, 4, device="meta"), [torch.empty(8, device="meta") for _ in range(4)]
+    y = FUSED.norm_swish(x.requires_grad_(), *channels, training=True)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert y.shape == gradient.shape == x.shape
+    assert y.is_meta
+
+
+def test_statistics_move_in_inference_mode():
+    with noted() as found, torch.inference_mode():
+        channels = [torch.ones(4) for _ in range(4)]
+        FUSED.norm_swish(torch.zeros(2, 4, 2, 2), *channels, training=True)
+    assert [launch[0].rsplit(".", 1)[1] for launch in found] == ["statistics", "merge", "forward"]
 
 
 def test_transforms_and_subclasses_take_the_operators():
