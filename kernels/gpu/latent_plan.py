@@ -6,10 +6,9 @@ Nothing is copied to be made contiguous unless the trailing dimensions of a tens
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from kernels.gpu import gaussian
+from kernels.gpu.launches import Launch, Plans, aligned, layout_key, on_device
 from kernels.interpreter import interpreting
 from kernels.ops import GaussianForm
 
@@ -33,6 +33,7 @@ USEFUL_SHARE = 0.8
 """The largest block is taken whose lanes are used to at least this share."""
 SMALLEST_EXACT = 512
 """Smaller blocks give a thread too few latents to be worth the masks they save."""
+INT_32 = 2**31
 MAX_BLOCKS = 65535
 """Bound of the second grid axis of CUDA."""
 
@@ -145,11 +146,6 @@ class Field(NamedTuple):
     tensors: tuple[Tensor, ...]
     strides: Strides
 
-    def argument(self, walk: Walk) -> tuple[Tensor | Strides, ...]:
-        """The field as the kernels take it."""
-        sample, channel, pixel = used_strides(self.strides, walk.layout)
-        return *self.tensors, (sample // walk.unit, channel // walk.unit, pixel // walk.unit)
-
     def addresses(self) -> list[int]:
         """Numbers of bytes whose common divisors divide the address of every sample."""
         sizes = [self.strides[0] * tensor.element_size() for tensor in self.tensors]
@@ -171,11 +167,6 @@ def field(*tensors: Tensor) -> Field | None:
 def present(tensor: Tensor | None) -> tuple[Tensor, ...]:
     """The tensor if there is one."""
     return () if tensor is None else (tensor,)
-
-
-def argument(one: Field | None, walk: Walk) -> tuple[Tensor | Strides, ...] | None:
-    """A field as the kernels take it; None for None."""
-    return None if one is None else one.argument(walk)
 
 
 def choose_walk(fields: Iterable[Field | None], like: Tensor) -> Walk:
@@ -209,13 +200,8 @@ def output_like(mean: Tensor) -> Tensor:
 
 
 def alike(tensor: Tensor, like: Tensor) -> Tensor:
-    """Uninitialised memory in the strides of `tensor` and the type of `like`."""
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=like.dtype, device=like.device)
-
-
-def on_device(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
-    """Makes the tensor's GPU the current one, so that a kernel is launched where its data are."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
+    """Uninitialised memory in the strides of `tensor`, which is dense, and the type of `like`."""
+    return torch.empty_like(tensor, dtype=like.dtype)
 
 
 def fast_math(tensor: Tensor) -> Fast:
@@ -252,47 +238,131 @@ class Request(NamedTuple):
     log_ratio: bool
 
 
+def new_parts(like: Tensor, rows: int, blocks: int) -> Tensor:
+    """Uninitialised float32 parts of each row's sum, (rows, blocks), or (rows,) where one block holds all of it."""
+    return like.new_empty(rows if blocks == 1 else (rows, blocks), dtype=torch.float32)
+
+
 def total(parts: Tensor) -> Tensor:
     """Second stage of the sum over blocks, in a fixed order: (B, blocks) -> (B,)."""
-    return parts.sum(1) if parts.shape[1] != 1 else parts.view(-1)
+    return parts.sum(1) if parts.ndim == 2 else parts
 
 
-def launch(kernel: Any, extent: Extent, walk: Walk, request: Request, *arguments: object) -> None:
-    """Run a kernel of `kernels.gpu.gaussian` with one program for each block of each sample."""
-    grid = (extent.samples, -(-extent.size // walk.block))
-    kernel[grid](
-        *arguments,
-        extent.size // walk.unit,
-        extent.pixels,
-        request.group,
-        request.first_sample,
-        request.temperature,
-        FORM=request.form,
-        WALK=walk,
-        num_warps=walk.warps(warp_lanes()),
-        enable_fp_fusion=True,
+class Place(NamedTuple):
+    """Where the tensors of a field are read: with these strides, in units, in a contiguous copy if `copied`."""
+
+    copied: bool
+    strides: Strides
+
+    def copies(self, *tensors: Tensor) -> tuple[Tensor | Strides, ...]:
+        """The field as the kernels take it, copied."""
+        return *(one.contiguous() for one in tensors), self.strides
+
+
+class Plan(NamedTuple):
+    """How a kernel of `kernels.gpu.gaussian` is launched.
+
+    Args:
+        launch: one program for each block of each sample.
+        places: of posterior, prior, noise and z or its gradient, then of gradients that are written.
+        sizes: latents of a sample in units, and pixels.
+        blocks: of a sample.
+        like_mean: z takes the mean's memory format.
+    """
+
+    launch: Launch
+    places: tuple[Place | None, ...]
+    sizes: tuple[int, int]
+    blocks: int
+    like_mean: bool
+
+    def arguments(self, *fields: tuple[Tensor, ...]) -> list[tuple[Tensor | Strides, ...] | None]:
+        """Fields as the kernels take them; None for those without tensors."""
+        return [
+            None if place is None else place.copies(*tensors) if place.copied else (*tensors, place.strides)
+            for place, tensors in zip(self.places, fields, strict=True)
+        ]
+
+
+def plan_launch(kernel: Any, mean: Tensor, request: Request, *groups: tuple[Tensor, ...]) -> Plan:
+    """Plan a kernel for a request on fields given by their `groups` of tensors."""
+    fields, extent = [field(*tensors) for tensors in groups], extent_of(mean)
+    walk = choose_walk(fields, mean)
+    blocks = -(-extent.size // walk.block)
+    form = GaussianForm(
+        None if request.form.soft_clamp is None else float(request.form.soft_clamp),
+        float(request.form.scale_floor),
+        bool(request.form.residual),
     )
+
+    def place(one: Field | None, tensors: tuple[Tensor, ...]) -> Place | None:
+        if one is None:
+            return None
+        copied = any(here is not there for here, there in zip(one.tensors, tensors, strict=True))
+        sample, channel, pixel = used_strides(one.strides, walk.layout)
+        return Place(copied, (sample // walk.unit, channel // walk.unit, pixel // walk.unit))
+
+    return Plan(
+        Launch(kernel, (extent.samples, blocks), form, walk, num_warps=walk.warps(warp_lanes())),
+        tuple(place(one, tensors) for one, tensors in zip(fields, groups, strict=True)),
+        (extent.size // walk.unit, extent.pixels),
+        blocks,
+        strides_of(torch.empty_like(mean)) is not None,
+    )
+
+
+def request_key(request: Request) -> Hashable:
+    """What a launch depends on in a request; numbers that Triton does not specialise on count by their width."""
+    seed, group, first_sample, form, temperature, log_ratio = request
+    wide = not (-INT_32 <= group < INT_32 and -INT_32 <= first_sample < INT_32)
+    numbers = (group, first_sample) if wide else None
+    return layout_key(seed), numbers, form, temperature is None, log_ratio
+
+
+def keys_of(tensors: Iterable[Tensor]) -> Hashable:
+    """Those of several tensors."""
+    return tuple([layout_key(one) for one in tensors])
+
+
+FORWARD: Plans[Plan] = Plans()
+BACKWARD: Plans[Plan] = Plans()
 
 
 def gaussian_forward(
     mean: Tensor, log_scale: Tensor, prior: Pair | None, noise: Tensor | None, request: Request
-) -> tuple[Tensor, Tensor, Tensor]:
-    """z, KL (B,) and log ratio (B,), float32; what was not asked for is empty."""
-    extent, z = extent_of(mean), output_like(mean)
-    kl_rows = mean.shape[0] if request.temperature is None else 0
-    ratio_rows = mean.shape[0] if request.log_ratio else 0
-    if not z.numel():
-        return z, mean.new_zeros(kl_rows, dtype=torch.float32), mean.new_zeros(ratio_rows, dtype=torch.float32)
-    fields = field(mean, log_scale), field(*(prior or ())), field(*present(noise)), field(z)
-    walk = choose_walk(fields, mean)
-    blocks = -(-extent.size // walk.block)
-    kl = mean.new_empty((kl_rows, blocks), dtype=torch.float32)
-    ratio = mean.new_empty((ratio_rows, blocks), dtype=torch.float32)
-    posterior_at, prior_at, noise_at, z_at = (argument(one, walk) for one in fields)
-    sums = kl if kl_rows else None, ratio if ratio_rows else None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """z, KL (B,) and log ratio (B,), float32, None where not asked for."""
+    pair, given, samples = prior or (), present(noise), mean.shape[0]
+    key = keys_of((mean, log_scale, *pair)), keys_of(given), request_key(request), mean.get_device()
+    plan = FORWARD.get(key)
+    z = output_like(mean) if plan is None or not plan.like_mean else torch.empty_like(mean)
+    with_kl, with_ratio = request.temperature is None, request.log_ratio
+    groups = (mean, log_scale), pair, given, (z,)
+    if plan is None or not aligned(z):
+        if not z.numel():
+            kl, ratio = (mean.new_zeros(samples, dtype=torch.float32) if one else None for one in (with_kl, with_ratio))
+            return z, kl, ratio
+        plan = plan_launch(gaussian.forward, mean, request, *groups)
+        if aligned(z):
+            FORWARD.keep(key, plan)
+    kl = new_parts(mean, samples, plan.blocks) if with_kl else None
+    ratio = new_parts(mean, samples, plan.blocks) if with_ratio else None
+    posterior_at, prior_at, noise_at, z_at = plan.arguments(*groups)
+    numbers = request.group, request.first_sample, request.temperature
     with on_device(mean):
-        launch(gaussian.forward, extent, walk, request, posterior_at, prior_at, noise_at, request.seed, z_at, *sums)
-        return z, total(kl), total(ratio)
+        plan.launch(
+            (*present(kl), *present(ratio)),
+            posterior_at,
+            prior_at,
+            noise_at,
+            request.seed,
+            z_at,
+            kl,
+            ratio,
+            *plan.sizes,
+            *numbers,
+        )
+        return z, None if kl is None else total(kl), None if ratio is None else total(ratio)
 
 
 def gaussian_backward(
@@ -303,30 +373,36 @@ def gaussian_backward(
     request: Request,
     gradients: Gradients,
     prior_needed: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of mean, log scale, prior mean and prior log scale; those of the prior are empty if not needed."""
-    extent, d_mean = extent_of(mean), output_like(mean)
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Gradients of mean, log scale, prior mean and prior log scale; None for those of the prior if not needed."""
+    pair, given, sums = prior or (), present(noise), (*present(gradients.kl), *present(gradients.log_ratio))
+    keys = keys_of((mean, log_scale, *pair)), keys_of(given), keys_of((gradients.z, *sums))
+    key = *keys, request_key(request), prior_needed, mean.get_device()
+    plan = BACKWARD.get(key)
+    d_mean = output_like(mean) if plan is None or not plan.like_mean else torch.empty_like(mean)
     d_posterior = d_mean, alike(d_mean, log_scale)
-    d_prior = (alike(d_mean, prior[0]), alike(d_mean, prior[1])) if prior is not None and prior_needed else ()
-    if d_mean.numel():
-        outputs = field(*d_posterior), field(*d_prior)
-        fields = field(mean, log_scale), field(*(prior or ())), field(*present(noise)), field(gradients.z), *outputs
-        walk = choose_walk(fields, mean)
-        posterior_at, prior_at, noise_at, z_at, *outputs_at = (argument(one, walk) for one in fields)
-        sums = gradients.kl, gradients.log_ratio
-        with on_device(mean):
-            launch(
-                gaussian.backward,
-                extent,
-                walk,
-                request,
-                posterior_at,
-                prior_at,
-                noise_at,
-                request.seed,
-                z_at,
-                *sums,
-                *outputs_at,
-            )
-    empty = mean.new_empty(0)
-    return *d_posterior, *(d_prior or (empty, empty.clone()))
+    d_prior = (alike(d_mean, pair[0]), alike(d_mean, pair[1])) if pair and prior_needed else None
+    groups = (mean, log_scale), pair, given, (gradients.z,), d_posterior, d_prior or ()
+    if plan is None or not aligned(*d_posterior, *(d_prior or ())):
+        if not d_mean.numel():
+            return (*d_posterior, None, None) if d_prior is None else (*d_posterior, *d_prior)
+        plan = plan_launch(gaussian.backward, mean, request, *groups)
+        if aligned(*d_posterior, *(d_prior or ())):
+            BACKWARD.keep(key, plan)
+    posterior_at, prior_at, noise_at, z_at, *outputs_at = plan.arguments(*groups)
+    numbers = request.group, request.first_sample, request.temperature
+    with on_device(mean):
+        plan.launch(
+            (),
+            posterior_at,
+            prior_at,
+            noise_at,
+            request.seed,
+            z_at,
+            gradients.kl,
+            gradients.log_ratio,
+            *outputs_at,
+            *plan.sizes,
+            *numbers,
+        )
+    return (*d_posterior, None, None) if d_prior is None else (*d_posterior, *d_prior)

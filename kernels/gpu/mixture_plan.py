@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from kernels.gpu import mixture
-from kernels.gpu.latent_plan import Fast, fast_math, on_device, total, warp_lanes
+from kernels.gpu.latent_plan import Fast, fast_math, new_parts, total, warp_lanes
+from kernels.gpu.launches import Launch, Plans, layout_key, on_device
 from kernels.reference.mixture import parameters_per_component
 
 MIXTURE_BLOCK = 512
@@ -73,35 +74,44 @@ def choose_tile(parameters: Tensor, x: Tensor, bits: int, gradient: Tensor | Non
     )
 
 
-def launch_mixture(kernel: Any, x: Tensor, tile: Tile, *arguments: object) -> None:
-    """Run a kernel of `kernels.gpu.mixture` with one program for each block of pixels of each image."""
+def plan_launch(kernel: Any, x: Tensor, tile: Tile) -> Launch:
+    """Plan a kernel of `kernels.gpu.mixture` with one program for each block of pixels of each image."""
     batch, _, rows, columns = x.shape
-    grid = (batch, -(-rows * columns // tile.block))
-    kernel[grid](
-        *arguments, rows * columns, columns, TILE=tile, num_warps=tile.warps(warp_lanes()), enable_fp_fusion=True
-    )
+    return Launch(kernel, (batch, -(-rows * columns // tile.block)), tile, num_warps=tile.warps(warp_lanes()))
+
+
+FORWARD: Plans[Launch] = Plans()
+BACKWARD: Plans[Launch] = Plans()
 
 
 def mixture_forward(parameters: Tensor, x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Log probability (B,) in nats, and two log-sum-exps of each pixel (2, B, H W) in bits, float32."""
-    batch, size = x.shape[0], x.shape[2] * x.shape[3]
-    sums = x.new_empty((2, batch, size), dtype=torch.float32)
-    if not x.numel():
-        return x.new_zeros(batch, dtype=torch.float32), sums
-    tile = choose_tile(parameters, x, bits, None)
-    parts = x.new_empty((batch, -(-size // tile.block)), dtype=torch.float32)
+    batch, _, rows, columns = x.shape
+    sums = x.new_empty((2, batch, rows * columns), dtype=torch.float32)
+    key = layout_key(parameters), layout_key(x), bits, x.get_device()
+    launch = FORWARD.get(key)
+    if launch is None:
+        if not x.numel():
+            return x.new_zeros(batch, dtype=torch.float32), sums
+        launch = FORWARD.keep(key, plan_launch(mixture.forward, x, choose_tile(parameters, x, bits, None)))
+    parts = new_parts(x, batch, launch.grid[1])
     fields = (parameters, parameters.stride()), (x, x.stride())
     with on_device(x):
-        launch_mixture(mixture.forward, x, tile, *fields, parts, sums[0], sums[1])
+        launch((parts, sums), *fields, parts, *sums.unbind(), rows * columns, columns)
         return total(parts), sums
 
 
 def mixture_backward(upstream: Tensor, parameters: Tensor, x: Tensor, sums: Tensor, bits: int) -> Tensor:
     """Gradient of the parameters; `upstream` (B,) float32 contiguous."""
     gradient = torch.empty_like(parameters)
-    if x.numel():
-        tile = choose_tile(parameters, x, bits, gradient)
-        fields = (parameters, parameters.stride()), (x, x.stride()), (gradient, gradient.stride())
-        with on_device(x):
-            launch_mixture(mixture.backward, x, tile, *fields, upstream, sums[0], sums[1])
+    key = layout_key(upstream), layout_key(parameters), layout_key(x), layout_key(sums), bits, x.get_device()
+    launch = BACKWARD.get(key)
+    if launch is None:
+        if not x.numel():
+            return gradient
+        launch = BACKWARD.keep(key, plan_launch(mixture.backward, x, choose_tile(parameters, x, bits, gradient)))
+    fields = (parameters, parameters.stride()), (x, x.stride()), (gradient, gradient.stride())
+    rows, columns = x.shape[2:]
+    with on_device(x):
+        launch((gradient,), *fields, upstream, *sums.unbind(), rows * columns, columns)
     return gradient

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from kernels.gpu import norm as norm_kernels
-from kernels.gpu.latent_plan import MAX_BLOCKS, Fast, fast_math, on_device, warp_lanes
+from kernels.gpu.latent_plan import MAX_BLOCKS, Fast, fast_math, warp_lanes
+from kernels.gpu.launches import Launch, Plans, layout_key, on_device, vectors_key
 
 Layout = Literal["channels_last", "channels_first"]
 Affine = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -103,12 +104,16 @@ def laid_out(x: Tensor, layout: Layout) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last if layout == "channels_last" else torch.contiguous_format)
 
 
+def output_format(x: Tensor) -> torch.memory_format:
+    """The memory format of results for x."""
+    if x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last):
+        return torch.preserve_format
+    return torch.channels_last if layout_of(x) == "channels_last" else torch.contiguous_format
+
+
 def output_like(x: Tensor) -> Tensor:
     """Uninitialised activations in the memory format of x."""
-    if x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last):
-        return torch.empty_like(x)
-    last = layout_of(x) == "channels_last"
-    return torch.empty_like(x, memory_format=torch.channels_last if last else torch.contiguous_format)
+    return torch.empty_like(x, memory_format=output_format(x))
 
 
 def extent_of(x: Tensor, layout: Layout) -> Extent:
@@ -163,52 +168,47 @@ def choose_plan(fields: tuple[Tensor, ...], layout: Layout, parts: int = PROGRAM
     return Plan(Sweep(layout, unit, rows, columns, turns, full, fast_math(fields[0])), steps, grid)
 
 
-def launch(
-    kernel: Any,
-    plan: Plan,
-    fields: tuple[Tensor, ...],
-    *arguments: object,
-    scalars: tuple[float, ...] = (),
-    **form: Norm,
-) -> None:
-    """Run a kernel of `kernels.gpu.norm` over `fields`, with `scalars` after their extent."""
-    sweep = plan.sweep
-    extent = extent_of(fields[0], sweep.layout)
-    strides = ([stride // sweep.unit for stride in strides_of(one, sweep.layout)] for one in fields)
-    kernel[plan.grid](
-        *((one, *pair) for one, pair in zip(fields, strides, strict=True)),
-        *arguments,
-        extent.lines,
-        extent.length // sweep.unit,
-        plan.steps,
-        *scalars,
-        SWEEP=sweep,
-        **form,
-        num_warps=sweep.warps(warp_lanes()),
-        enable_fp_fusion=True,
-    )
+class Pass(NamedTuple):
+    """A kernel's launch over fields.
+
+    Args:
+        launch: the kernel, after whose fields and arguments the `sizes` are given.
+        formats: for each field the format in which it is copied if it is not read in place; None without copies.
+        strides: of lines and of channels, of each field.
+        sizes: lines, length of one, and steps.
+        programs: of one channel, or of one pixel's channels.
+    """
+
+    launch: Launch
+    formats: tuple[torch.memory_format | None, ...] | None
+    strides: tuple[tuple[int, int], ...]
+    sizes: tuple[int, int, int]
+    programs: int
+
+    def fields(self, *tensors: Tensor) -> tuple[tuple[Tensor, int, int], ...]:
+        """Fields as the kernels take them."""
+        if self.formats is not None:
+            tensors = tuple(
+                one if copied is None else one.contiguous(memory_format=copied)
+                for one, copied in zip(tensors, self.formats, strict=True)
+            )
+        return tuple([(one, line, channel) for one, (line, channel) in zip(tensors, self.strides, strict=True)])
 
 
-def merge(
-    plan: Plan, extent: Extent, parts: Tensor, moments: tuple[Tensor, ...], scalars: tuple[float, float, float]
-) -> None:
-    """Merge the parts (2, programs, C) of the statistics into mean, 1 / std, running mean and running variance."""
-    _, number, channels = parts.shape
-    rows = 1 << (number - 1).bit_length()
-    columns = max(1, min(MERGED // rows, MAX_COLUMNS))
-    shape = extent.lines, extent.length // plan.sweep.unit, plan.steps
-    kernel: Any = norm_kernels.merge
-    kernel[-(-channels // columns),](
-        parts,
-        *moments,
-        number,
-        channels,
-        *shape,
-        *scalars,
-        SWEEP=plan.sweep,
-        PARTS=rows,
-        COLUMNS=columns,
-        enable_fp_fusion=True,
+def plan_pass(kernel: Any, given: tuple[Tensor, ...], layout: Layout, parts: int = PROGRAMS, **form: Norm) -> Pass:
+    """Plan a kernel of `kernels.gpu.norm` over the `given` fields of equal shape in `layout`."""
+    copy = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    fields = tuple(laid_out(one, layout) for one in given)
+    plan = choose_plan(fields, layout, parts)
+    sweep, extent = plan.sweep, extent_of(fields[0], layout)
+    strides = [strides_of(one, layout) for one in fields]
+    formats = tuple(None if one is field else copy for one, field in zip(given, fields, strict=True))
+    return Pass(
+        Launch(kernel, plan.grid, sweep, *form.values(), num_warps=sweep.warps(warp_lanes())),
+        formats if any(formats) else None,
+        tuple((line // sweep.unit, channel // sweep.unit) for line, channel in strides),
+        (extent.lines, extent.length // sweep.unit, plan.steps),
+        plan.grid[1],
     )
 
 
@@ -217,26 +217,56 @@ def unbiased_factor(count: int, repeats: int) -> float:
     return repeats / (repeats * count - 1)
 
 
+class Statistics(NamedTuple):
+    """How a batch's statistics are taken: in parts, then merged; `unbiased`: see `unbiased_factor`."""
+
+    parts: Pass
+    merge: Launch
+    unbiased: float
+
+
+STATISTICS: Plans[Statistics] = Plans()
+
+
+def plan_statistics(x: Tensor, repeats: int) -> Statistics:
+    """Plan the statistics of the channels of x."""
+    channels = x.shape[1]
+    parts = plan_pass(norm_kernels.statistics, (x,), layout_of(x) or "channels_first", MAX_PARTS)
+    rows = 1 << (parts.programs - 1).bit_length()
+    columns = max(1, min(MERGED // rows, MAX_COLUMNS))
+    merge = Launch(norm_kernels.merge, (-(-channels // columns),), *parts.launch.constants, rows, columns)
+    return Statistics(parts, merge, unbiased_factor(x.numel() // channels, repeats))
+
+
+def run_statistics(
+    plan: Statistics, x: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Mean and 1 / sqrt(variance + eps) by a plan; moves the running statistics."""
+    sweep, _, channels, *_ = plan.parts, *x.shape
+    mean, inverse = x.new_empty(channels, dtype=torch.float32), x.new_empty(channels, dtype=torch.float32)
+    parts = x.new_empty((2, sweep.programs, channels), dtype=torch.float32)
+    sweep.launch((parts,), *sweep.fields(x), parts, *sweep.sizes)
+    moments = mean, inverse, running_mean, running_var
+    sizes = sweep.programs, channels, *sweep.sizes
+    plan.merge((parts, mean, inverse), parts, *moments, *sizes, momentum, plan.unbiased, eps)
+    return mean, inverse
+
+
 def norm_statistics(
     x: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float, eps: float, repeats: int
 ) -> tuple[Tensor, Tensor]:
     """Mean and 1 / sqrt(variance + eps) of each channel (C,) float32; moves the running statistics."""
-    if not (running_mean.is_contiguous() and running_var.is_contiguous()):
-        raise ValueError("running statistics: expected contiguous tensors, since they are moved in place")
-    channels = x.shape[1]
-    mean, inverse = (x.new_empty(channels, dtype=torch.float32) for _ in range(2))
-    if not x.numel():
-        return mean.zero_(), inverse.zero_()
-    layout = layout_of(x) or "channels_first"
-    x = laid_out(x, layout)
-    plan = choose_plan((x,), layout, MAX_PARTS)
-    parts = x.new_empty((2, plan.grid[1], channels), dtype=torch.float32)
-    factor = unbiased_factor(x.numel() // channels, repeats)
+    key = layout_key(x), vectors_key(running_mean, running_var), repeats, x.get_device()
+    plan = STATISTICS.get(key)
+    if plan is None:
+        if not (running_mean.is_contiguous() and running_var.is_contiguous()):
+            raise ValueError("running statistics: expected contiguous tensors, since they are moved in place")
+        if not x.numel():
+            mean, inverse = (x.new_zeros(x.shape[1], dtype=torch.float32) for _ in range(2))
+            return mean, inverse
+        plan = STATISTICS.keep(key, plan_statistics(x, repeats))
     with on_device(x):
-        launch(norm_kernels.statistics, plan, (x,), parts)
-        moments = mean, inverse, running_mean, running_var
-        merge(plan, extent_of(x, layout), parts, moments, (momentum, factor, eps))
-    return mean, inverse
+        return run_statistics(plan, x, running_mean, running_var, momentum, eps)
 
 
 def contiguous(affine: Affine) -> Affine:
@@ -245,32 +275,115 @@ def contiguous(affine: Affine) -> Affine:
     return mean.contiguous(), spread.contiguous(), weight.contiguous(), bias.contiguous()
 
 
+class Forward(NamedTuple):
+    """How y is written, in the format `output`."""
+
+    output: torch.memory_format
+    writing: Pass
+
+
+FORWARD: Plans[Forward] = Plans()
+
+
+def plan_forward(x: Tensor, y: Tensor, norm: Norm) -> Forward:
+    """Plan the normalised and activated x."""
+    layout = layout_of(y) or "channels_first"
+    return Forward(output_format(x), plan_pass(norm_kernels.forward, (x, y), layout, NORM=norm))
+
+
 def norm_forward(x: Tensor, affine: Affine, eps: float, norm: Norm) -> Tensor:
     """Normalised and activated x."""
-    y = output_like(x)
-    if x.numel():
-        layout = layout_of(y) or "channels_first"
-        fields = laid_out(x, layout), y
-        plan = choose_plan(fields, layout)
-        with on_device(x):
-            launch(norm_kernels.forward, plan, fields, contiguous(affine), scalars=(eps,), NORM=norm)
+    key = layout_key(x), vectors_key(*affine), norm, x.get_device()
+    plan = FORWARD.get(key)
+    y = output_like(x) if plan is None else torch.empty_like(x, memory_format=plan.output)
+    if plan is None:
+        if not x.numel():
+            return y
+        plan = FORWARD.keep(key, plan_forward(x, y, norm))
+    writing = plan.writing
+    with on_device(x):
+        writing.launch((y,), *writing.fields(x, y), contiguous(affine), *writing.sizes, eps)
     return y
 
 
-def norm_backward(grad_y: Tensor, x: Tensor, affine: Affine, eps: float, norm: Norm) -> tuple[Tensor, Tensor]:
-    """Gradient of x, and those of bias and weight as rows of (2, C) float32."""
-    grad_x, channels = output_like(x), x.shape[1]
-    if not x.numel():
-        return grad_x, x.new_zeros((2, channels), dtype=torch.float32)
-    layout = layout_of(grad_x) or "channels_first"
-    fields, affine = (laid_out(grad_y, layout), laid_out(x, layout)), contiguous(affine)
-    plan = choose_plan(fields, layout, MAX_PARTS)
-    parts = x.new_empty((2, plan.grid[1], channels), dtype=torch.float32)
+TRAINING: Plans[tuple[Statistics, Forward]] = Plans()
+
+
+def norm_training(
+    x: Tensor,
+    channels: Affine,
+    momentum: float,
+    eps: float,
+    repeats: int,
+    norm: Norm,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `norm_statistics` and `norm_forward`: y, mean, 1 / std; `channels`: running statistics, weight and bias."""
+    running_mean, running_var, weight, bias = channels
+    key = layout_key(x), vectors_key(*channels), repeats, norm, x.get_device()
+    plans = TRAINING.get(key)
+    if plans is None:
+        mean, inverse = norm_statistics(x, running_mean, running_var, momentum, eps, repeats)
+        y = norm_forward(x, (mean, inverse, weight, bias), eps, norm)
+        if x.numel():
+            TRAINING.keep(key, (plan_statistics(x, repeats), plan_forward(x, y, norm)))
+        return y, mean, inverse
+    statistics, (output, writing) = plans
+    y = torch.empty_like(x, memory_format=output)
     with on_device(x):
-        launch(norm_kernels.backward_sums, plan, fields, affine, parts, scalars=(eps,), NORM=norm)
-        sums = parts.sum(1)
-        fields = *fields, grad_x
-        plan = choose_plan(fields, layout)
-        scalars = eps, channels / x.numel()
-        launch(norm_kernels.backward, plan, fields, affine, tuple(sums), scalars=scalars, NORM=norm)
-    return grad_x, sums
+        mean, inverse = run_statistics(statistics, x, running_mean, running_var, momentum, eps)
+        affine = mean, inverse, weight.contiguous(), bias.contiguous()
+        writing.launch((y, mean, inverse), *writing.fields(x, y), affine, *writing.sizes, eps)
+    return y, mean, inverse
+
+
+class Backward(NamedTuple):
+    """How gradients are taken: sums in parts, then the gradient of x in the format `output`; `share`: 1 / count."""
+
+    output: torch.memory_format
+    sums: Pass
+    gradient: Pass
+    share: float
+
+
+BACKWARD: Plans[Backward] = Plans()
+
+
+def plan_backward(grad_y: Tensor, x: Tensor, grad_x: Tensor, norm: Norm) -> Backward:
+    """Plan both passes over the gradient."""
+    layout = layout_of(grad_x) or "channels_first"
+    sums = plan_pass(norm_kernels.backward_sums, (grad_y, x), layout, MAX_PARTS, NORM=norm)
+    gradient = plan_pass(norm_kernels.backward, (grad_y, x, grad_x), layout, NORM=norm)
+    return Backward(output_format(x), sums, gradient, x.shape[1] / x.numel())
+
+
+class NormGradients(NamedTuple):
+    """Gradient of x, and those of bias and weight, float32: together (2, C), and each (C,)."""
+
+    x: Tensor
+    sums: Tensor
+    rows: tuple[Tensor, ...]
+
+
+def norm_backward(grad_y: Tensor, x: Tensor, affine: Affine, eps: float, norm: Norm) -> NormGradients:
+    """Gradients of x, bias and weight."""
+    key = layout_key(grad_y), layout_key(x), vectors_key(*affine), norm, x.get_device()
+    plan, channels = BACKWARD.get(key), x.shape[1]
+    grad_x = output_like(x) if plan is None else torch.empty_like(x, memory_format=plan.output)
+    if plan is None:
+        if not x.numel():
+            zeros = x.new_zeros((2, channels), dtype=torch.float32)
+            return NormGradients(grad_x, zeros, zeros.unbind())
+        plan = BACKWARD.keep(key, plan_backward(grad_y, x, grad_x, norm))
+    _, summing, writing, share = plan
+    affine = contiguous(affine)
+    programs = summing.programs
+    shape = (2, channels) if programs == 1 else (2, programs, channels)
+    parts = x.new_empty(shape, dtype=torch.float32)
+    with on_device(x):
+        fields = summing.fields(grad_y, x)
+        summing.launch((parts,), *fields, affine, parts, *summing.sizes, eps)
+        sums = parts.sum(1) if parts.ndim == 3 else parts
+        rows = sums.unbind()
+        fields = writing.fields(fields[0][0], fields[1][0], grad_x)
+        writing.launch((grad_x, sums), *fields, affine, rows, *writing.sizes, eps, share)
+    return NormGradients(grad_x, sums, rows)

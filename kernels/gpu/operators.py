@@ -1,256 +1,25 @@
-"""FUSED: the Triton kernels as PyTorch operators.
+"""FUSED: the Triton kernels as operations on tensors.
 
-Registered with `torch.library.custom_op`, so that autograd, autocast, torch.compile and CUDA graphs see one opaque
-operation each. Saved for the backward pass are the inputs and the seed, for the mixture also two numbers a pixel, and
-for batch norm two a channel. Second-order gradients are refused.
+Plain eager code takes the short way of `kernels.gpu.eager`; compilation, export, modes and transforms see the
+operators of `kernels.gpu.registered`.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from kernels.gpu import latent_plan, mixture_plan, norm_plan
-from kernels.gpu.latent_plan import Gradients, Request
+from kernels.gpu import eager
+from kernels.gpu.latent_plan import Request
+from kernels.gpu.launches import Plans
+from kernels.gpu.norm_plan import Norm
+from kernels.gpu.registered import gaussian, mixture, norm, norm_statistics
 from kernels.ops import PLAIN, Activation, GaussianDraw, GaussianForm, Ops
 from kernels.reference.backend import REFERENCE
 from kernels.reference.gaussian import check_gaussian
 from kernels.reference.mixture import mixture_components
 from kernels.reference.network import network_of
 from kernels.reference.norm import check_norm
-
-
-def request_of(
-    seed: Tensor,
-    group: int,
-    first_sample: int,
-    soft_clamp: float | None,
-    scale_floor: float,
-    residual: bool,
-    temperature: float | None,
-    log_ratio: bool,
-) -> Request:
-    """The request that an operator's plain arguments stand for."""
-    form = GaussianForm(soft_clamp, scale_floor, residual)
-    return Request(seed, group, first_sample, form, temperature, log_ratio)
-
-
-def pair_of(mean: Tensor | None, log_scale: Tensor | None) -> tuple[Tensor, Tensor] | None:
-    """The prior's parameters, or None without a prior."""
-    return None if mean is None or log_scale is None else (mean, log_scale)
-
-
-@torch.library.custom_op("vaebench::gaussian", mutates_args=())
-def gaussian(
-    mean: Tensor,
-    log_scale: Tensor,
-    prior_mean: Tensor | None,
-    prior_log_scale: Tensor | None,
-    noise: Tensor | None,
-    seed: Tensor,
-    group: int,
-    first_sample: int,
-    soft_clamp: float | None,
-    scale_floor: float,
-    residual: bool,
-    temperature: float | None,
-    log_ratio: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """z, KL and log ratio; the sums are empty where they are not asked for."""
-    request = request_of(seed, group, first_sample, soft_clamp, scale_floor, residual, temperature, log_ratio)
-    return latent_plan.gaussian_forward(mean, log_scale, pair_of(prior_mean, prior_log_scale), noise, request)
-
-
-@gaussian.register_fake
-def _(mean: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    temperature, log_ratio = rest[-2:]
-    samples = mean.shape[0]
-    kl = mean.new_empty(samples if temperature is None else 0, dtype=torch.float32)
-    return latent_plan.output_like(mean), kl, mean.new_empty(samples if log_ratio else 0, dtype=torch.float32)
-
-
-@torch.library.custom_op("vaebench::gaussian_backward", mutates_args=())
-def gaussian_backward(
-    grad_z: Tensor,
-    grad_kl: Tensor | None,
-    grad_log_ratio: Tensor | None,
-    mean: Tensor,
-    log_scale: Tensor,
-    prior_mean: Tensor | None,
-    prior_log_scale: Tensor | None,
-    noise: Tensor | None,
-    seed: Tensor,
-    group: int,
-    first_sample: int,
-    soft_clamp: float | None,
-    scale_floor: float,
-    residual: bool,
-    temperature: float | None,
-    prior_needed: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of the four raw parameters; those of the prior are empty if not needed."""
-    log_ratio = grad_log_ratio is not None
-    request = request_of(seed, group, first_sample, soft_clamp, scale_floor, residual, temperature, log_ratio)
-    prior = pair_of(prior_mean, prior_log_scale)
-    gradients = Gradients(grad_z, grad_kl, grad_log_ratio)
-    return latent_plan.gaussian_backward(mean, log_scale, prior, noise, request, gradients, prior_needed)
-
-
-@gaussian_backward.register_fake
-def _(
-    grad_z: Tensor, grad_kl: Tensor | None, grad_log_ratio: Tensor | None, mean: Tensor, log_scale: Tensor, *rest: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    prior_mean, prior_log_scale, *_, prior_needed = rest
-    d_mean = latent_plan.output_like(mean)
-    d_log_scale = latent_plan.alike(d_mean, log_scale)
-    if prior_mean is None or prior_log_scale is None or not prior_needed:
-        return d_mean, d_log_scale, mean.new_empty(0), mean.new_empty(0)
-    return d_mean, d_log_scale, latent_plan.alike(d_mean, prior_mean), latent_plan.alike(d_mean, prior_log_scale)
-
-
-def save_inputs(ctx: Any, inputs: tuple[Any, ...], output: object) -> None:
-    """Keep the inputs and the seed for the backward pass."""
-    *tensors, group, first_sample, soft_clamp, scale_floor, residual, temperature, log_ratio = inputs
-    ctx.save_for_backward(*tensors)
-    ctx.scalars = (group, first_sample, soft_clamp, scale_floor, residual, temperature)
-    ctx.log_ratio = log_ratio
-
-
-def differentiate(ctx: Any, grad_z: Tensor, grad_kl: Tensor, grad_log_ratio: Tensor) -> tuple[Tensor | None, ...]:
-    """Gradients of the operator's inputs, None for all but the four raw parameters."""
-    mean, log_scale, prior_mean, prior_log_scale, noise, seed = ctx.saved_tensors
-    with_kl = ctx.scalars[-1] is None
-    prior_needed = any(ctx.needs_input_grad[2:4])
-    d_mean, d_log_scale, d_prior_mean, d_prior_log_scale = gaussian_backward(
-        grad_z,
-        grad_kl.float().contiguous() if with_kl else None,
-        grad_log_ratio.float().contiguous() if ctx.log_ratio else None,
-        mean,
-        log_scale,
-        prior_mean,
-        prior_log_scale,
-        noise,
-        seed,
-        *ctx.scalars,
-        prior_needed,
-    )
-    d_prior = (d_prior_mean, d_prior_log_scale) if prior_needed else (None, None)
-    return d_mean, d_log_scale, *d_prior, *(None,) * 9
-
-
-def refuse(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-    """Second-order gradients do not exist here."""
-    raise RuntimeError(
-        "fused operations have no second-order gradients; build the model with kernels.reference.backend.REFERENCE"
-    )
-
-
-gaussian.register_autograd(differentiate, setup_context=save_inputs)
-gaussian_backward.register_autograd(refuse)
-
-
-@torch.library.custom_op("vaebench::mixture", mutates_args=())
-def mixture(parameters: Tensor, x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Log probability (B,), and two log-sum-exps of each pixel for the backward pass."""
-    return mixture_plan.mixture_forward(parameters, x, bits)
-
-
-@mixture.register_fake
-def _(parameters: Tensor, x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    batch, size = x.shape[0], x.shape[2] * x.shape[3]
-    return x.new_empty(batch, dtype=torch.float32), x.new_empty((2, batch, size), dtype=torch.float32)
-
-
-@torch.library.custom_op("vaebench::mixture_backward", mutates_args=())
-def mixture_backward(upstream: Tensor, parameters: Tensor, x: Tensor, sums: Tensor, bits: int) -> Tensor:
-    """Gradient of the likelihood's parameters."""
-    return mixture_plan.mixture_backward(upstream, parameters, x, sums, bits)
-
-
-@mixture_backward.register_fake
-def _(upstream: Tensor, parameters: Tensor, *rest: Any) -> Tensor:
-    return torch.empty_like(parameters)
-
-
-def save_mixture(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: tuple[Tensor, Tensor]) -> None:
-    """Keep the inputs and the pixels' log-sum-exps for the backward pass."""
-    parameters, x, ctx.bits = inputs
-    ctx.save_for_backward(parameters, x, output[1])
-
-
-def differentiate_mixture(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
-    """Gradient of the parameters."""
-    return mixture_backward(upstream.float().contiguous(), *ctx.saved_tensors, ctx.bits), None, None
-
-
-mixture.register_autograd(differentiate_mixture, setup_context=save_mixture)
-mixture_backward.register_autograd(refuse)
-
-
-@torch.library.custom_op("vaebench::norm_statistics", mutates_args=("running_mean", "running_var"))
-def norm_statistics(
-    x: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float, eps: float, repeats: int
-) -> tuple[Tensor, Tensor]:
-    """Mean and 1 / std of each channel of the batch; moves the running statistics. Not differentiable by itself."""
-    return norm_plan.norm_statistics(x, running_mean, running_var, momentum, eps, repeats)
-
-
-@norm_statistics.register_fake
-def _(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape[1], dtype=torch.float32), x.new_empty(x.shape[1], dtype=torch.float32)
-
-
-@torch.library.custom_op("vaebench::norm", mutates_args=())
-def norm(
-    x: Tensor, mean: Tensor, spread: Tensor, weight: Tensor, bias: Tensor, eps: float, training: bool, swish: bool
-) -> Tensor:
-    """X normalised and activated; the gradient in training takes mean and spread for the statistics of x."""
-    return norm_plan.norm_forward(x, (mean, spread, weight, bias), eps, norm_plan.Norm(training, swish))
-
-
-@norm.register_fake
-def _(x: Tensor, *rest: Any) -> Tensor:
-    return norm_plan.output_like(x)
-
-
-@torch.library.custom_op("vaebench::norm_backward", mutates_args=())
-def norm_backward(
-    grad_y: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    spread: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    eps: float,
-    training: bool,
-    swish: bool,
-) -> tuple[Tensor, Tensor]:
-    """Gradient of x, and those of bias and weight as rows (2, C)."""
-    return norm_plan.norm_backward(grad_y, x, (mean, spread, weight, bias), eps, norm_plan.Norm(training, swish))
-
-
-@norm_backward.register_fake
-def _(grad_y: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    return norm_plan.output_like(x), x.new_empty((2, x.shape[1]), dtype=torch.float32)
-
-
-def save_norm(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    """Keep the input and what belongs to its channels for the backward pass."""
-    ctx.save_for_backward(*inputs[:5])
-    ctx.scalars = inputs[5:]
-
-
-def differentiate_norm(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-    """Gradients of x, weight and bias."""
-    grad_x, sums = norm_backward(grad_y, *ctx.saved_tensors, *ctx.scalars)
-    weight, bias = ctx.saved_tensors[3:]
-    return grad_x, None, None, sums[1].to(weight.dtype), sums[0].to(bias.dtype), None, None, None
-
-
-norm.register_autograd(differentiate_norm, setup_context=save_norm)
-norm_backward.register_autograd(refuse)
 
 
 def gaussian_sample_kl(
@@ -281,6 +50,11 @@ def gaussian_sample_kl(
             log_ratio=log_ratio,
         )
     check_gaussian(mean, log_scale, prior_mean, prior_log_scale, noise)
+    if eager.unobserved(mean, log_scale, prior_mean, prior_log_scale, noise, seed):
+        request = Request(seed, group, first_sample, form, None, log_ratio)
+        z, kl, ratio = eager.gaussian(mean, log_scale, prior_mean, prior_log_scale, noise, request)
+        assert kl is not None
+        return GaussianDraw(z, kl, ratio)
     scalars = (form.soft_clamp, form.scale_floor, form.residual, None, log_ratio)
     parameters = (mean, log_scale, prior_mean, prior_log_scale, noise, seed)
     z, kl, ratio = gaussian(*parameters, group, first_sample, *scalars)
@@ -311,6 +85,9 @@ def gaussian_sample(
             noise=noise,
         )
     check_gaussian(mean, log_scale, None, None, noise)
+    if eager.unobserved(mean, log_scale, noise, seed):
+        request = Request(seed, group, first_sample, form, float(temperature), False)
+        return eager.gaussian(mean, log_scale, None, None, noise, request)[0]
     scalars = (form.soft_clamp, form.scale_floor, form.residual, temperature, False)
     return gaussian(mean, log_scale, None, None, noise, seed, group, first_sample, *scalars)[0]
 
@@ -323,7 +100,31 @@ def logistic_mixture_log_prob(parameters: Tensor, x: Tensor, *, bits: int, origi
     if original_edges or parameters.dtype == torch.float64:
         return REFERENCE.logistic_mixture_log_prob(parameters, x, bits=bits, original_edges=original_edges)
     mixture_components(parameters, x)
+    if eager.unobserved(parameters, x):
+        return eager.mixture(parameters, x.detach(), bits)
     return mixture(parameters, x.detach(), bits)[0]
+
+
+NORMS = {(training, swish): Norm(training, swish) for training in (False, True) for swish in (False, True)}
+CHECKED: Plans[bool] = Plans()
+
+
+def check_once(
+    x: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    training: bool,
+    repeats: int,
+    activation: Activation,
+) -> None:
+    """As `check_norm`, which looks at shapes it has not yet seen only."""
+    channels = running_mean, running_var, weight, bias
+    shapes = x.shape, running_mean.shape, running_var.shape, weight.shape, bias.shape
+    if (shapes, training, repeats, activation) not in CHECKED:
+        check_norm(x, channels, training, repeats, activation)
+        CHECKED.keep((shapes, training, repeats, activation), True)
 
 
 def norm_swish(
@@ -353,8 +154,14 @@ def norm_swish(
             repeats=repeats,
             activation=activation,
         )
-    check_norm(x, (running_mean, running_var, weight, bias), training, repeats, activation)
+    if eager.unobserved(x, running_mean, running_var, weight, bias):
+        check_once(x, running_mean, running_var, weight, bias, training, repeats, activation)
+        channels, form = (running_mean, running_var, weight, bias), NORMS[training, activation == "swish"]
+        if training:
+            return eager.norm_training(x, channels, (float(momentum), float(eps), repeats), form)
+        return eager.norm(x, channels, float(eps), form)
     mean, spread = running_mean, running_var
+    check_norm(x, (running_mean, running_var, weight, bias), training, repeats, activation)
     if training:
         mean, spread = norm_statistics(x.detach(), running_mean, running_var, momentum, eps, repeats)
     return norm(x, mean, spread, weight, bias, eps, training, activation == "swish")

@@ -29,7 +29,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import CUDABackend
 from triton.runtime.driver import driver
 
-from kernels.gpu import latent_plan, mixture_plan, norm_plan
+from kernels.gpu import latent_plan, launches, mixture_plan, norm_plan
 
 SHARED_MEMORY = 99 * 1024
 """Bytes that one block may have on any of the targets (CUDA C++ Programming Guide, "Compute Capabilities")."""
@@ -166,6 +166,8 @@ def compiled_for(
         return lambda *args, **kwargs: device.fresh(maker(*args, **kwargs))
 
     with contextlib.ExitStack() as stack:
+        launches.forget()
+        stack.callback(launches.forget)
         for module in (latent_plan, mixture_plan, norm_plan):
             stack.enter_context(mock.patch.object(module, "fast_math", return_value=1))
         for place, name in MAKERS:
