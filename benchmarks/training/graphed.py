@@ -48,6 +48,7 @@ class Measured(NamedTuple):
     rate: Tensor
     kl: Tensor
     found: Tensor
+    gradients: list[Tensor | None]
 
 
 class StepGraphs:
@@ -95,6 +96,9 @@ class StepGraphs:
             self.takes[form].replay()
         self.taken += 1
 
+    def _parameters(self) -> list[Tensor]:
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
     def _eager(self) -> bool:
         return bool(self.note) or self.taken < EAGER_STEPS
 
@@ -128,11 +132,13 @@ class StepGraphs:
         call = lambda: measure(x, Draw(seed), LossWeights(rate, kl, weights.balanced))  # noqa: E731
         graph, found = self._captured(call)
         assert found is not None
-        self.measures[self.form] = Measured(graph, x, seed, rate, kl, found)
+        self.measures[self.form] = Measured(graph, x, seed, rate, kl, found, [p.grad for p in self._parameters()])
 
     def _capture_take(self, take: Take, found: Tensor, limit: float | None) -> None:
         groups = self.optimizer.param_groups
         rates = [group["lr"] for group in groups]
+        for parameter, gradient in zip(self._parameters(), self.measures[self.form].gradients, strict=True):
+            parameter.grad = gradient  # another form's may lie there
         try:
             for group in groups:
                 group["lr"] = self.learning_rate
