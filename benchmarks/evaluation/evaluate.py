@@ -165,9 +165,7 @@ def _add_prior_statistics(
     extractor, cache = open_extractor(name, settings.extractor_weights or None, trial.device), cache_folder("features")
     how = {"prior_batches": settings.prior_batches, "prior_batch_size": PRIOR_BATCH}
     reference, split = reference_images(trial, data, originals), settings.reference_split
-    found.measurements += prior_statistics_quality(
-        samples, reference, extractor, cache, reference_split=split, **how
-    )
+    found.measurements += prior_statistics_quality(samples, reference, extractor, cache, reference_split=split, **how)
 
 
 def pictures(originals: Tensor, reconstructions: Tensor | None, samples: Tensor | None) -> dict[str, np.ndarray]:

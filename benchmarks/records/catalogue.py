@@ -73,8 +73,12 @@ METRICS: dict[str, Metric] = {
     "reconstruction_recall": Metric(
         "", True, "share of originals inside their reconstructions' manifold of features (3 neighbours)"
     ),
-    "fid_floor": Metric("", False, "Frechet distance of features: as many other real images against the reference split"),
-    "kid": Metric("", False, "kernel distance of features (unbiased, cubic kernel): samples against the reference split"),
+    "fid_floor": Metric(
+        "", False, "Frechet distance of features: as many other real images against the reference split"
+    ),
+    "kid": Metric(
+        "", False, "kernel distance of features (unbiased, cubic kernel): samples against the reference split"
+    ),
     "precision": Metric("", True, "share of samples inside the reference split's manifold of features (3 neighbours)"),
     "recall": Metric("", True, "share of reference images inside the samples' manifold of features (3 neighbours)"),
     "inception_score": Metric("", True, "exp of the mean KL of class predictions to their mean, over samples"),
@@ -82,7 +86,9 @@ METRICS: dict[str, Metric] = {
         "", False, f"Frechet distance of features: samples {_REFITTED} against the reference split"
     ),
     "kid_prior_statistics": Metric(
-        "", False, f"kernel distance of features (unbiased, cubic kernel): samples {_REFITTED} against the reference split"
+        "",
+        False,
+        f"kernel distance of features (unbiased, cubic kernel): samples {_REFITTED} against the reference split",
     ),
     "precision_prior_statistics": Metric(
         "", True, f"share of samples {_REFITTED} inside the reference split's manifold of features (3 neighbours)"
