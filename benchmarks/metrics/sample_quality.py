@@ -28,7 +28,7 @@ MOST_TRAINING_IMAGES = 50_000
 
 
 def training_images(train: Images, validation: Images) -> Images:
-    """What samples are compared with in place of the test split: all other images, or 50,000 drawn by a fixed stream."""
+    """What samples are compared with in place of the test split: all other images, or 50,000 by a fixed stream."""
     count = len(train) + len(validation)
     if count <= MOST_TRAINING_IMAGES:
         return torch.cat([train, validation])

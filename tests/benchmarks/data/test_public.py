@@ -9,6 +9,7 @@ import pytest
 import scipy.io
 import torch
 import torchvision.datasets as tv
+from imagenet_files import write_imagenet
 from PIL import Image
 
 from benchmarks.base.errors import UserError
@@ -114,18 +115,6 @@ def test_a_corrupt_download_is_one_line(mnist_root):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UserError, match="MNIST could not be read"):
         load("mnist", root=mnist_root, download=False)
-
-
-def write_imagenet(folder, side, train=10_040, save=np.savez):
-    """The official release's layout: ten shuffled batches, then the official validation images; labels from 1."""
-    folder.mkdir(parents=True)
-    sizes = np.full(10, train // 10)
-    sizes[-1] += train - sizes.sum()
-    for name, n in [*((f"train_data_batch_{i + 1}", n) for i, n in enumerate(sizes)), ("val_data", 30)]:
-        data = np.zeros((n, 3 * side * side), np.uint8)
-        data[:, : side * side] = RNG.integers(0, 256, (n, 1), dtype=np.uint8)  # the red channel
-        labels = data[:, 0].astype(np.int64) % 10 + 1
-        save(folder / f"{name}.npz", data=data, labels=labels, mean=np.zeros(3 * side * side))
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
