@@ -169,6 +169,7 @@ def _imagenet_batch(path: Path, side: int) -> Iterator[tuple[zipfile.ZipExtFile,
     """
     try:
         with zipfile.ZipFile(path) as archive, archive.open("data.npy") as rows:
+            assert isinstance(rows, zipfile.ZipExtFile)
             version = np.lib.format.read_magic(rows)
             header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
             shape, fortran, dtype = header(rows)

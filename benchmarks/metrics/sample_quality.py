@@ -38,20 +38,21 @@ def training_images(train: Images, validation: Images) -> Images:
 
 
 def fid_floor(
-    others: Images, reference: Images, extractor: Extractor, cache: Path | None = None, **how: str
+    others: Images, reference: Images, extractor: Extractor, cache: Path | None = None, reference_split: str = "test"
 ) -> Measurement:
-    """Frechet distance of as many other real images, drawn by a fixed stream, to `reference` (the test split).
+    """Frechet distance of as many other real images, drawn by a fixed stream, to `reference`.
 
-    `how` `reference` was chosen goes to the details, here and below.
+    `reference_split`, here and below, is where `reference` is from, for the details.
     """
     order = torch.randperm(len(others), generator=keyed_generator(0, "fid floor"))
     chosen = others[order[: len(reference)]]
     reference_features = cached_features(reference, extractor, cache)
-    return _distance("fid_floor", cached_features(chosen, extractor, cache), reference_features, extractor, **how)
+    features = cached_features(chosen, extractor, cache)
+    return _distance("fid_floor", features, reference_features, extractor, reference_split=reference_split)
 
 
 def sample_metrics(
-    samples: Images, reference: Images, extractor: Extractor, cache: Path | None = None, **how: str
+    samples: Images, reference: Images, extractor: Extractor, cache: Path | None = None, reference_split: str = "test"
 ) -> list[Measurement]:
     """`sample_fid`, `kid`, `precision`, `recall` and `inception_score` from one pass over the samples.
 
@@ -61,8 +62,8 @@ def sample_metrics(
     _require_enough(samples, reference, "samples")
     features, real = extractor.features(samples), cached_features(reference, extractor, cache)
     return [
-        *_compared(COMPARED, features, real, extractor, **how),
-        _inception_score(features, real, extractor, **how),
+        *_compared(COMPARED, features, real, extractor, reference_split=reference_split),
+        _inception_score(features, real, extractor, reference_split),
     ]
 
 
@@ -84,7 +85,7 @@ def prior_statistics_quality(
 ) -> list[Measurement]:
     """What `sample_metrics` says, under names of their own, of samples drawn under statistics of the prior.
 
-    `how` they were measured goes to the details, too.
+    `how` they were measured goes to the details.
 
     Raises:
         UserError: fewer than 10 images on either side.
@@ -139,13 +140,14 @@ def _kid(metric: str, theirs: fidelity.Scores, common: dict[str, Any], details: 
     return measurement(metric, theirs.kid, details=details | subsets, **spread, **common)
 
 
-def _inception_score(features: Features, reference: Features, extractor: Extractor, **how: str) -> Measurement:
+def _inception_score(features: Features, reference: Features, extractor: Extractor, split: str) -> Measurement:
     if features.logits is None:
         return dash("inception_score", "the extractor has no classes")
     mean, std = fidelity.inception_score(features.logits)
     spread = {"low": mean - std, "high": mean + std, "spread_kind": "std over subsets"}
     parts = {"classes": features.logits.shape[1], "splits": fidelity.SCORE_SPLITS}
-    details, note = _details(features, reference, extractor) | parts | how, _note(features, reference)
+    details = _details(features, reference, extractor) | parts | {"reference_split": split}
+    note = _note(features, reference)
     return measurement("inception_score", mean, n=len(features.values), note=note, details=details, **spread)
 
 

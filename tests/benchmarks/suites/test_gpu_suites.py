@@ -13,7 +13,7 @@ from benchmarks.suites.config import read_suite
 SHORT = [
     *("training.batch_size=4", "training.precision=float32", "models.nvae-published.training.batch_size=4"),
     *("evaluation.images=20", "evaluation.samples=24", "evaluation.iwae_samples=2", "evaluation.prior_batches=1"),
-    "evaluation.batch_size=10",
+    *("evaluation.batch_size=10", "training.validations=0"),
 ]
 NARROW = ("channels_encoder=4", "channels_decoder=4", "latent_channels=2")
 """Of rows with NVAE's cells."""

@@ -59,6 +59,7 @@ def test_heads_state_sizes():
 def test_suites_for_a_gpu_end_with_the_published_model_and_its_recipe(name):
     *others, last = trials(name)
     preset = PRESETS[f"nvae-{name}"]
+    assert preset.recipe is not None
     assert last.model_config == preset.config
     assert last.likelihood_spec == preset.likelihood
     assert {key: getattr(last.training, key) for key in preset.recipe.training} == preset.recipe.training
