@@ -103,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
     suite = suite_of(options)
     out = Path(options.out or f"results/local/{suite.name}")
     if options.dry_run:
-        return _dry_run(plan(suite, out, tuple(options.plugin)), options.json)
+        return _dry_run(plan(suite, out, tuple(options.plugin), to_run=False), options.json)
     if options.jobs is not None and options.jobs < 1:
         raise UserError(f"--jobs: expected at least 1, got {options.jobs}")
     planned = plan(suite, out, tuple(options.plugin))
@@ -144,6 +144,8 @@ def _exit_code(outcome: Outcome) -> int:
 
 def _dry_run(planned: Plan, as_json: bool) -> int:
     say_what_was_read(planned.data.name, planned.data.note)
+    for line in planned.missing:
+        print(f"missing, without it no row is trained: {line}", file=sys.stderr)
     rows = schedule_rows(planned)
     if as_json:
         print(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))

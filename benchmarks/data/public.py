@@ -6,6 +6,10 @@ import contextlib
 import gzip
 import importlib
 import sys
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +26,15 @@ IDX_FILES = {"train": "train-{kind}-ubyte.gz", "test": "t10k-{kind}-ubyte.gz"}
 IDX_UINT8 = 0x08
 CELEBA_BOX = (15, 40, 163, 188)  # left, upper, right, lower of the aligned 178x218 image: Larsen et al. 2016
 CELEBA_SIZE = 64
+IMAGENET_TRAIN = tuple(f"train_data_batch_{i}.npz" for i in range(1, 11))
+IMAGENET_TEST = "val_data.npz"
+IMAGENET_HELD_OUT = 10_000
+IMAGENET_ARCHIVES = {
+    32: "Imagenet32_train_npz.zip and Imagenet32_val_npz.zip",
+    64: "Imagenet64_train_part1_npz.zip, Imagenet64_train_part2_npz.zip and Imagenet64_val_npz.zip",
+}
+CHUNK = 4096
+"""Images read at a time."""
 SPLIT_BY_FLAG = {"train": {"train": True}, "test": {"train": False}}
 SPLIT_BY_NAME = {"train": {"split": "train"}, "test": {"split": "test"}}
 
@@ -67,6 +80,16 @@ def read_celeba64(request: Request) -> Splits:
     return Splits(part("train"), part("valid"), part("test"), note)
 
 
+def read_imagenet32(request: Request) -> Splits:
+    """ImageNet at 32x32 (Chrabaszcz et al. 2017): the official validation images are the test split."""
+    return _downsampled_imagenet(request, 32)
+
+
+def read_imagenet64(request: Request) -> Splits:
+    """ImageNet at 64x64 (Chrabaszcz et al. 2017): the official validation images are the test split."""
+    return _downsampled_imagenet(request, 64)
+
+
 def read_idx_folder(folder: Path) -> dict[str, Part]:
     """Training and test part of a folder with the four gzipped idx files of the MNIST family."""
     parts = {}
@@ -95,6 +118,86 @@ def read_idx(path: Path) -> Tensor:
     except (OSError, EOFError, ValueError, IndexError) as error:
         raise UserError(f"{path}: expected a gzipped idx file, got {error}; fetch it again") from error
     return torch.from_numpy(array.copy())
+
+
+def _downsampled_imagenet(request: Request, side: int) -> Splits:
+    """The .npz batches; the last 10,000 training images, which are in random order there, are for validation."""
+    folder = request.root / f"imagenet{side}"
+    paths = [_imagenet_file(folder, name, side) for name in (*IMAGENET_TRAIN, IMAGENET_TEST)]
+    parts = {"train": _imagenet_part(paths[:-1], side), "test": _imagenet_part(paths[-1:], side)}
+    if len(parts["train"].images) <= IMAGENET_HELD_OUT:
+        found = len(parts["train"].images)
+        raise UserError(f"{folder}: expected more than {IMAGENET_HELD_OUT:,} training images, got {found:,}")
+    origin = f"downsampled ImageNet, .npz release, {side}x{side}; the official validation images are the test split"
+    return _with_held_out(parts, IMAGENET_HELD_OUT, origin)
+
+
+def _imagenet_file(folder: Path, name: str, side: int) -> Path:
+    """The file in the folder, or in one of its folders, as the archives unpack."""
+    found = next((path for path in (folder / name, *sorted(folder.glob(f"*/{name}"))) if path.is_file()), None)
+    if found is None:
+        archives = IMAGENET_ARCHIVES[side]
+        raise UserError(
+            f"{folder}: expected {name}, found none; get {archives} from https://image-net.org/download-images (free "
+            "account) and unpack them there"
+        )
+    return found
+
+
+def _imagenet_part(paths: Sequence[Path], side: int) -> Part:
+    """Images and labels of the batches; no more memory than the images themselves and a chunk."""
+    counts = []
+    for path in paths:
+        with _imagenet_batch(path, side) as (_, count):
+            counts.append(count)
+    images, labels = np.empty((sum(counts), 3, side, side), np.uint8), np.empty(sum(counts), np.int64)
+    start = 0
+    for path, count in zip(paths, counts, strict=True):
+        with _imagenet_batch(path, side) as (rows, _):
+            _fill(images[start : start + count], rows)
+            labels[start : start + count] = _imagenet_labels(path, count)
+        start += count
+    return Part(torch.from_numpy(images), torch.from_numpy(labels))
+
+
+@contextmanager
+def _imagenet_batch(path: Path, side: int) -> Iterator[tuple[zipfile.ZipExtFile, int]]:
+    """The bytes of the array `data` (N, 3 * side * side) of unsigned bytes, and N.
+
+    Raises:
+        UserError: another array, or a damaged file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open("data.npy") as rows:
+            assert isinstance(rows, zipfile.ZipExtFile)
+            version = np.lib.format.read_magic(rows)
+            header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+            shape, fortran, dtype = header(rows)
+            if len(shape) != 2 or shape[1] != 3 * side * side or dtype != np.uint8 or fortran:
+                raise ValueError(f"{dtype} {shape}")
+            yield rows, shape[0]
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        expected = f"an array 'data' (N, {3 * side * side}) of uint8 and 'labels' (N,)"
+        raise UserError(f"{path}: expected {expected}, got {error}; fetch it again") from error
+
+
+def _fill(images: np.ndarray, rows: zipfile.ZipExtFile) -> None:
+    """Read all of `images` (N, C, H, W), a chunk at a time."""
+    for start in range(0, len(images), CHUNK):
+        part = images[start : start + CHUNK]
+        raw = rows.read(part.nbytes)
+        if len(raw) != part.nbytes:
+            raise EOFError("fewer images than its header says")
+        part[...] = np.frombuffer(raw, np.uint8).reshape(part.shape)
+
+
+def _imagenet_labels(path: Path, count: int) -> np.ndarray:
+    """Classes (N,) from 0; in the file they are 1 to 1000."""
+    with np.load(path) as arrays:
+        labels = arrays["labels"]
+    if labels.shape != (count,):
+        raise ValueError(f"{count:,} images and labels {labels.shape}")
+    return labels.astype(np.int64) - 1
 
 
 def _torchvision(name: str, request: Request, where: str, by_name: bool = False) -> dict[str, Part]:

@@ -15,7 +15,15 @@ from benchmarks.data.embedded import read_mnist_5k, read_patches
 from benchmarks.data.files import read_folder
 from benchmarks.data.glyphs import read_glyphs
 from benchmarks.data.photographs import read_photos, read_small_photos
-from benchmarks.data.public import read_celeba64, read_cifar10, read_fashion_mnist, read_mnist, read_svhn
+from benchmarks.data.public import (
+    read_celeba64,
+    read_cifar10,
+    read_fashion_mnist,
+    read_imagenet32,
+    read_imagenet64,
+    read_mnist,
+    read_svhn,
+)
 
 DATA_SETS: dict[str, Source] = {
     "mnist-5k": Source(
@@ -48,6 +56,10 @@ DATA_SETS: dict[str, Source] = {
     "cifar10": Source("60,000 objects of ten classes, 32x32 colour (download)", read_cifar10),
     "svhn": Source("99,289 house numbers, 32x32 colour (download)", read_svhn),
     "celeba64": Source("202,599 faces, cropped and resized to 64x64 colour (download)", read_celeba64),
+    "imagenet32": Source(
+        "1,331,167 photographs of 1,000 classes, 32x32 colour (.npz batches from image-net.org)", read_imagenet32
+    ),
+    "imagenet64": Source("the same at 64x64: 16 GB in memory (.npz batches from image-net.org)", read_imagenet64),
     "folder:PATH": Source("image files of one size, or any with ?size=N; train/, val/, test/ are splits", read_folder),
     "npz:FILE": Source("arrays 'images', or 'train', 'x_test' and so on, of an .npz file; or an .npy file", read_npz),
 }

@@ -10,8 +10,12 @@ from benchmarks.records.catalogue import FEWEST
 from benchmarks.suites.config import TrialConfig
 
 
-def check(trials: Iterable[TrialConfig], data: DataSet) -> None:
-    """Raise UserError where a trial cannot be trained on `data`, or evaluated as it asks."""
+def check(trials: Iterable[TrialConfig], data: DataSet) -> list[str]:
+    """What is missing for the evaluation of trials on `data`, a line each: their extractors.
+
+    Raises:
+        UserError: a trial that cannot be trained on `data`, or evaluated as it asks.
+    """
     asked: set[tuple[str, str]] = set()
     for trial in trials:
         _require_a_batch(trial, data)
@@ -19,11 +23,19 @@ def check(trials: Iterable[TrialConfig], data: DataSet) -> None:
         if name:
             _require_images(trial, data)
             asked.add((name, trial.evaluation.extractor_weights))
-    for name, weights in sorted(asked):
-        from benchmarks.metrics.extractors import open_extractor  # imports torchvision: seconds
+    return [line for name, weights in sorted(asked) if (line := _what_an_extractor_lacks(name, weights, data))]
 
-        shape = data.image.channels, data.image.height, data.image.width
+
+def _what_an_extractor_lacks(name: str, weights: str, data: DataSet) -> str:
+    """Why the extractor cannot be used on `data`; empty if it can."""
+    from benchmarks.metrics.extractors import open_extractor  # imports torchvision: seconds
+
+    shape = data.image.channels, data.image.height, data.image.width
+    try:
         open_extractor(name, weights or None).require_shape(*shape)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def _require_a_batch(trial: TrialConfig, data: DataSet) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from benchmarks.base.streams import seed_tensor
 from benchmarks.data import DataSet, cache_folder, keyed_generator, model_input, to_uint8, to_unit
+from benchmarks.data.pixels import FULL_BITS
 from benchmarks.evaluation.samples import PRIOR_BATCH, draw_samples, prior_statistics
 from benchmarks.metrics.latents import LatentUsage, latent_metrics
 from benchmarks.metrics.reconstruction import mse_per_image, psnr_per_image, reconstruction_metrics
@@ -82,7 +83,7 @@ def evaluate(
     device = next(model.parameters()).device
     test = data.test[: trial.evaluation.images or None]
     x = model_input(test, trial.likelihood_spec, keyed_generator(trial.seed, "test binarisation")).to(device)
-    originals = to_uint8(to_unit(test, trial.bits))
+    originals = at_depth(test, trial.bits)
     found = Evaluation()
     with found.part("likelihood", LIKELIHOOD):
         _add_likelihood(found, model, trial, x, data.image.dims, progress)
@@ -102,6 +103,20 @@ def evaluate(
         with found.part("samples with prior statistics", PRIOR_STATISTICS_METRICS):
             _add_prior_statistics(found, model, trial, data, originals, progress)
     return found
+
+
+def at_depth(images: Tensor, bits: int) -> Tensor:
+    """8-bit images as they look at the likelihood's bit depth; the very images where that is 8."""
+    return images if bits == FULL_BITS else to_uint8(to_unit(images, bits))
+
+
+def reference_images(trial: TrialConfig, data: DataSet, originals: Tensor) -> Tensor:
+    """What samples are compared with (N, C, H, W): the test images, or training images where the trial says so."""
+    if trial.evaluation.reference_split == "test":
+        return originals
+    from benchmarks.metrics.sample_quality import training_images
+
+    return at_depth(training_images(data.train, data.validation), trial.bits)
 
 
 def _add_likelihood(
@@ -149,7 +164,8 @@ def _add_prior_statistics(
 
     extractor, cache = open_extractor(name, settings.extractor_weights or None, trial.device), cache_folder("features")
     how = {"prior_batches": settings.prior_batches, "prior_batch_size": PRIOR_BATCH}
-    found.measurements += prior_statistics_quality(samples, originals, extractor, cache, **how)
+    reference, split = reference_images(trial, data, originals), settings.reference_split
+    found.measurements += prior_statistics_quality(samples, reference, extractor, cache, reference_split=split, **how)
 
 
 def pictures(originals: Tensor, reconstructions: Tensor | None, samples: Tensor | None) -> dict[str, np.ndarray]:
@@ -226,7 +242,7 @@ def quality_metrics(
     reconstructions: Tensor | None,
     has_prior: bool,
 ) -> list[Measurement]:
-    """Feature distances of samples and reconstructions to the test images, under the trial's extractor.
+    """Feature distances of samples to the trial's reference images, and of reconstructions to the test images.
 
     Where there are no samples or reconstructions although there should be, their metrics are dashes.
     """
@@ -239,11 +255,13 @@ def quality_metrics(
 
     extractor = open_extractor(name, trial.evaluation.extractor_weights or None, trial.device)
     cache = cache_folder("features")
-    rows = [fid_floor(to_uint8(to_unit(data.train, trial.bits)), originals, extractor, cache)]
+    reference, split = reference_images(trial, data, originals), trial.evaluation.reference_split
+    others = at_depth(data.train, trial.bits) if split == "test" else originals
+    rows = [fid_floor(others, reference, extractor, cache, reference_split=split)]
     if reconstructions is None:
         rows += [dash(metric, "failed: no reconstructions") for metric in RECONSTRUCTION_METRICS]
     else:
         rows = [*reconstruction_quality(reconstructions, originals, extractor, cache), *rows]
     if samples is None:
         return [*rows, *(dash(metric, "failed: no samples" if has_prior else NO_PRIOR) for metric in SAMPLE_METRICS)]
-    return [*rows, *sample_metrics(samples, originals, extractor, cache)]
+    return [*rows, *sample_metrics(samples, reference, extractor, cache, reference_split=split)]

@@ -23,18 +23,36 @@ from benchmarks.records.catalogue import (
 from benchmarks.records.record import Measurement
 
 SMALL_N = 2000
+MOST_TRAINING_IMAGES = 50_000
+"""Training images that samples are compared with at most: the number of published distances."""
 
 
-def fid_floor(train: Images, reference: Images, extractor: Extractor, cache: Path | None = None) -> Measurement:
-    """Frechet distance of as many training images, drawn by a fixed stream, to `reference` (the test split)."""
-    order = torch.randperm(len(train), generator=keyed_generator(0, "fid floor"))
-    chosen = train[order[: len(reference)]]
+def training_images(train: Images, validation: Images) -> Images:
+    """What samples are compared with in place of the test split: all other images, or 50,000 by a fixed stream."""
+    count = len(train) + len(validation)
+    if count <= MOST_TRAINING_IMAGES:
+        return torch.cat([train, validation])
+    order = torch.randperm(count, generator=keyed_generator(0, "training images"))[:MOST_TRAINING_IMAGES]
+    held_out = order >= len(train)
+    return torch.cat([train[order[~held_out]], validation[order[held_out] - len(train)]])
+
+
+def fid_floor(
+    others: Images, reference: Images, extractor: Extractor, cache: Path | None = None, reference_split: str = "test"
+) -> Measurement:
+    """Frechet distance of as many other real images, drawn by a fixed stream, to `reference`.
+
+    `reference_split`, here and below, is where `reference` is from, for the details.
+    """
+    order = torch.randperm(len(others), generator=keyed_generator(0, "fid floor"))
+    chosen = others[order[: len(reference)]]
     reference_features = cached_features(reference, extractor, cache)
-    return _distance("fid_floor", cached_features(chosen, extractor, cache), reference_features, extractor)
+    features = cached_features(chosen, extractor, cache)
+    return _distance("fid_floor", features, reference_features, extractor, reference_split=reference_split)
 
 
 def sample_metrics(
-    samples: Images, reference: Images, extractor: Extractor, cache: Path | None = None
+    samples: Images, reference: Images, extractor: Extractor, cache: Path | None = None, reference_split: str = "test"
 ) -> list[Measurement]:
     """`sample_fid`, `kid`, `precision`, `recall` and `inception_score` from one pass over the samples.
 
@@ -43,7 +61,10 @@ def sample_metrics(
     """
     _require_enough(samples, reference, "samples")
     features, real = extractor.features(samples), cached_features(reference, extractor, cache)
-    return [*_compared(COMPARED, features, real, extractor), _inception_score(features, real, extractor)]
+    return [
+        *_compared(COMPARED, features, real, extractor, reference_split=reference_split),
+        _inception_score(features, real, extractor, reference_split),
+    ]
 
 
 def reconstruction_quality(
@@ -60,7 +81,7 @@ def reconstruction_quality(
 
 
 def prior_statistics_quality(
-    samples: Images, reference: Images, extractor: Extractor, cache: Path | None = None, **how: int
+    samples: Images, reference: Images, extractor: Extractor, cache: Path | None = None, **how: int | str
 ) -> list[Measurement]:
     """What `sample_metrics` says, under names of their own, of samples drawn under statistics of the prior.
 
@@ -119,13 +140,14 @@ def _kid(metric: str, theirs: fidelity.Scores, common: dict[str, Any], details: 
     return measurement(metric, theirs.kid, details=details | subsets, **spread, **common)
 
 
-def _inception_score(features: Features, reference: Features, extractor: Extractor) -> Measurement:
+def _inception_score(features: Features, reference: Features, extractor: Extractor, split: str) -> Measurement:
     if features.logits is None:
         return dash("inception_score", "the extractor has no classes")
     mean, std = fidelity.inception_score(features.logits)
     spread = {"low": mean - std, "high": mean + std, "spread_kind": "std over subsets"}
     parts = {"classes": features.logits.shape[1], "splits": fidelity.SCORE_SPLITS}
-    details, note = _details(features, reference, extractor) | parts, _note(features, reference)
+    details = _details(features, reference, extractor) | parts | {"reference_split": split}
+    note = _note(features, reference)
     return measurement("inception_score", mean, n=len(features.values), note=note, details=details, **spread)
 
 

@@ -62,7 +62,7 @@ METRICS: dict[str, Metric] = {
         "0-1", False, "squared error of the reconstruction per pixel, pixel range 0-1, z at the posterior mean"
     ),
     "psnr": Metric("dB", True, "peak signal-to-noise ratio of the reconstruction, mean over images"),
-    "sample_fid": Metric("", False, "Frechet distance of features: samples against the test split"),
+    "sample_fid": Metric("", False, "Frechet distance of features: samples against the reference split"),
     "reconstruction_fid": Metric("", False, "Frechet distance of features: reconstructions against their originals"),
     "reconstruction_kid": Metric(
         "", False, "kernel distance of features (unbiased, cubic kernel): reconstructions against their originals"
@@ -73,22 +73,28 @@ METRICS: dict[str, Metric] = {
     "reconstruction_recall": Metric(
         "", True, "share of originals inside their reconstructions' manifold of features (3 neighbours)"
     ),
-    "fid_floor": Metric("", False, "Frechet distance of features: as many training images against the test split"),
-    "kid": Metric("", False, "kernel distance of features (unbiased, cubic kernel): samples against the test split"),
-    "precision": Metric("", True, "share of samples inside the test split's manifold of features (3 neighbours)"),
-    "recall": Metric("", True, "share of test images inside the samples' manifold of features (3 neighbours)"),
+    "fid_floor": Metric(
+        "", False, "Frechet distance of features: as many other real images against the reference split"
+    ),
+    "kid": Metric(
+        "", False, "kernel distance of features (unbiased, cubic kernel): samples against the reference split"
+    ),
+    "precision": Metric("", True, "share of samples inside the reference split's manifold of features (3 neighbours)"),
+    "recall": Metric("", True, "share of reference images inside the samples' manifold of features (3 neighbours)"),
     "inception_score": Metric("", True, "exp of the mean KL of class predictions to their mean, over samples"),
     "sample_fid_prior_statistics": Metric(
-        "", False, f"Frechet distance of features: samples {_REFITTED} against the test split"
+        "", False, f"Frechet distance of features: samples {_REFITTED} against the reference split"
     ),
     "kid_prior_statistics": Metric(
-        "", False, f"kernel distance of features (unbiased, cubic kernel): samples {_REFITTED} against the test split"
+        "",
+        False,
+        f"kernel distance of features (unbiased, cubic kernel): samples {_REFITTED} against the reference split",
     ),
     "precision_prior_statistics": Metric(
-        "", True, f"share of samples {_REFITTED} inside the test split's manifold of features (3 neighbours)"
+        "", True, f"share of samples {_REFITTED} inside the reference split's manifold of features (3 neighbours)"
     ),
     "recall_prior_statistics": Metric(
-        "", True, f"share of test images inside the manifold of features (3 neighbours) of samples {_REFITTED}"
+        "", True, f"share of reference images inside the manifold of features (3 neighbours) of samples {_REFITTED}"
     ),
     "active_units": Metric("units", None, "latent units that carry information about the image"),
     "collapsed_groups": Metric("groups", False, f"latent groups with a mean rate below {COLLAPSED_RATE} nats"),

@@ -145,9 +145,12 @@ def features(rows: Sequence[Row]) -> list[str]:
     extractors = join_words(f"{q.variant} (weights {q.weights})" if q.weights else q.variant for q in named)
     floor = next((m for row in rows for m in row.all("fid_floor") if m.value is not None), None)
     count = f"{floor.n:,} " if floor is not None and floor.n else ""
-    real = f"Last row, the floor of FID: {count}training images against the test split." if floor else ""
+    others, reference = "training", "the test split"
+    if floor is not None and floor.details.get("reference_split") == "train":
+        others, reference = "test", f"{floor.details['n_reference']:,} training images"
+    real = f"Last row, the floor of FID: {count}{others} images against {reference}." if floor else ""
     return [
-        f"Features by {extractors}. FID: samples against the test split; rFID: reconstructions against their "
+        f"Features by {extractors}. FID: samples against {reference}; rFID: reconstructions against their "
         f"originals, paired, so that its floor is 0. {real}".strip()
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,13 +58,14 @@ def read_config(folder: Path) -> TrialConfig:
 
 
 def build_model(trial: TrialConfig, image: ImageShape, device: torch.device) -> Model:
-    """The trial's model, freshly initialised from its seed.
+    """The trial's model, freshly initialised from its seed; on the meta device its shapes alone.
 
     Raises:
         UserError: the config does not fit the images or the likelihood.
     """
     try:
-        with seeded(trial.seed, "initialisation"):
+        shapes = torch.device(device) if torch.device(device).type == "meta" else nullcontext()
+        with seeded(trial.seed, "initialisation"), shapes:
             model = build(trial.model, trial.model_config, image, trial.likelihood_spec, best_for(device))
     except ValueError as error:
         raise UserError(f"{trial.suite}.models.{trial.row}: {error}") from error

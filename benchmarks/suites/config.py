@@ -98,7 +98,8 @@ class EvaluationConfig:
     quality (0: as many as test images). `images`: first test images used (0: all). `extractor`: feature extractor
     (empty: the data set's own), and `extractor_weights` its weights where they do not ship. `temperature` of the
     prior when sampling. `prior_batches`: sample quality also with batch-norm statistics of so many batches of images
-    from the prior (0: not measured).
+    from the prior (0: not measured). `reference_split`: what samples are compared with, the test split, or up to 50,000
+    of the other images, as most published FIDs have it.
     """
 
     iwae_samples: int = 20
@@ -109,6 +110,7 @@ class EvaluationConfig:
     extractor_weights: str = ""
     temperature: float = 1.0
     prior_batches: int = added_later(0)
+    reference_split: Literal["test", "train"] = added_later("test")
 
     def __post_init__(self) -> None:
         _require_positive(self, "iwae_samples", "batch_size", "temperature")

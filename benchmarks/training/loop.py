@@ -265,7 +265,7 @@ def seconds_per_step(
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         times.append(clock() - start)
-    counted = sorted(times[steps // 4 :])
+    counted = sorted(times[-(-steps // 4) :])
     return counted[len(counted) // 2]
 
 

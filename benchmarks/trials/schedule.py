@@ -23,9 +23,13 @@ from benchmarks.records.record import (
 from benchmarks.storage.weights import build_model
 from benchmarks.suites.config import Suite, TrialConfig, trial_from_dict
 from benchmarks.training.cost import macs_per_image, parameter_count, training_memory
-from benchmarks.training.loop import planned_steps, seconds_per_step
+from benchmarks.training.loop import CALIBRATION_STEPS, planned_steps, seconds_per_step
 from kernels.backends import describe
 
+MOST_MEASURED = 10**11
+"""Multiply-accumulates of forward passes in the steps that an estimate measures on a CPU: half a minute of a core."""
+FEWEST_STEPS, SMALLEST_BATCH = 2, 2
+"""Of such an estimate; the first step warms up."""
 Work = Literal["train", "evaluate", "rename", "nothing"]
 """What is left to do for a trial: all, the evaluation of its weights, its names in the record, or nothing."""
 
@@ -71,13 +75,17 @@ class PlannedTrial:
 
 @dataclass(frozen=True)
 class Plan:
-    """A suite made ready: its data is loaded, its models can be built, its folders are named."""
+    """A suite made ready: its data is loaded, its models can be built, its folders are named.
+
+    `missing` says, a line each, what its evaluation needs and is not there.
+    """
 
     suite: Suite
     data: DataSet
     trials: list[PlannedTrial]
     out: Path
     plugins: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
     @property
     def plugin_flags(self) -> list[str]:
@@ -85,12 +93,17 @@ class Plan:
         return [flag for plugin in self.plugins for flag in ("--plugin", plugin)]
 
 
-def plan(suite: Suite, out: Path, plugins: tuple[str, ...] = ()) -> Plan:
-    """The suite's plan; raises UserError for whatever would stop it later."""
+def plan(suite: Suite, out: Path, plugins: tuple[str, ...] = (), *, to_run: bool = True) -> Plan:
+    """The suite's plan; raises UserError for whatever would stop it later.
+
+    A plan that is not `to_run` may lack what its evaluation needs.
+    """
     data = load(suite.data)
     trials = [_planned(trial, data, out) for trial in suite.trials]
-    check(list(dict.fromkeys(one.trial for one in trials if one.work in ("train", "evaluate"))), data)
-    return Plan(suite, data, trials, out, plugins)
+    missing = check(list(dict.fromkeys(one.trial for one in trials if one.work in ("train", "evaluate"))), data)
+    if missing and to_run:
+        raise UserError(missing[0])
+    return Plan(suite, data, trials, out, plugins, tuple(missing))
 
 
 def _planned(trial: TrialConfig, data: DataSet, out: Path) -> PlannedTrial:
@@ -101,7 +114,7 @@ def _planned(trial: TrialConfig, data: DataSet, out: Path) -> PlannedTrial:
     if record is not None and record.macs_per_image is not None and known.work != "train":
         counts = record.parameters, record.macs_per_image, tuple(record.latent_groups)
     else:
-        model = build_model(trial, data.image, torch.device("cpu"))
+        model = build_model(trial, data.image, torch.device("meta"))
         latents = tuple(LatentGroupInfo(s.channels, s.height, s.width) for s in model.latent_shapes)
         counts = parameter_count(model), macs_per_image(model, data.image), latents
     return PlannedTrial(trial, folder, *counts)
@@ -141,15 +154,25 @@ def _stored_trial(record: RunRecord) -> TrialConfig | None:
 
 
 def estimated_seconds(planned: PlannedTrial, data: DataSet) -> float:
-    """Training seconds expected of a trial, from a few measured steps on this machine now."""
-    config = planned.trial.training
+    """Training seconds expected of a trial, from a few measured steps on this machine now.
+
+    On a CPU, steps that take long are measured on fewer images and counted in proportion.
+    """
+    config, device = planned.trial.training, choose_device(planned.trial.device)
     if config.budget is not None:
         return config.budget
+    work = planned.macs_per_image * config.batch_size * CALIBRATION_STEPS
+    steps, batch = CALIBRATION_STEPS, config.batch_size
+    if device.type == "cpu" and work > MOST_MEASURED:
+        steps = FEWEST_STEPS
+        batch = min(batch, max(SMALLEST_BATCH, MOST_MEASURED // (planned.macs_per_image * steps)))
+    trial = dataclasses.replace(planned.trial, training=dataclasses.replace(config, batch_size=batch))
     threads = torch.get_num_threads()
     torch.set_num_threads(planned.trial.threads)
     try:
-        model = build_model(planned.trial, data.image, choose_device(planned.trial.device))
-        return seconds_per_step(model, planned.trial, data) * planned_steps(config, len(data.train))
+        model = build_model(trial, data.image, device)
+        seconds = seconds_per_step(model, trial, data, steps=steps) * config.batch_size / batch
+        return seconds * planned_steps(config, len(data.train))
     finally:
         torch.set_num_threads(threads)
 

@@ -2,16 +2,18 @@
 
 import pickle
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
 import scipy.io
 import torch
 import torchvision.datasets as tv
+from imagenet_files import write_imagenet
 from PIL import Image
 
 from benchmarks.base.errors import UserError
-from benchmarks.data import load, load_labels
+from benchmarks.data import load, load_labels, public
 
 RNG = np.random.default_rng(0)
 
@@ -113,3 +115,68 @@ def test_a_corrupt_download_is_one_line(mnist_root):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UserError, match="MNIST could not be read"):
         load("mnist", root=mnist_root, download=False)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_imagenet_becomes_splits_with_its_labels(save, tmp_path):
+    write_imagenet(tmp_path / "imagenet32", 32, save=save)
+    data = load("imagenet32", root=tmp_path, download=False)
+    labels = load_labels("imagenet32", root=tmp_path, download=False)
+    assert [len(split) for split in (data.train, data.validation, data.test)] == [40, 10_000, 30]
+    assert tuple(data.test.shape[1:]) == (3, 32, 32)
+    for split in ("train", "validation", "test"):
+        images = getattr(data, split)
+        assert torch.equal(first_pixels(images), getattr(labels, split))
+        assert torch.equal(images[:, 0], images[:, 0, :1, :1].expand(-1, 32, 32))  # channels first
+        assert images[:, 1:].max() == 0
+
+
+def test_imagenet_is_found_in_the_folders_of_its_archives(tmp_path):
+    write_imagenet(tmp_path / "files", 64, save=np.savez_compressed)
+    for i, path in enumerate(sorted((tmp_path / "files").iterdir())):
+        place = tmp_path / "imagenet64" / f"Imagenet64_part{i % 3}"
+        place.mkdir(parents=True, exist_ok=True)
+        path.rename(place / path.name)
+    assert tuple(load("imagenet64", root=tmp_path).test.shape) == (30, 3, 64, 64)
+
+
+def test_imagenet_takes_no_more_memory_than_its_array(tmp_path):
+    write_imagenet(tmp_path / "imagenet32", 32, train=30_000)
+    tracemalloc.start()
+    images = load("imagenet32", root=tmp_path).train
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < images.numel() * 1.5 + public.CHUNK * 3072 * 3  # training holds 10,000 of 30,000 less
+
+
+def test_what_is_missing_of_imagenet_is_one_line_that_says_where_to_get_it(tmp_path):
+    with pytest.raises(UserError, match=r"expected train_data_batch_1\.npz.*Imagenet32_train_npz\.zip.*image-net\.org"):
+        load("imagenet32", root=tmp_path)
+    write_imagenet(tmp_path / "imagenet32", 32)
+    (tmp_path / "imagenet32/val_data.npz").unlink()
+    with pytest.raises(UserError, match=r"expected val_data\.npz"):
+        load("imagenet32", root=tmp_path)
+
+
+def damage_cut(path):
+    path.write_bytes(path.read_bytes()[:-5000])
+
+
+def damage_other_size(path):
+    np.savez(path, data=np.zeros((5, 64 * 64 * 3), np.uint8), labels=np.ones(5))
+
+
+def damage_no_array(path):
+    np.savez(path, images=np.zeros((5, 3072), np.uint8))
+
+
+def damage_labels(path):
+    np.savez(path, data=np.zeros((5, 3072), np.uint8), labels=np.ones(4))
+
+
+@pytest.mark.parametrize("damage", [damage_cut, damage_other_size, damage_no_array, damage_labels])
+def test_a_damaged_batch_of_imagenet_is_one_line(damage, tmp_path):
+    write_imagenet(tmp_path / "imagenet32", 32)
+    damage(tmp_path / "imagenet32/train_data_batch_7.npz")
+    with pytest.raises(UserError, match=r"train_data_batch_7\.npz: expected an array 'data' \(N, 3072\)[^\n]*$"):
+        load("imagenet32", root=tmp_path)

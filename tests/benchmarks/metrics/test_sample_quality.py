@@ -5,6 +5,7 @@ import torch
 
 from benchmarks.base.errors import UserError
 from benchmarks.data import load, load_labels
+from benchmarks.metrics import sample_quality
 from benchmarks.metrics.extractors import open_extractor
 from benchmarks.metrics.features import cached_features
 from benchmarks.metrics.frechet import FeatureStatistics, frechet_distance
@@ -13,6 +14,7 @@ from benchmarks.metrics.sample_quality import (
     fid_floor,
     reconstruction_quality,
     sample_metrics,
+    training_images,
 )
 from benchmarks.records.catalogue import FEATURE_METRICS, METRICS
 
@@ -117,6 +119,27 @@ def test_the_floor_takes_as_many_training_images_and_is_repeatable(digits, ruler
     assert floors[0] == floors[1]
     assert floors[0].n == floors[0].details["n_reference"] == N
     assert 0 < floors[0].value < 2
+
+
+def test_training_images_are_all_others_or_a_fixed_draw_of_them(digits, monkeypatch):
+    everything = torch.cat([digits.train, digits.validation])
+    assert torch.equal(training_images(digits.train, digits.validation), everything)
+    monkeypatch.setattr(sample_quality, "MOST_TRAINING_IMAGES", 300)
+    some = training_images(digits.train, digits.validation)
+    assert torch.equal(some, training_images(digits.train, digits.validation))
+    rows = {bytes(image.numpy()) for image in everything}
+    drawn = {bytes(image.numpy()) for image in some}
+    held_out = {bytes(image.numpy()) for image in digits.validation}
+    assert len(some) == 300
+    assert drawn <= rows
+    assert 10 < len(drawn & held_out) < 60  # 400 of 4,000: 30 expected
+
+
+def test_what_samples_are_compared_with_is_recorded(digits, ruler, cache):
+    found = sample_metrics(digits.test[:N], digits.train[:N], ruler, cache, reference_split="train")
+    floor = fid_floor(digits.test[:N], digits.train[: 2 * N], ruler, cache, reference_split="train")
+    assert {one.details["reference_split"] for one in [*found, floor]} == {"train"}
+    assert (floor.n, floor.details["n_reference"]) == (N, 2 * N)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -224,6 +224,14 @@ def test_the_floor_is_the_last_row_and_that_of_reconstructions_is_zero(suite_rec
     assert "1,000 training images against the test split" in text_of(suite_records)
 
 
+def test_samples_compared_with_training_images_are_said_to_be(make_record, make_value):
+    details = {**EXTRACTOR, "reference_split": "train", "n_reference": 50_000}
+    found = [make_value(metric, 9.0, n=10_000, details=details) for metric in ("sample_fid", "fid_floor")]
+    text = text_of([make_record(measurements=found)])
+    assert "FID: samples against 50,000 training images" in text
+    assert "the floor of FID: 10,000 test images against 50,000 training images" in text
+
+
 def test_few_images_are_flagged_and_enough_are_not(make_record, make_value):
     def flagged(n):
         record = make_record(measurements=[make_value("sample_fid", 9.0, n=n, details=EXTRACTOR)])

@@ -5,8 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
+from benchmarks.base.errors import UserError
 from benchmarks.storage.weights import build_model, read_config, record_head, write_config
 from benchmarks.suites.config import build_suite
+from benchmarks.trials import schedule
 from benchmarks.trials.schedule import plan
 from models.fields import added_later
 from models.registry import MODELS
@@ -18,6 +20,12 @@ class GrownVAEConfig(VAEConfig):
     """The vanilla VAE's configuration of a later version."""
 
     spread: float = added_later(1.0)
+
+
+@pytest.fixture
+def weightless(table):
+    """The suite of the table, to be scored by an extractor whose weights nobody gave."""
+    return build_suite("mine", {**table, "evaluation": {"extractor": "inception"}})
 
 
 @pytest.fixture
@@ -46,3 +54,26 @@ def test_a_later_field_that_is_set_takes_a_folder_of_its_own(table, tmp_path, mo
     table["models"]["vae"]["spread"] = 2.0
     (new,) = plan(build_suite("mine", table), tmp_path).trials
     assert new.folder != old.folder
+
+
+def test_weights_that_are_missing_stop_a_run_before_it_trains_but_not_its_plan(weightless, tmp_path):
+    with pytest.raises(UserError, match=r"^extractor 'inception'[^\n]*--inception-weights[^\n]*$"):
+        plan(weightless, tmp_path)
+    (line,) = plan(weightless, tmp_path, to_run=False).missing
+    assert "--inception-weights" in line
+
+
+@pytest.mark.parametrize(("most", "measured"), [(10**15, (8, 32)), (0, (2, 2))])
+def test_long_steps_are_estimated_on_few_images_in_proportion(most, measured, table, tmp_path, monkeypatch):
+    asked = []
+
+    def measure(model, trial, data, steps):
+        asked.append((steps, trial.training.batch_size))
+        return 0.5
+
+    monkeypatch.setattr(schedule, "MOST_MEASURED", most)
+    monkeypatch.setattr(schedule, "seconds_per_step", measure)
+    planned = plan(build_suite("mine", table), tmp_path)
+    seconds = schedule.estimated_seconds(planned.trials[0], planned.data)
+    assert asked == [measured]
+    assert seconds == 0.5 * 32 / measured[1] * (32_000 / 32)
