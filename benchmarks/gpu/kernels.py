@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.findings import Fields, Findings
-from benchmarks.profiling.kernel_timing import error_of
+from benchmarks.profiling.kernel_timing import GRADIENT, VALUE, error_of
 from benchmarks.profiling.problems import (
     BITS,
     LAYOUTS,
@@ -33,10 +33,6 @@ from kernels.backends import best_for
 from kernels.ops import PLAIN, RESIDUAL, SOFT_CLAMPED, GaussianForm, Ops
 from kernels.reference.backend import REFERENCE
 
-VALUE = {torch.float32: 5e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
-GRADIENT = {torch.float32: 2e-4, torch.bfloat16: 2e-2, torch.float16: 4e-3}
-"""|error| / (1 + |reference|). Approximate sines, cosines and logarithms are within 2^-20.5, times radii up to 6.8 and
-scales up to 10; clamped gradients divide by small scales; 16-bit outputs are rounded to 8 or 11 bits."""
 CASE_SECONDS, COMPILE_SECONDS = {"cuda": 4.0, "cpu": 0.5}, 20.0
 """That a case may need, with Triton's compiler, and with torch.compile."""
 BIG = 2**31 + 2**20

@@ -1,8 +1,9 @@
-"""Adamax whose step on the CPU is one pass over memory, in C (`adamax.c`); elsewhere torch's own."""
+# pyright: reportPrivateImportUsage=false
+"""Adamax: on a CPU one pass over memory, in C (`adamax.c`); on a GPU a few launches for all parameters together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,25 @@ _PARAMETER = np.dtype(
 
 
 class Adamax(torch.optim.Adamax):
-    """`torch.optim.Adamax` (Kingma & Ba 2015), with the same state; fused on the CPU where there is a C compiler."""
+    """`torch.optim.Adamax` (Kingma & Ba 2015), with the same state; fused on the CPU where there is a C compiler.
+
+    Torch's own capturable form corrects the bias of each parameter in a launch of its own; here parameters of equal
+    age share their correction.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], **options: Any) -> None:
+        super().__init__(parameters, **options)
+        self._ages: dict[Tensor, int] = {}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Take one step; see `torch.optim.Optimizer.step`."""
         taken = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
+        if closure is None and all(group["capturable"] for group in self.param_groups):
+            for group, parameters in zip(self.param_groups, taken, strict=True):
+                for others in self._of_equal_age(parameters):
+                    self._together(group, others)
+            return None
         if closure is not None or not all(_fits(p) for group in taken for p in group):
             return super().step(closure)
         for group, parameters in zip(self.param_groups, taken, strict=True):
@@ -34,7 +48,7 @@ class Adamax(torch.optim.Adamax):
         """One step of a group's parameters."""
         states = [self._state_of(p) for p in parameters]
         steps = [state["step"] for state in states]
-        torch._foreach_add_(steps, 1)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_add_(steps, 1)
         beta_1, beta_2 = group["betas"]
         table = np.empty(len(parameters), _PARAMETER)
         table["value"] = [p.data_ptr() for p in parameters]
@@ -51,11 +65,51 @@ class Adamax(torch.optim.Adamax):
         )
         torch.autograd.graph.increment_version(parameters)
 
+    def _of_equal_age(self, parameters: list[Tensor]) -> Iterable[list[Tensor]]:
+        """Parameters of one device and type that have taken equally many steps.
+
+        Ages are counted on the host, from what the state says at first sight. Where steps are replayed they stand
+        still, all of them.
+        """
+        found: dict[tuple[int, torch.device, torch.dtype], list[Tensor]] = {}
+        fresh = [p for p in parameters if p not in self._ages]
+        if known := [p for p in fresh if self.state.get(p)]:
+            counts = torch.stack([self.state[p]["step"] for p in known]).tolist()
+            self._ages.update(zip(known, map(int, counts), strict=True))
+        for parameter in parameters:
+            age = self._ages.setdefault(parameter, 0)
+            self._ages[parameter] = age + 1
+            found.setdefault((age, parameter.device, parameter.dtype), []).append(parameter)
+        return found.values()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load, and forget what was known of the ages."""
+        super().load_state_dict(state_dict)
+        self._ages.clear()
+
+    def _together(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        """One step of parameters of equal age: torch's own operations, with one correction for all."""
+        states = [self._state_of(p) for p in parameters]
+        steps, averages, largest = ([state[key] for state in states] for key in ("step", "exp_avg", "exp_inf"))
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        beta_1, beta_2 = group["betas"]
+        torch._foreach_add_(steps, 1)
+        if group["weight_decay"]:
+            gradients = torch._foreach_add(gradients, parameters, alpha=group["weight_decay"])
+        torch._foreach_lerp_(averages, gradients, 1 - beta_1)
+        torch._foreach_mul_(largest, beta_2)
+        sizes = torch._foreach_abs(gradients)
+        torch._foreach_add_(sizes, group["eps"])
+        torch._foreach_maximum_(largest, sizes)
+        correction = (beta_1 ** steps[0] - 1) / group["lr"]
+        scaled = torch._foreach_mul(largest, correction)
+        torch._foreach_addcdiv_(parameters, averages, scaled)
+
     def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
-        """The parameter's state, fresh at its first step."""
+        """The parameter's state, fresh at its first step; the count lies where the parameter does."""
         state = self.state[parameter]
         if not state:
-            state["step"] = torch.tensor(0.0)
+            state["step"] = torch.zeros((), device=parameter.device)
             state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
             state["exp_inf"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
         return state

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.profiling.kernel_timing import TOLERANCE, error_of, largest_error
+from benchmarks.profiling.kernel_timing import VALUE, error_of, largest_error
 from benchmarks.profiling.problems import (
     LAYOUTS,
     gaussian_problem,
@@ -46,7 +46,7 @@ def test_the_cpu_path_solves_every_problem(make, layout):
     problem = make(LAYOUTS[layout])
     first, second = (problem.evaluate(CPU) for _ in range(2))
     found = [*first.values, *first.gradients]
-    assert largest_error(found, problem.exact()) < TOLERANCE[torch.float32]
+    assert largest_error(found, problem.exact()) < VALUE[torch.float32]
     assert all(torch.equal(a, b) for a, b in zip(found, [*second.values, *second.gradients], strict=True))
     assert len(problem.step(CPU)) == len(found)
 

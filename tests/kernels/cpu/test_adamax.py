@@ -66,3 +66,29 @@ def test_a_step_counts_as_a_change_in_place() -> None:
     before = of[0]._version
     steps(Adamax(of, **OPTIONS), of, 1)
     assert of[0]._version > before
+
+
+def test_together_equals_torch_parameter_by_parameter() -> None:
+    """The form of a GPU, tried on the CPU: parameters of one age share their correction, others have their own."""
+    ours, theirs = parameters(), parameters()
+    optimizer = Adamax(ours, **OPTIONS, capturable=True)
+    steps(optimizer, ours, 3)
+    continued = Adamax(ours, **OPTIONS, capturable=True)
+    continued.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    steps(continued, ours, 2, first=3)
+    steps(torch.optim.Adamax(theirs, **OPTIONS), theirs, 5)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=ROUNDING, atol=ROUNDING)
+    assert [float(continued.state[p]["step"]) for p in ours] == [5, 4, 5]
+
+
+def test_parameters_of_one_age_take_few_operations() -> None:
+    many = [torch.ones(3, requires_grad=True) for _ in range(50)]
+    for one in many:
+        one.grad = torch.ones(3)
+    optimizer = Adamax(many, **OPTIONS, capturable=True)
+    optimizer.step()
+    with torch.profiler.profile() as found:
+        optimizer.step()
+    outer = [event for event in found.events() if event.cpu_parent is None or "Adamax" in event.cpu_parent.name]
+    assert 0 < len([event for event in outer if event.name.startswith("aten::")]) < len(many)

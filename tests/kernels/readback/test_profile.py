@@ -100,7 +100,7 @@ def test_a_wrong_operation_is_not_timed():
     problem = gaussian_problem("gaussian", PLAIN, False, (4, 8), torch.float32, CPU_DEVICE)
     row = time_problem(problem, EAGER, CPU_DEVICE, bandwidth=1.0)  # other noise than the keyed one
     assert row.p50_us is None
-    assert row.note.startswith("not timed: error")
+    assert row.note.startswith("not timed: values: error")
 
 
 def test_timed_rows_are_consistent():
