@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.findings import Fields, Findings
-from benchmarks.profiling.kernel_timing import GRADIENT, VALUE, error_of
+from benchmarks.profiling.kernel_timing import GRADIENT, VALUE, errors, errors_of
 from benchmarks.profiling.problems import (
     BITS,
     LAYOUTS,
@@ -174,26 +174,16 @@ def check(make: Callable[[], Problem], ops: Ops, evaluate: Evaluate) -> Fields:
     """Errors of values and gradients against the reference in float64, and whether a second run is the same."""
     problem = make()
     ours = evaluate(problem, ops)
-    theirs = problem.evaluate(REFERENCE, wide=True)
+    fields = judged(*errors_of(problem, ours), problem.dtype)
     again = evaluate(problem, ops)
-    fields = judged(ours, theirs, problem.dtype)
     same = all(torch.equal(a, b) for one, two in zip(ours, again, strict=True) for a, b in zip(one, two, strict=True))
     wrong = [] if fields["passed"] else ["the errors exceed what is allowed"]
     wrong += [] if same else ["a second run gives other bits"]
     return {**fields, "shape": problem.shape, "repeatable": same, "passed": not wrong, "message": "; ".join(wrong)}
 
 
-def judged(ours: Evaluated, theirs: Evaluated, dtype: torch.dtype) -> dict[str, Any]:
-    """Largest errors beside what is allowed.
-
-    Raises:
-        ValueError: a shape or type is wrong.
-    """
-    for mine, other in zip([*ours.values, *ours.gradients], [*theirs.values, *theirs.gradients], strict=True):
-        if mine.shape != other.shape:
-            raise ValueError(f"expected the shape {tuple(other.shape)}, got {tuple(mine.shape)}")
-    value = max((error_of(a, b) for a, b in zip(ours.values, theirs.values, strict=True)), default=0.0)
-    gradient = max((error_of(a, b) for a, b in zip(ours.gradients, theirs.gradients, strict=True)), default=0.0)
+def judged(value: float, gradient: float, dtype: torch.dtype) -> dict[str, Any]:
+    """Largest errors beside what is allowed."""
     return {
         "passed": value <= VALUE[dtype] and gradient <= GRADIENT[dtype],
         "value_error": value,
@@ -309,7 +299,7 @@ def big_norm(ops: Ops, device: torch.device) -> Fields:
         ends = slice(None, 64), slice(-64, None)
         mine = Evaluated([ours.values[0][end] for end in ends], [ours.gradients[0][end] for end in ends])
         other = Evaluated([theirs.values[0]] * 2, [theirs.gradients[0]] * 2)
-        return {"shape": tuple(x.shape), **judged(mine, other, torch.bfloat16)}
+        return {"shape": tuple(x.shape), **judged(*errors(mine, other), torch.bfloat16)}
 
     return _or_unjudged(fields)
 
@@ -339,7 +329,7 @@ def big_gaussian(ops: Ops, device: torch.device) -> Fields:
         exact = [leaf[last].detach().double().requires_grad_() for leaf in whole]
         theirs = draw(REFERENCE, exact, samples - 2, up[-1:].double().expand(2, -1, -1, -1))
         mine = Evaluated([one[last] for one in ours.values], [one[last] for one in ours.gradients])
-        return {"shape": tuple(whole[0].shape), **judged(mine, theirs, torch.bfloat16)}
+        return {"shape": tuple(whole[0].shape), **judged(*errors(mine, theirs), torch.bfloat16)}
 
     return _or_unjudged(fields)
 
@@ -357,6 +347,6 @@ def big_mixture(ops: Ops, device: torch.device) -> Fields:
         theirs = one.evaluate(REFERENCE, wide=True)
         mine = Evaluated([log_prob[:64], log_prob[-64:]], [gradient[:64], gradient[-64:]])
         other = Evaluated(theirs.values * 2, theirs.gradients * 2)
-        return {"shape": tuple(parameters.shape), **judged(mine, other, torch.bfloat16)}
+        return {"shape": tuple(parameters.shape), **judged(*errors(mine, other), torch.bfloat16)}
 
     return _or_unjudged(fields)

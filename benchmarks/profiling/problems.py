@@ -5,14 +5,15 @@ Timings, Proton and the checks on a GPU share them.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from kernels.ops import PLAIN, RESIDUAL, SOFT_CLAMPED, GaussianForm, Ops
+from kernels.ops import PLAIN, RESIDUAL, SOFT_CLAMPED, GaussianDraw, GaussianForm, Ops
 from kernels.reference.backend import REFERENCE
 
 SHAPES = ((128, 64, 1, 1), (128, 20, 8, 8), (128, 20, 16, 16))
@@ -60,7 +61,8 @@ class Problem:
     """An operation's forward and backward pass on given inputs.
 
     `floor` is the bytes it must move; `upstream` holds a gradient for every output, None for those that have none;
-    `constants` are inputs without gradients, of which some may be moved in place.
+    `constants` are inputs without gradients, of which some may be moved in place. `noisy`: the first output holds
+    latents drawn with keyed noise.
     """
 
     kernel: str
@@ -71,6 +73,12 @@ class Problem:
     upstream: tuple[Tensor | None, ...]
     constants: tuple[Tensor, ...]
     forward: Forward
+    noisy: bool = False
+
+    def noise_scale(self) -> Tensor:
+        """What multiplies the noise of each latent drawn, float64: the draw for noise 1, less that for noise 0."""
+        one, none = (self.evaluate(_with_noise(level), wide=True).values[0] for level in (1.0, 0.0))
+        return one - none
 
     def evaluate(self, ops: Ops, wide: bool = False, forward: Compiled | None = None) -> Evaluated:
         """Values and gradients on fresh inputs.
@@ -128,6 +136,18 @@ class Problem:
         return Evaluated(list(outputs), list(gradients))
 
 
+def _with_noise(level: float) -> Ops:
+    """The reference with the same noise everywhere."""
+
+    def sample_kl(mean: Tensor, *rest: Any, **request: Any) -> GaussianDraw:
+        return REFERENCE.gaussian_sample_kl(mean, *rest, **request, noise=torch.full_like(mean, level))
+
+    def sample(mean: Tensor, *rest: Any, **request: Any) -> Tensor:
+        return REFERENCE.gaussian_sample(mean, *rest, **request, noise=torch.full_like(mean, level))
+
+    return dataclasses.replace(REFERENCE, gaussian_sample_kl=sample_kl, gaussian_sample=sample)
+
+
 def _as(tensor: Tensor, kind: torch.dtype | None, copy: bool = False) -> Tensor:
     """The tensor in another floating type; whole numbers and `None` leave it as it is."""
     if not tensor.is_floating_point():
@@ -169,7 +189,7 @@ def gaussian_problem(
         return (draw.z, draw.kl) if draw.log_ratio is None else (draw.z, draw.kl, draw.log_ratio)
 
     floor = (32 if not learned else 56) * given[0].numel() // 2 * dtype.itemsize // 4
-    return Problem(name, shape, dtype, floor, tuple(given), tuple(upstream), (seed, *noise), forward)
+    return Problem(name, shape, dtype, floor, tuple(given), tuple(upstream), (seed, *noise), forward, not external)
 
 
 def sample_problem(
@@ -187,7 +207,7 @@ def sample_problem(
         return (ops.gaussian_sample(mean, log_scale, **request),)
 
     floor = 8 * given.numel() // 2 * dtype.itemsize
-    return Problem(name, shape, dtype, floor, (given,), (upstream,), (seed,), forward)
+    return Problem(name, shape, dtype, floor, (given,), (upstream,), (seed,), forward, True)
 
 
 def mixture_problem(
