@@ -121,6 +121,7 @@ def collect(device: torch.device, threads: int, precision: str) -> Environment:
         dirty=bool(status) if status is not None else None,
         command=" ".join(["python -m benchmarks", *sys.argv[1:]]),
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        instruction_set=None if cuda else library.instruction_set(),
     )
 
 

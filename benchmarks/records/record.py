@@ -44,7 +44,10 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Environment:
-    """Machine and software of a run; every field can change a number."""
+    """Machine and software of a run; every field can change a number.
+
+    `instruction_set`: what the C kernels were built for, None where there are none, or in a record from before.
+    """
 
     python: str
     torch: str
@@ -65,6 +68,7 @@ class Environment:
     dirty: bool | None
     command: str
     date: str
+    instruction_set: str | None = None
 
 
 @dataclass(frozen=True)

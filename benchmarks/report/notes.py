@@ -231,7 +231,8 @@ def _what(records: Sequence[RunRecord]) -> str:
 def _machine(records: Sequence[RunRecord]) -> str:
     """Device, threads, precision, versions, commit and date; several values where the rows differ."""
     found = [r.environment for r in records]
-    devices = join_words(f"{e.device} ({e.device_name})" if e.device_name else e.device for e in found)
+    named = ((e.device, ", ".join(filter(None, [e.device_name, e.instruction_set]))) for e in found)
+    devices = join_words(f"{device} ({name})" if name else device for device, name in named)
     threads = join_words(f"{e.threads} of {e.cores} cores" if e.device == "cpu" else f"{e.threads}" for e in found)
     commits = join_words((e.commit or "unknown")[:10] + ("+dirty" if e.dirty else "") for e in found)
     dates = sorted({e.date[:10] for e in found})

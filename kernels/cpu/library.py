@@ -1,6 +1,8 @@
 """Builds and loads the C kernels where there is a compiler; without one the CPU path does without.
 
-The library is built once per source, compiler and processor into the user's cache folder.
+The library is built once per source, compiler and processor into the user's cache folder. The environment variable
+VAEBENCH_CPU_ARCH names another processor to build for than this one, as the compiler's `-march` takes it: `x86-64-v3`
+is AVX2.
 """
 
 from __future__ import annotations
@@ -24,10 +26,11 @@ FOLDER = Path(__file__).parent / "source"
 SOURCES = tuple(sorted(FOLDER.glob("*.c")))
 HEADERS = tuple(sorted(FOLDER.glob("*.h")))
 FLAGS = (
-    *("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"),
+    *("-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"),
     *("-shared", "-fPIC"),
 )
 OPENMP = "-fopenmp"
+ARCHITECTURE = "VAEBENCH_CPU_ARCH"
 COMPILERS = ("cc", "gcc", "clang")
 SMALLEST_SHARE = 1 << 14
 """Elements below which another thread costs more than it saves."""
@@ -36,6 +39,11 @@ SMALLEST_SHARE = 1 << 14
 def compiler() -> str | None:
     """Path of a C compiler, or None."""
     return next((path for name in COMPILERS if (path := shutil.which(name))), None)
+
+
+def flags() -> tuple[str, ...]:
+    """What the compiler is given besides the sources."""
+    return (f"-march={os.environ.get(ARCHITECTURE) or 'native'}", *FLAGS)
 
 
 def processor() -> str:
@@ -47,7 +55,7 @@ def processor() -> str:
 
 def library_path(cc: str) -> Path:
     """Where the library for this source, compiler and processor is kept."""
-    identity = "\0".join((*(path.read_text() for path in SOURCES + HEADERS), *FLAGS, cc, processor()))
+    identity = "\0".join((*(path.read_text() for path in SOURCES + HEADERS), *flags(), cc, processor()))
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "vaebench" / f"native-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
 
@@ -57,7 +65,7 @@ def build(cc: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         partial = Path(folder) / path.name
-        command = [cc, *FLAGS, "-o", str(partial), *map(str, SOURCES), "-lm"]
+        command = [cc, *flags(), "-o", str(partial), *map(str, SOURCES), "-lm"]
         for openmp in ([OPENMP], []):
             done = subprocess.run([*command, *openmp], capture_output=True, timeout=120, check=not openmp)
             if done.returncode == 0:
@@ -87,6 +95,12 @@ def library() -> ctypes.CDLL | None:
     """The loaded library, or None where it cannot be built."""
     found = load()
     return None if isinstance(found, str) else found
+
+
+def instruction_set() -> str | None:
+    """Vector instructions that the loaded library was built for ("AVX-512", "AVX2", "NEON", ...); None without one."""
+    found = library()
+    return None if found is None else found.vaebench_instruction_set().decode()
 
 
 def why_missing() -> str | None:
@@ -123,8 +137,9 @@ def declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
         "weight_norm_backward": (ctypes.POINTER(Weight), integer, single, threads),
         "spectral_norms": (ctypes.POINTER(Weight), integer, integer, single, threads),
         "adamax": (address, integer, *(single,) * 4, threads),
+        "instruction_set": (),
     }
-    results = {"mixture": flag, "bernoulli": flag, "packed_size": integer}
+    results = {"mixture": flag, "bernoulli": flag, "packed_size": integer, "instruction_set": ctypes.c_char_p}
     for name, arguments in signatures.items():
         function = getattr(loaded, f"vaebench_{name}")
         function.argtypes, function.restype = arguments, results.get(name)

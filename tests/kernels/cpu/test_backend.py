@@ -1,6 +1,11 @@
 """The CPU path equals the reference in value and gradient, with and without its C kernels, and keeps less."""
 
 import dataclasses
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -258,3 +263,29 @@ def test_a_compiler_that_fails_means_no_library(monkeypatch, tmp_path):
 def test_no_compiler_means_no_library(monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: None)
     assert isinstance(library.load.__wrapped__(), str)
+
+
+def test_another_processor_to_build_for_has_a_library_of_its_own(monkeypatch):
+    cc = library.compiler()
+    if cc is None:
+        pytest.skip("no C compiler here")
+    monkeypatch.delenv(library.ARCHITECTURE, raising=False)
+    here = library.library_path(cc)
+    monkeypatch.setenv(library.ARCHITECTURE, "native")
+    assert library.library_path(cc) == here
+    monkeypatch.setenv(library.ARCHITECTURE, "x86-64-v3")
+    assert library.library_path(cc) != here
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names of x86 processors")
+@pytest.mark.parametrize(("architecture", "built_for"), [("x86-64", "SSE2"), ("nonsense", None)])
+def test_the_kernels_say_what_they_were_built_for(architecture, built_for):
+    """In a process of its own, since a library is loaded once."""
+    code = "from kernels.cpu import library; print(library.instruction_set(), library.why_missing())"
+    env = {**os.environ, library.ARCHITECTURE: architecture, "PYTHONPATH": str(Path(__file__).parents[3])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
+    if library.compiler() is None:
+        pytest.skip("no C compiler here")
+    found, _, missing = done.stdout.strip().partition(" ")
+    assert found == str(built_for)
+    assert (architecture in missing) == (built_for is None)
