@@ -1,5 +1,7 @@
 """Steps replayed as CUDA graphs are the eager steps; without a GPU they run eagerly, which the record says."""
 
+import contextlib
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -11,7 +13,7 @@ from benchmarks.speed.target import preset_target
 from benchmarks.storage import weights
 from benchmarks.storage.weights import build_model
 from benchmarks.suites.config import build_suite, read_suite, set_path
-from benchmarks.training.graphed import LossWeights
+from benchmarks.training.graphed import LossWeights, StepGraphs
 from benchmarks.training.guard import StepGuard
 from benchmarks.training.loop import train
 from benchmarks.training.state import build_optimizer
@@ -44,6 +46,37 @@ def test_on_a_cpu_steps_are_eager_and_the_record_says_so(data, tmp_path):
     plain, _ = trained("vae", data, tmp_path / "off", "cpu")
     model, result = trained("vae", data, tmp_path / "graph", "cpu", "training.compile='graph'")
     assert result.compilation == "compile = graph, but the training ran eagerly: CUDA graphs need a GPU"
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), model.parameters(), strict=True))
+
+
+class NoStream:
+    """Stands in for a stream of a GPU."""
+
+    def __init__(self, *arguments):
+        pass
+
+    def wait_stream(self, other):
+        pass
+
+
+def test_where_a_capture_fails_steps_go_on_eagerly(data, tmp_path, monkeypatch, capsys):
+    def no_graph(*arguments, **options):
+        raise RuntimeError("operation not permitted\nwhen stream is capturing")
+
+    def started(state, trial, images):
+        state.graphs = StepGraphs(state.optimizer, images.device)
+        return "steps replayed as CUDA graphs"
+
+    plain, _ = trained("nvae", data, tmp_path / "off", "cpu")
+    for name, stand_in in (("Stream", NoStream), ("current_stream", NoStream), ("graph", no_graph)):
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    for name, stand_in in (("stream", contextlib.nullcontext), ("CUDAGraph", object), ("synchronize", print)):
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    monkeypatch.setattr("benchmarks.training.loop.compile_step", started)
+    model, result = trained("nvae", data, tmp_path / "graph", "cpu")
+    said = "compile = graph, but steps run eagerly: operation not permitted when stream is capturing"
+    assert result.compilation == said
+    assert capsys.readouterr().err.splitlines().count(said) == 1
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), model.parameters(), strict=True))
 
 
