@@ -110,11 +110,24 @@ def run(options: argparse.Namespace) -> int:
     prepare_folder(out)
     say_what_was_read(planned.data.name, planned.data.note)
     note_missing_kernels(choose_device(suite.trials[0].device))
+    if hint := _graph_hint(planned):
+        print(hint, file=sys.stderr)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     outcome = execute(planned, options.jobs or default_jobs(suite))
     _print_result(out, options.json)
     return _exit_code(outcome)
+
+
+def _graph_hint(planned: Plan) -> str:
+    """What trains faster on a GPU, if anything that is still to be trained there launches its kernels one by one."""
+    slow = [one.trial.row for one in planned.trials if one.work == "train" and one.trial.training.compile == "off"]
+    if not slow or planned.suite.trials[0].device == "cpu":
+        return ""
+    return (
+        f"note: {', '.join(dict.fromkeys(slow))}: steps are launched kernel by kernel, for which a GPU waits; "
+        "--set training.compile=graph replays them as CUDA graphs"
+    )
 
 
 def _interrupt(number: int, frame: object) -> None:

@@ -1,9 +1,11 @@
 """Bad input on the command line: one line, exit code 2, nothing lost."""
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ import torch
 
 from benchmarks.cli import info
 from benchmarks.cli.parser import run_command
+from benchmarks.cli.run import _graph_hint
+from benchmarks.suites.config import build_suite, read_suite
 from models.nvae.presets import PRESETS
 from models.registry import MODELS
 
@@ -220,3 +224,26 @@ def test_how_a_users_own_files_were_read_is_said(capsys, tmp_path):
     np.savez(tmp_path / "x.npz", images=np.arange(90 * 28 * 28).reshape(90, 28, 28) % 2)
     assert run_command(["run", "--models", "vae", "--data", f"npz:{tmp_path / 'x.npz'}", "--dry-run"]) == 0
     assert "zeros and ones (int64): binary pixels, 0 and 255" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("device", "compile_", "work", "hinted"),
+    [
+        ("cuda", "off", "train", True),
+        ("cuda", "graph", "train", False),
+        ("cuda", "off", "nothing", False),
+        ("cpu", "off", "train", False),
+    ],
+)
+def test_a_training_on_a_gpu_is_told_of_graphs(device, compile_, work, hinted):
+    name, table = read_suite("quick")
+    suite = build_suite(name, table | {"seeds": 1})
+    trials = [
+        dataclasses.replace(one, device=device, training=dataclasses.replace(one.training, compile=compile_))
+        for one in suite.trials
+    ]
+    planned = SimpleNamespace(
+        suite=dataclasses.replace(suite, trials=tuple(trials)),
+        trials=[SimpleNamespace(trial=trial, work=work) for trial in trials],
+    )
+    assert ("training.compile=graph" in _graph_hint(planned)) == hinted
