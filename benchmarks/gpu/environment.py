@@ -64,6 +64,7 @@ def _facts(findings: Findings, facts: dict[str, Any]) -> Fields:
 def _versions(device: torch.device) -> dict[str, Any]:
     """The environment as a record holds it, and what else a number may depend on."""
     found = dataclasses.asdict(collect(device, torch.get_num_threads(), "float32"))
+    del found["command"]  # this step's own process, which nobody calls
     packages = ("numpy", "torch-fidelity", "mlxtend", "jaxtyping", "beartype", "scikit-image", "scikit-learn", "pytest")
     return {
         **found,

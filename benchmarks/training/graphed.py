@@ -94,6 +94,7 @@ class StepGraphs:
         else:
             self.learning_rate.fill_(self.optimizer.param_groups[0]["lr"])
             self.takes[form].replay()
+            torch.autograd.graph.increment_version(self._parameters())  # what was worked out from them holds no more
         self.taken += 1
 
     def _parameters(self) -> list[Tensor]:

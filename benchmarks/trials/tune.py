@@ -19,12 +19,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import torch
 
+from benchmarks.base.children import OUT_OF_MEMORY
 from benchmarks.base.errors import UserError
 from benchmarks.base.plugins import import_plugin
 from benchmarks.data import DataSet, load
@@ -34,6 +36,8 @@ from benchmarks.suites.config import Suite, TrialConfig
 from benchmarks.training.cost import macs_per_image
 from benchmarks.training.loop import train
 
+TimedLine = tuple[dict[str, object], float]
+"""A line of the log, and the seconds that its trial took."""
 LEARNING_RATES = (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
 WARMUPS = (0.1, 0.3)
 COLUMNS: tuple[str, ...] = (
@@ -117,26 +121,37 @@ def tune(suite: Suite, log: Path, jobs: int = 1, modules: Sequence[str] = ()) ->
                 objective = dataclasses.replace(trial.objective, kl_warmup=warmup)
                 todo.append((cost, dataclasses.replace(trial, training=training, objective=objective)))
     todo.sort(key=lambda pair: -pair[0])
-    with contextlib.ExitStack() as stack:
-        lines = (timed_trial(trial) for _, trial in todo)
-        if jobs > 1:
-            fresh = multiprocessing.get_context("spawn")
-            pool = stack.enter_context(ProcessPoolExecutor(jobs, fresh, initializer=_prepare, initargs=(modules,)))
-            stack.callback(_end, pool)
-            lines = (one.result() for one in as_completed([pool.submit(timed_trial, trial) for _, trial in todo]))
+    trials = [trial for _, trial in todo]
+    with contextlib.closing(_side_by_side(trials, jobs, modules) if jobs > 1 else _one_by_one(trials)) as lines:
         for line, seconds in lines:
             append(log, line)
             found = f"{line['validation_elbo'] or 'given up'} ({seconds:.0f} s)"
-            print(
-                f"{line['row']} rate {line['learning_rate']:g} warm-up {line['kl_warmup']:g}: {found}", file=sys.stderr
-            )
+            rate, warmup = line["learning_rate"], line["kl_warmup"]
+            print(f"{line['row']} rate {rate:g} warm-up {warmup:g}: {found}", file=sys.stderr)
 
 
-def _end(pool: ProcessPoolExecutor) -> None:
-    """Drop what waits and end what runs: after an interrupt nobody wants to wait for trials, else there are none."""
-    pool.shutdown(wait=False, cancel_futures=True)
-    for process in multiprocessing.active_children():
-        process.terminate()
+def _one_by_one(trials: Iterable[TrialConfig]) -> Generator[TimedLine, None, None]:
+    """The trials' lines, made in this process."""
+    yield from map(timed_trial, trials)
+
+
+def _side_by_side(trials: Iterable[TrialConfig], jobs: int, modules: Sequence[str]) -> Generator[TimedLine, None, None]:
+    """The trials' lines as they come from processes of their own, which end with this generator.
+
+    Raises:
+        UserError: a process was killed.
+    """
+    fresh = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(jobs, fresh, initializer=_prepare, initargs=(modules,))
+    try:
+        for one in as_completed([pool.submit(timed_trial, trial) for trial in trials]):
+            yield one.result()
+    except BrokenProcessPool as error:
+        raise UserError(f"a trial's process was {OUT_OF_MEMORY}; the log goes on where it stopped") from error
+    finally:  # after an interrupt nobody wants to wait for trials
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.terminate()
 
 
 def _prepare(modules: Sequence[str]) -> None:
@@ -155,7 +170,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def timed_trial(trial: TrialConfig) -> tuple[dict[str, object], float]:
+def timed_trial(trial: TrialConfig) -> TimedLine:
     """A trial's line of the log, and the seconds it took; the data are read once a process."""
     start = time.perf_counter()
     torch.set_num_threads(trial.threads)

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
@@ -69,3 +70,12 @@ def test_a_training_that_is_given_up_has_no_score(suite, tmp_path, monkeypatch, 
     with log.open(newline="") as file:
         assert [line["validation_elbo"] for line in csv.DictReader(file)] == ["", ""]
     assert "given up" in capsys.readouterr().err
+
+
+def test_a_killed_process_is_one_line(suite, tmp_path, monkeypatch):
+    def killed(futures):
+        raise BrokenProcessPool("a process was terminated abruptly")
+
+    monkeypatch.setattr(tuning, "as_completed", killed)
+    with pytest.raises(UserError, match="the log goes on where it stopped"):
+        tuning.tune(suite, tmp_path / "log.csv", jobs=2)
