@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -21,6 +21,7 @@ from benchmarks.training.step import loss_of
 from kernels.gpu import operators
 from models.output import Draw, ImageShape
 
+META = torch.device("meta")
 STEPS, BATCH = 12, 16
 LOSS = 1e-3  # relative: sums in another order, grown over the steps
 SMALL = [f"training.images={STEPS * BATCH}", f"training.batch_size={BATCH}", "training.validations=0"]
@@ -80,12 +81,28 @@ def test_where_a_capture_fails_steps_go_on_eagerly(data, tmp_path, monkeypatch, 
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), model.parameters(), strict=True))
 
 
-class Watch(TorchDispatchMode):
-    """Notes operations that wait for the device, or bring something to it: a graph can hold neither."""
+FROM_LISTS = {"tensor", "new_tensor", "as_tensor", "from_numpy"}
 
-    def __init__(self) -> None:
+
+class Lists(TorchFunctionMode):
+    """Notes calls that bring numbers of the host: each waits for the device, and no graph can hold it."""
+
+    def __init__(self, found: list[str]) -> None:
         super().__init__()
-        self.found: list[str] = []
+        self.found = found
+
+    def __torch_function__(self, function, types, given=(), named=None):
+        if getattr(function, "__name__", "") in FROM_LISTS:
+            self.found.append(function.__name__)
+        return function(*given, **(named or {}))
+
+
+class Copies(TorchDispatchMode):
+    """Notes operations on tensors of several devices, and those that read a number."""
+
+    def __init__(self, found: list[str]) -> None:
+        super().__init__()
+        self.found = found
 
     def __torch_dispatch__(self, operation, types, given=(), named=None):
         result = operation(*given, **(named or {}))
@@ -95,27 +112,47 @@ class Watch(TorchDispatchMode):
         return result
 
 
-@pytest.mark.filterwarnings("ignore:Accessing the data pointer")
-def test_a_step_on_a_gpu_asks_nothing_of_the_host(monkeypatch):
-    """Tensors that say they are on a GPU go forward and into the update; the engine's backward needs a real one."""
+def asked_of_the_host(monkeypatch):
+    """What a step with the operations of a GPU waits for or brings there, tried with tensors that hold nothing.
+
+    They go forward and into the update; a value that the host asks of them is an error. (A backward pass has no
+    operations of ours but those that the kernels register.)
+    """
     monkeypatch.setattr(weights, "best_for", lambda device: operators.FUSED)
     target = preset_target("nvae-tiny")
-    model = target.build(torch.device("meta")).train()
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        model = model.to_empty(device="cuda")
-        guard = StepGuard(model, build_optimizer(target.trial.training, model, torch.device("cuda")))
-        image, number = target.image, torch.zeros((), device="cuda")
-        images = torch.empty(2, image.channels, image.height, image.width, device="cuda")
-        guard.optimizer.param_groups[0]["lr"] = number
-        draw = Draw(torch.zeros((), dtype=torch.int64, device="cuda"))
-        for _ in range(2):  # the first one starts what starts from data
-            guard.keep()
-            with Watch() as watch:
-                loss = loss_of(model, target.trial, images, draw, LossWeights(number, number, True))
-                for parameter in guard.parameters:
-                    parameter.grad = torch.empty_like(parameter)
-                guard.take(guard.measure(loss), 1.0)
-    assert watch.found == []
+    model = target.build(META).train()
+    guard = StepGuard(model, build_optimizer(target.trial.training, model, torch.device("cuda")))
+    image, number = target.image, torch.zeros((), device=META)
+    images = torch.empty(2, image.channels, image.height, image.width, device=META)
+    guard.optimizer.param_groups[0]["lr"] = number
+    draw = Draw(torch.zeros((), dtype=torch.int64, device=META))
+    found: list[str] = []
+    for _ in range(2):  # the first one starts what starts from data
+        guard.keep()
+        found.clear()
+        with Lists(found), Copies(found):
+            loss = loss_of(model, target.trial, images, draw, LossWeights(number, number, True))
+            for parameter in guard.parameters:
+                parameter.grad = torch.empty_like(parameter)
+            guard.take(guard.measure(loss), 1.0)
+    return found
+
+
+def test_a_step_on_a_gpu_asks_nothing_of_the_host(monkeypatch):
+    assert asked_of_the_host(monkeypatch) == []
+
+
+@pytest.mark.parametrize(
+    "balance",
+    [
+        lambda rates, resolutions, rule: rates.new_tensor([1.0 for _ in resolutions]),
+        lambda rates, resolutions, rule: torch.ones(len(resolutions)).to(rates.device),
+    ],
+    ids=["list", "copy"],
+)
+def test_what_is_brought_from_the_host_is_seen(balance, monkeypatch):
+    monkeypatch.setattr("models.elbo.balance", balance)
+    assert asked_of_the_host(monkeypatch)
 
 
 @pytest.mark.gpu
