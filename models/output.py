@@ -7,7 +7,7 @@ group, G number of groups.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -97,6 +97,10 @@ class LikelihoodSpec(Protocol):
         ...
 
 
+Temperature = float | Sequence[float]
+"""Factor on the prior's scale when sampling: of all latent groups, or of each."""
+
+
 @dataclass(frozen=True)
 class Draw:
     """How latents are drawn in one pass.
@@ -107,6 +111,7 @@ class Draw:
         log_ratio: also compute log q(z) - log p(z), for the importance-weighted bound.
         noise: external noise per group, from group index and shape, in place of the keyed one.
         at_mean: every z is the mean of its distribution.
+        given: z of the first groups, (B, Z, h, w) each, in place of those that sampling draws from the prior.
     """
 
     seed: Tensor
@@ -114,6 +119,7 @@ class Draw:
     log_ratio: bool = False
     noise: Callable[[int, torch.Size], Tensor] | None = None
     at_mean: bool = False
+    given: tuple[Tensor, ...] = ()
 
     def external_noise(self, group: int, like: Tensor) -> Tensor | None:
         """Noise for `group` of the shape of `like`, or None when it is to be keyed."""
@@ -188,6 +194,35 @@ def draw_group(
     return LatentGroup(posterior, prior, form, z, kl, log_ratio)
 
 
+def draw_prior(
+    ops: Ops,
+    draw: Draw,
+    group: int,
+    prior: tuple[Tensor, Tensor],
+    temperature: Temperature,
+    form: GaussianForm = PLAIN,
+) -> Tensor:
+    """z (B, Z, h, w) of a latent group from raw prior parameters, through the fused operation; or the given one.
+
+    Raises:
+        ValueError: a given z of another shape than the prior's.
+    """
+    if group < len(draw.given):
+        z = draw.given[group]
+        if z.shape != prior[0].shape:
+            raise ValueError(f"given latents of group {group}: expected {tuple(prior[0].shape)}, got {tuple(z.shape)}")
+        return z
+    return ops.gaussian_sample(
+        *prior,
+        seed=draw.seed,
+        group=group,
+        form=form,
+        temperature=temperature[group] if isinstance(temperature, Sequence) else temperature,
+        first_sample=draw.first_sample,
+        noise=draw.external_noise(group, prior[0]),
+    )
+
+
 @dataclass(frozen=True)
 class Encoding:
     """Result of inference: the decoder's input state, and the latent groups, coarse -> fine."""
@@ -240,7 +275,7 @@ class Model(nn.Module, abc.ABC):
         """Inference from `features`: one draw of the latents."""
         return self.encode(features, draw)
 
-    def sample_state(self, n: int, draw: Draw, temperature: float = 1.0) -> Tensor:
+    def sample_state(self, n: int, draw: Draw, temperature: Temperature = 1.0) -> Tensor:
         """Decoder state of `n` images with latents drawn from the prior."""
         raise NotImplementedError(f"{type(self).__name__} has no prior to sample from")
 
@@ -267,6 +302,16 @@ class Model(nn.Module, abc.ABC):
         encoding = self.encode(self.padded(x), draw)
         return ModelOutput(self.decode(encoding.state), encoding.groups)
 
-    def sample(self, n: int, draw: Draw, temperature: float = 1.0) -> Likelihood:
-        """p(x given z) of `n` images with z from the prior; `temperature` multiplies the prior's scale."""
+    def sample(self, n: int, draw: Draw, temperature: Temperature = 1.0) -> Likelihood:
+        """p(x given z) of `n` images with z from the prior; `temperature` multiplies the prior's scale.
+
+        Raises:
+            ValueError: not one temperature for all latent groups or for each; more given latents than groups.
+        """
+        groups = len(self.latent_shapes)
+        if isinstance(temperature, Sequence) and len(temperature) != groups:
+            raise ValueError(f"temperature: expected one number, or one for each of {groups} latent groups, got "
+                             f"{len(temperature)}")
+        if len(draw.given) > groups:
+            raise ValueError(f"given latents: expected those of at most {groups} latent groups, got {len(draw.given)}")
         return self.decode(self.sample_state(n, draw, temperature))

@@ -36,7 +36,7 @@ TABLES = {
 }
 """First word of an override -> part of a trial."""
 NOT_TIMED = (
-    *("images", "epochs", "seconds", "cpu_seconds", "warmup", "final_rate", "ema_batches", "validations"),
+    *("images", "epochs", "seconds", "cpu_seconds", "warmup", "warmup_steps", "final_rate", "ema_batches", "validations"),
     *("checkpoint_seconds", "hopeless_after"),
 )
 """Fields of a training that say how long it is, or what is done beside its steps."""

@@ -38,13 +38,14 @@ class TrainingConfig:
 
     Length: `images` (steps x batch), or `epochs` in its place, or `seconds` of training (the number of steps is
     then fixed from the speed measured at the start), or `cpu_seconds` of processor time, all threads together, which
-    neighbours on a busy machine do not lengthen. Learning rate: linear warm-up over `warmup`, then cosine to
-    `final_rate` x learning_rate. `ema` is the decay of averaged weights (0: none), warmed as
-    min(ema, (1 + t) / (10 + t)); `ema_batches`
-    training batches re-estimate batch-norm statistics under them. `clip_norm` 0 means no clipping. `precision` bfloat16
-    is autocast around the model; `compile` on runs its forward and backward pass through torch.compile, graph replays
+    neighbours on a busy machine do not lengthen. Learning rate: linear warm-up over `warmup`, or from 0 over
+    `warmup_steps` in its place, then cosine to `final_rate` x learning_rate. `betas` are Adam's. `ema` is the decay of
+    averaged weights (0: none), warmed as min(ema, (1 + t) / (10 + t)), or constant from the initial weights on without
+    `ema_warmup`; `ema_batches` training batches re-estimate batch-norm statistics under them. `clip_norm` 0 means no
+    clipping; a step whose gradient's norm before clipping reaches `skip_threshold` (0: none) is not taken. `precision`
+    bfloat16 is autocast around the model; `compile` on runs its forward and backward pass through torch.compile, graph replays
     whole steps as CUDA graphs, which compiles nothing. `hopeless_after`
-    steps in a row whose loss or gradient is not finite end the training.
+    steps in a row that were not taken, for their loss or gradient was not finite or too large, end the training.
     """
 
     images: int = 32_000
@@ -67,6 +68,10 @@ class TrainingConfig:
     checkpoint_seconds: float = 30.0
     hopeless_after: int = added_later(100)
     cpu_seconds: float | None = added_later(None)
+    warmup_steps: int = added_later(0)
+    betas: tuple[float, ...] = added_later((0.9, 0.999))
+    skip_threshold: float = added_later(0.0)
+    ema_warmup: bool = added_later(True)
 
     def __post_init__(self) -> None:
         _require_positive(
@@ -75,9 +80,11 @@ class TrainingConfig:
         for name in ("warmup", "final_rate", "ema"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"training.{name}: expected a fraction in [0, 1], got {getattr(self, name)}")
-        for name in ("weight_decay", "clip_norm", "validations"):
+        for name in ("weight_decay", "clip_norm", "validations", "warmup_steps", "skip_threshold"):
             if getattr(self, name) < 0:
                 raise ValueError(f"training.{name}: expected a value >= 0, got {getattr(self, name)}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"training.betas: expected two values in [0, 1), got {list(self.betas)}")
         for name in ("epochs", "seconds", "cpu_seconds"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ValueError(f"training.{name}: expected a value > 0, got {getattr(self, name)}")
