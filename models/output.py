@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from kernels.ops import PLAIN, GaussianForm, Ops
 from models.distributions import DiagonalGaussian
 
-
 Temperature = float | Sequence[float]
 """What multiplies the scale of the priors: one number for all groups, or one a group, coarse -> fine."""
 
@@ -203,7 +202,7 @@ def sample_group(
     form: GaussianForm = PLAIN,
     temperature: Temperature = 1.0,
 ) -> Tensor:
-    """z (B, Z, h, w) of a group from its raw prior parameters, the scale times the temperature; or that of `draw.latents`.
+    """Latents (B, Z, h, w) of a group: those the draw gives, or drawn from raw prior parameters, scale x temperature.
 
     Raises:
         ValueError: no temperature for this group; or given latents of another shape.
