@@ -22,7 +22,6 @@ from models.distributions import DiagonalGaussian
 from models.fields import added_later
 from models.output import LikelihoodSpec
 
-
 NVAE_EDGE, VDVAE_EDGE = 0.99, 0.999
 """Pixels in [-1, 1] above which the published codes take the open upper bin."""
 VDVAE_UNIFORM = 1e-5

@@ -18,6 +18,9 @@ from torch.nn import functional as F
 from kernels.ops import PLAIN, GaussianForm, Ops
 from models.distributions import DiagonalGaussian
 
+Temperature = float | Sequence[float]
+"""What multiplies the scale of the priors: one number for all groups, or one a group, coarse -> fine."""
+
 
 @dataclass(frozen=True)
 class ImageShape:
@@ -97,10 +100,6 @@ class LikelihoodSpec(Protocol):
         ...
 
 
-Temperature = float | Sequence[float]
-"""Factor on the prior's scale when sampling: of all latent groups, or of each."""
-
-
 @dataclass(frozen=True)
 class Draw:
     """How latents are drawn in one pass.
@@ -111,7 +110,8 @@ class Draw:
         log_ratio: also compute log q(z) - log p(z), for the importance-weighted bound.
         noise: external noise per group, from group index and shape, in place of the keyed one.
         at_mean: every z is the mean of its distribution.
-        given: z of the first groups, (B, Z, h, w) each, in place of those that sampling draws from the prior.
+        latents: z of the first groups, coarse -> fine, (B, Z, h, w) each, which sampling takes as they are; it draws
+            the groups after them from the prior.
     """
 
     seed: Tensor
@@ -119,7 +119,7 @@ class Draw:
     log_ratio: bool = False
     noise: Callable[[int, torch.Size], Tensor] | None = None
     at_mean: bool = False
-    given: tuple[Tensor, ...] = ()
+    latents: tuple[Tensor, ...] = ()
 
     def external_noise(self, group: int, like: Tensor) -> Tensor | None:
         """Noise for `group` of the shape of `like`, or None when it is to be keyed."""
@@ -194,30 +194,34 @@ def draw_group(
     return LatentGroup(posterior, prior, form, z, kl, log_ratio)
 
 
-def draw_prior(
+def sample_group(
     ops: Ops,
     draw: Draw,
     group: int,
     prior: tuple[Tensor, Tensor],
-    temperature: Temperature,
     form: GaussianForm = PLAIN,
+    temperature: Temperature = 1.0,
 ) -> Tensor:
-    """z (B, Z, h, w) of a latent group from raw prior parameters, through the fused operation; or the given one.
+    """Latents (B, Z, h, w) of a group: those the draw gives, or drawn from raw prior parameters, scale x temperature.
 
     Raises:
-        ValueError: a given z of another shape than the prior's.
+        ValueError: no temperature for this group; or given latents of another shape.
     """
-    if group < len(draw.given):
-        z = draw.given[group]
+    if group < len(draw.latents):
+        z = draw.latents[group]
         if z.shape != prior[0].shape:
-            raise ValueError(f"given latents of group {group}: expected {tuple(prior[0].shape)}, got {tuple(z.shape)}")
+            raise ValueError(f"latent group {group}: expected shape {tuple(prior[0].shape)}, got {tuple(z.shape)}")
         return z
+    if isinstance(temperature, Sequence):
+        if group >= len(temperature):
+            raise ValueError(f"expected a temperature for every latent group, got {len(temperature)}")
+        temperature = temperature[group]
     return ops.gaussian_sample(
         *prior,
         seed=draw.seed,
         group=group,
         form=form,
-        temperature=temperature[group] if isinstance(temperature, Sequence) else temperature,
+        temperature=temperature,
         first_sample=draw.first_sample,
         noise=draw.external_noise(group, prior[0]),
     )
@@ -303,15 +307,5 @@ class Model(nn.Module, abc.ABC):
         return ModelOutput(self.decode(encoding.state), encoding.groups)
 
     def sample(self, n: int, draw: Draw, temperature: Temperature = 1.0) -> Likelihood:
-        """p(x given z) of `n` images with z from the prior; `temperature` multiplies the prior's scale.
-
-        Raises:
-            ValueError: not one temperature for all latent groups or for each; more given latents than groups.
-        """
-        groups = len(self.latent_shapes)
-        if isinstance(temperature, Sequence) and len(temperature) != groups:
-            raise ValueError(f"temperature: expected one number, or one for each of {groups} latent groups, got "
-                             f"{len(temperature)}")
-        if len(draw.given) > groups:
-            raise ValueError(f"given latents: expected those of at most {groups} latent groups, got {len(draw.given)}")
+        """p(x given z) of `n` images with z from the prior, beyond those that the draw gives."""
         return self.decode(self.sample_state(n, draw, temperature))

@@ -46,9 +46,7 @@ MODELS: dict[str, ModelEntry] = {
     "nvae": ModelEntry(
         NVAEConfig, NVAE, "hierarchical NVAE (Vahdat & Kautz 2021)", NVAE_PRESETS, NVAE_RECIPE, nvae_rules
     ),
-    "vdvae": ModelEntry(
-        VDVAEConfig, VDVAE, "very deep VDVAE (Child 2021)", VDVAE_PRESETS, VDVAE_RECIPE, vdvae_rules
-    ),
+    "vdvae": ModelEntry(VDVAEConfig, VDVAE, "very deep VDVAE (Child 2021)", VDVAE_PRESETS, VDVAE_RECIPE, vdvae_rules),
 }
 
 

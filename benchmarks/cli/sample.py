@@ -28,7 +28,7 @@ def sample(options: argparse.Namespace) -> int:
     """Draw images into a grid, a folder or an archive."""
     if options.n < 1 or not 0 < options.temperature < float("inf"):
         raise UserError(f"expected --n >= 1 and --temperature > 0, got {options.n} and {options.temperature:g}")
-    loaded = load_checkpoint(options.checkpoint, options.device)
+    loaded = load_checkpoint(options, options.device)
     if not loaded.model.has_prior:
         raise UserError(
             f"{options.checkpoint}: a {loaded.trial.model} has no prior to sample from; choose another model"

@@ -16,7 +16,7 @@ from benchmarks.base.files import write_text_atomically
 from benchmarks.base.streams import seeded
 from benchmarks.machine.environment import choose_device, collect
 from benchmarks.storage import tensors
-from benchmarks.storage.published.checkpoint import is_torch_file, load_weights
+from benchmarks.storage.published.checkpoint import is_torch_file, load_settings, load_weights
 from benchmarks.storage.published.registry import read_published
 from benchmarks.suites.config import TrialConfig, build_suite, to_dict, trial_from_dict
 from benchmarks.suites.presets import recipe_row, setup_row
@@ -78,17 +78,21 @@ def save_weights(model: Model, trial: TrialConfig, data_hash: str, path: Path) -
     tensors.save(path, dict(model.state_dict()), metadata)
 
 
-def load_model(path: Path, device: torch.device) -> LoadedModel:
+def load_model(path: Path, device: torch.device, hparams: Path | None = None) -> LoadedModel:
     """The model of a weights file, of a run folder that holds one, or of a checkpoint that a published code wrote.
 
-    It is in evaluation mode.
+    It is in evaluation mode. `hparams` is a JSON file of the published code's settings, for a checkpoint without any.
 
     Raises:
-        UserError: missing, corrupt or foreign file.
+        UserError: missing, corrupt or foreign file; settings for what holds its own.
     """
     path = path / tensors.WEIGHTS if path.is_dir() else path
     if is_torch_file(path):
-        return _load_published(path, device)
+        return _load_published(path, device, hparams)
+    if hparams is not None and path.is_file():
+        raise UserError(
+            f"--hparams {hparams}: expected a checkpoint of a published code, got {path}; leave the flag out"
+        )
     stored = tensors.load(path)
     try:
         trial = trial_from_dict(stored.metadata["cell"])
@@ -100,14 +104,14 @@ def load_model(path: Path, device: torch.device) -> LoadedModel:
         raise UserError(f"checkpoint {path}: expected the weights of a model of this version: {first}") from error
 
 
-def _load_published(path: Path, device: torch.device) -> LoadedModel:
+def _load_published(path: Path, device: torch.device, hparams: Path | None) -> LoadedModel:
     """The model of a published code's checkpoint.
 
     Raises:
         UserError: another layout, or weights that do not fit the stored setup; names the first keys that differ.
     """
     try:
-        reader, published = read_published(path)
+        reader, published = read_published(path, None if hparams is None else load_settings(hparams))
         trial = published_trial(published.setup, reader.label)
         model = build_model(trial, published.setup.image, device)
         load_weights(model, published.state)

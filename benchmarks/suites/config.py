@@ -43,9 +43,9 @@ class TrainingConfig:
     averaged weights (0: none), warmed as min(ema, (1 + t) / (10 + t)), or constant from the initial weights on without
     `ema_warmup`; `ema_batches` training batches re-estimate batch-norm statistics under them. `clip_norm` 0 means no
     clipping; a step whose gradient's norm before clipping reaches `skip_threshold` (0: none) is not taken. `precision`
-    bfloat16 is autocast around the model; `compile` on runs its forward and backward pass through torch.compile, graph replays
-    whole steps as CUDA graphs, which compiles nothing. `hopeless_after`
-    steps in a row that were not taken, for their loss or gradient was not finite or too large, end the training.
+    bfloat16 is autocast around the model; `compile` on runs its forward and backward pass through torch.compile, graph
+    replays whole steps as CUDA graphs, which compiles nothing. `hopeless_after` steps in a row that were not taken, for
+    their loss or gradient was not finite or too large, end the training.
     """
 
     images: int = 32_000

@@ -73,7 +73,9 @@ def train_step(state: TrainingState, guard: StepGuard, trial: TrialConfig, x: Te
             graphs.take(guard.take, found, limit)
     else:
         if math.isfinite(norm + loss) and not state.trouble:
-            state.trouble = f"step {state.step + 1}: gradient of norm {norm:.4g}, skipped from {config.skip_threshold:g} on"
+            state.trouble = (
+                f"step {state.step + 1}: gradient of norm {norm:.4g}, skipped from {config.skip_threshold:g} on"
+            )
         loss = math.nan
         guard.undo()
     state.losses[state.step] = loss

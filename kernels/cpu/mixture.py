@@ -150,7 +150,9 @@ class Mixture(torch.autograd.Function):
         return (gradient * per_sample(upstream, gradient)).to(ctx.dtype), None, None, None
 
 
-def logistic_mixture_log_prob(parameters: Tensor, x: Tensor, *, bits: int, published_edge: float | None = None) -> Tensor:
+def logistic_mixture_log_prob(
+    parameters: Tensor, x: Tensor, *, bits: int, published_edge: float | None = None
+) -> Tensor:
     """Log p(x) per image (B,); see `kernels.ops.LogisticMixtureLogProb`. Published rules take the reference."""
     if published_edge is not None:
         return reference.logistic_mixture_log_prob(parameters, x, bits=bits, published_edge=published_edge)

@@ -92,7 +92,9 @@ def gaussian_sample(
     return gaussian(mean, log_scale, None, None, noise, seed, group, first_sample, *scalars)[0]
 
 
-def logistic_mixture_log_prob(parameters: Tensor, x: Tensor, *, bits: int, published_edge: float | None = None) -> Tensor:
+def logistic_mixture_log_prob(
+    parameters: Tensor, x: Tensor, *, bits: int, published_edge: float | None = None
+) -> Tensor:
     """Log p(x) per image (B,); see `kernels.ops.LogisticMixtureLogProb`.
 
     Published rules and float64 take the reference.

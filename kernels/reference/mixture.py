@@ -86,7 +86,9 @@ def level_log_prob_published(centred: Tensor, log_scale: Tensor, x: Tensor, half
     return torch.where(x < -0.999, lowest, torch.where(x > edge, highest, interior))
 
 
-def logistic_mixture_log_prob(parameters: Tensor, x: Tensor, *, bits: int, published_edge: float | None = None) -> Tensor:
+def logistic_mixture_log_prob(
+    parameters: Tensor, x: Tensor, *, bits: int, published_edge: float | None = None
+) -> Tensor:
     """Log p(x) per image (B,); see `kernels.ops.LogisticMixtureLogProb`."""
     k = mixture_components(parameters, x)
     batch, channels, height, width = x.shape
@@ -98,9 +100,7 @@ def logistic_mixture_log_prob(parameters: Tensor, x: Tensor, *, bits: int, publi
     if channels == 3:
         means = component_means(means, rest[:, :, 2 * k :], pixels)
     given = pixels - means, log_scales, pixels, 1.0 / (2**bits - 1)
-    if published_edge is None:
-        per_channel = level_log_prob(*given)
-    else:
-        per_channel = level_log_prob_published(*given, published_edge)
+    published = published_edge is not None
+    per_channel = level_log_prob_published(*given, published_edge) if published else level_log_prob(*given)
     per_component = per_channel.sum(1) + F.log_softmax(logits, 1)  # (B, K, H, W)
     return torch.logsumexp(per_component, 1).flatten(1).sum(1)

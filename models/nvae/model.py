@@ -34,8 +34,8 @@ from models.output import (
     Model,
     Temperature,
     draw_group,
-    draw_prior,
     fitting_pad,
+    sample_group,
 )
 
 ALIAS = ".weight_normalized"
@@ -150,7 +150,7 @@ class NVAE(Model):
                 prior = (zero, zero)
             else:
                 prior = _halves(self.dec_sampler[index - 1](state))
-            return draw_prior(self.ops, draw, index, prior, temperature, SOFT_CLAMPED)
+            return sample_group(self.ops, draw, index, prior, SOFT_CLAMPED, temperature)
 
         with self._tower_weights.installed():
             return self._top_down(n, generate)

@@ -8,7 +8,17 @@ import torch
 from torch import Tensor
 
 from kernels.ops import Ops
-from models.output import Draw, Encoding, ImageShape, LatentShape, LikelihoodSpec, Model, Temperature, draw_group, draw_prior
+from models.output import (
+    Draw,
+    Encoding,
+    ImageShape,
+    LatentShape,
+    LikelihoodSpec,
+    Model,
+    Temperature,
+    draw_group,
+    sample_group,
+)
 from models.vanilla.coders import CoderConfig, coders
 
 
@@ -52,4 +62,4 @@ class VAE(Model):
         """Latents (n, Z, 1, 1) from the prior N(0, temperature^2)."""
         like = next(self.parameters())
         zero = torch.zeros((), dtype=like.dtype, device=like.device).expand(n, self.config.latent_size, 1, 1)
-        return draw_prior(self.ops, draw, 0, (zero, zero), temperature)
+        return sample_group(self.ops, draw, 0, (zero, zero), temperature=temperature)

@@ -16,8 +16,9 @@ class VDVAEConfig:
     """Sizes of VDVAE (Child 2021); the defaults suit small grey images on a CPU.
 
     Args:
-        encoder_blocks: blocks from the image to the coarsest resolution, in order: `RxN` N blocks at resolution R, `RdK`
-            one block at R, then average pooling by K. The first resolution is the image's; smaller images are padded.
+        encoder_blocks: blocks from the image to the coarsest resolution, in order: `RxN` N blocks at resolution R,
+            `RdK` one block at R, then average pooling by K. The first resolution is the image's; smaller images are
+            padded.
         decoder_blocks: blocks from coarse to fine, a latent group each: `RxN` N blocks at R, `RmS` one block at R that
             first adds the state of the coarser resolution S, its pixels repeated.
         width: feature channels.
@@ -97,7 +98,9 @@ class VDVAEConfig:
         for block in self.decoder:
             if block.resolution not in self.seen:
                 known = ", ".join(map(str, sorted(self.seen)))
-                raise ValueError(f"decoder_blocks: expected resolutions of the encoder ({known}), got {block.resolution}")
+                raise ValueError(
+                    f"decoder_blocks: expected resolutions of the encoder ({known}), got {block.resolution}"
+                )
         if self.decoder[-1].resolution != self.side:
             raise ValueError(
                 f"decoder_blocks: expected to end at {self.side}, where encoder_blocks begins, got "

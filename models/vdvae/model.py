@@ -15,7 +15,7 @@ from models.output import (
     Model,
     Temperature,
     draw_group,
-    draw_prior,
+    sample_group,
 )
 from models.vdvae.blocks import Parameters, TopDownBlock
 from models.vdvae.config import VDVAEConfig
@@ -65,7 +65,7 @@ class VDVAE(Model):
         """Top-down pass of `n` images with z from the prior, whose scale is multiplied by `temperature`."""
 
         def latent(index: int, block: TopDownBlock, x: Tensor, prior: Parameters) -> Tensor:
-            return draw_prior(self.ops, draw, index, prior, temperature)
+            return sample_group(self.ops, draw, index, prior, temperature=temperature)
 
         return self.decoder(n, latent)
 

@@ -66,7 +66,8 @@ def setup_from_shapes(state: Mapping[str, Tensor]) -> ModelSetup:
     names = ", ".join(name for name, preset in PRESETS.items() if preset.recipe is not None)
     raise ValueError(
         f"weights of a VDVAE with {found[0]} blocks in its encoder, {found[1]} in its decoder and width {found[2]}, "
-        f"which is none of {names}; say what it is with --hparams FILE.json (enc_blocks, dec_blocks, width, dataset, ...)"
+        f"which is none of {names}; say what it is with --hparams FILE.json (enc_blocks, dec_blocks, width, dataset, "
+        "...)"
     )
 
 

@@ -73,7 +73,7 @@ def recipe_noise(group: int, shape: torch.Size) -> torch.Tensor:
 def draw(noise: str, given: tuple[torch.Tensor, ...] = ()) -> Draw:
     """Draws with the recipe's noise, or at the means."""
     keyed = recipe_noise if noise == "rs1000" else None
-    return Draw(torch.tensor(0), noise=keyed, at_mean=noise == "zero", given=given)
+    return Draw(torch.tensor(0), noise=keyed, at_mean=noise == "zero", latents=given)
 
 
 def probed(found: torch.Tensor, recorded: dict) -> torch.Tensor:

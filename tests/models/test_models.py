@@ -14,6 +14,7 @@ from models.output import Draw, ImageShape
 from models.registry import MODELS, build
 from models.vanilla.convnet import ResidualBlock
 from models.vanilla.vae import VAEConfig
+from models.vdvae import VDVAEConfig
 
 GREY, COLOUR = ImageShape(1, 28, 28), ImageShape(3, 32, 32)
 SMALL = {
@@ -23,6 +24,7 @@ SMALL = {
     "vae-mlp": MODELS["vae"].config(hidden=(12, 7), latent_size=5),
     "residual-vae": ResidualVAEConfig(channels_encoder=4, channels_decoder=4, channel_cap=8),
     "nvae": NVAEConfig(channels_encoder=4, channels_decoder=4, channel_cap=8, latent_channels=3),
+    "vdvae": VDVAEConfig("32x1,32d4,8x1,8d4", "2x2,8m2,32m8", 8, latent_channels=3),
 }
 BATCH_TOLERANCE = 1e-4  # float32 sums over 784 pixels; convolutions choose their algorithm by batch size
 MLP = "-mlp"
@@ -35,7 +37,7 @@ def model_of(name):
 
 with_prior = [name for name in SMALL if MODELS[model_of(name)].model.has_prior]
 padded = [name for name in SMALL if not name.endswith(MLP)]
-hierarchical = ["nvae"]
+hierarchical = ["nvae", "vdvae"]
 
 
 def make(name, image=GREY, spec=None, ops=REFERENCE, seed=0):
@@ -107,6 +109,30 @@ def test_samples_have_the_image_shape_and_follow_temperature(name):
     cold = [model.sample(4, draw(seed), 1e-6).mean() for seed in (1, 2)]
     torch.testing.assert_close(cold[0], cold[1], rtol=0, atol=1e-4)
     assert not torch.allclose(warm, cold[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", with_prior)
+def test_given_latents_are_decoded_and_the_groups_after_them_drawn(name):
+    model, x = make(name).eval(), images()
+    encoding = model.encode(model.padded(x), draw())
+    given = tuple(group.z for group in encoding.groups)
+    assert torch.equal(model.sample_state(3, draw(seed=6, latents=given)), encoding.state)
+    first = given[:1]
+    some, others = (model.sample_state(3, draw(seed=seed, latents=first)) for seed in (6, 7))
+    assert torch.equal(some, others) == (len(given) == 1)
+    with pytest.raises(ValueError, match=r"latent group 0: expected shape \(3, .*got \(2, "):
+        model.sample_state(3, draw(latents=(given[0][:2],)))
+
+
+@pytest.mark.parametrize("name", with_prior)
+def test_every_group_can_have_a_temperature_of_its_own(name):
+    model = make(name).eval()
+    groups = len(model.latent_shapes)
+    alike = model.sample_state(3, draw(), [0.7] * groups)
+    assert torch.equal(alike, model.sample_state(3, draw(), 0.7))
+    assert not torch.equal(alike, model.sample_state(3, draw(), [0.7] * (groups - 1) + [0.2]))
+    with pytest.raises(ValueError, match="a temperature for every latent group, got 0"):
+        model.sample_state(3, draw(), [])
 
 
 def test_a_model_without_a_prior_refuses_to_sample():
@@ -209,8 +235,9 @@ def test_residual_vae_is_nvae_with_one_group_and_alike_in_size():
 
 @pytest.mark.parametrize("name", padded)
 def test_sizes_that_do_not_divide_are_named(name):
+    config = dataclasses.replace(SMALL[name], pad=1) if hasattr(SMALL[name], "pad") else SMALL[name]
     with pytest.raises(ValueError, match=r"such as \d+ or \d+"):
-        build(name, dataclasses.replace(SMALL[name], pad=1), ImageShape(1, 27, 28), BernoulliSpec(), REFERENCE)
+        build(name, config, ImageShape(1, 27, 28), BernoulliSpec(), REFERENCE)
 
 
 @pytest.mark.parametrize("name", ["ae", "vae"])

@@ -143,7 +143,7 @@ def test_impossible_layers_are_one_line(fields, said):
 
 @pytest.mark.parametrize("image", [ImageShape(1, 28, 32), ImageShape(1, 27, 27), ImageShape(1, 40, 40)])
 def test_images_that_no_padding_fits_are_one_line(image):
-    with pytest.raises(ValueError, match="encoder_blocks: expected the side of square images.* got 32 for"):
+    with pytest.raises(ValueError, match=r"encoder_blocks: expected the side of square images.* got 32 for"):
         VDVAE(TINY.config, image, BernoulliSpec(), REFERENCE)
 
 
