@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -76,6 +77,15 @@ def save_weights(model: Model, trial: TrialConfig, data_hash: str, path: Path) -
     """Write weights with everything needed to build the model again."""
     metadata = {"cell": to_dict(trial), "data_hash": data_hash, "image": dataclasses.asdict(model.image)}
     tensors.save(path, dict(model.state_dict()), metadata)
+
+
+def weights_hash(model: Model) -> str:
+    """SHA-256 (hex) over names, types, shapes and bytes of the model's state: the same in any file that holds it."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def load_model(path: Path, device: torch.device) -> LoadedModel:
