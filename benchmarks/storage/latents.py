@@ -167,7 +167,12 @@ class LatentsFile:
     def _held(self, index: int) -> Tensor | None:
         """Indices of the channels that a group holds, None for all."""
         name = f"{group_name(index)}.{CHANNELS}"
-        return self._file.get_tensor(name) if name in self._names else None
+        if name not in self._names:
+            return None
+        held = self._file.get_tensor(name)
+        if held.tolist() != sorted(set(held.tolist()) & set(range(self.head.groups[index].channels))):
+            raise ValueError(f"{name} holds {held.tolist()}")
+        return held
 
     def _require_shapes(self) -> None:
         """Raise ValueError or KeyError where tensors are missing or of another shape than the head says."""

@@ -15,6 +15,7 @@ import torch
 from benchmarks.base.errors import UserError
 from benchmarks.cli.checkpoints import chosen_images, load_checkpoint, say_what_was_read, trained_on
 from benchmarks.evaluation.encoding import Encoder, Loss
+from benchmarks.evaluation.per_image import padded_input
 from benchmarks.metrics.latents import GroupUsage
 from benchmarks.report.layout import decimals, markdown, number
 from benchmarks.storage.latents import SUFFIX, LatentsHead, group_name
@@ -47,9 +48,7 @@ def _prepared(options: argparse.Namespace) -> tuple[Encoder, LatentsHead]:
     """The model with the images asked for, and the head of the file."""
     loaded = load_checkpoint(options.checkpoint, options.device)
     if not loaded.model.has_prior:
-        raise UserError(
-            f"{options.checkpoint}: a {loaded.trial.model} has no latents with a prior; choose another model"
-        )
+        raise UserError(f"{options.checkpoint}: {loaded.trial.model} has no latents with a prior; choose another model")
     torch.set_num_threads(options.threads or loaded.trial.threads)
     name = options.data or trained_on(loaded.trial, options.checkpoint)
     found, split = chosen_images(name, options.split, binary=loaded.trial.binary)
@@ -60,6 +59,7 @@ def _prepared(options: argparse.Namespace) -> tuple[Encoder, LatentsHead]:
         raise UserError(
             f"--prune, --stats, --json: expected at least {FEWEST} images, got {n}; the use varies over images"
         )
+    padded_input(found.images[:1], loaded)  # raises where they are not of the model's shape
     say_what_was_read(name, found.note)
     size = options.batch_size or loaded.trial.evaluation.batch_size
     encoder = Encoder(loaded, found.images[:n], options.seed, options.posterior_mean, size)
