@@ -49,8 +49,16 @@ class Encoder:
         """What the file says of itself."""
         model = self.loaded.model
         return LatentsHead(
-            *(weights_hash(model), self.loaded.trial.label, data, split, len(self.images), model.image),
-            *(model.latent_shapes, self.at_mean, self.seed, suite_version()),
+            checkpoint=weights_hash(model),
+            model=self.loaded.trial.label,
+            data=data,
+            split=split,
+            n=len(self.images),
+            image=model.image,
+            groups=model.latent_shapes,
+            at_mean=self.at_mean,
+            seed=self.seed,
+            version=suite_version(),
         )
 
     @torch.inference_mode()

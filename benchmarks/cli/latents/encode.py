@@ -51,7 +51,8 @@ def _prepared(options: argparse.Namespace) -> tuple[Encoder, LatentsHead]:
         raise UserError(f"{options.checkpoint}: {loaded.trial.model} has no latents with a prior; choose another model")
     torch.set_num_threads(options.threads or loaded.trial.threads)
     name = options.data or trained_on(loaded.trial, options.checkpoint)
-    found, split = chosen_images(name, options.split, binary=loaded.trial.binary)
+    split = options.split or (None if options.data else "test")
+    found, split = chosen_images(name, split, binary=loaded.trial.binary)
     n = options.n or len(found.images)
     if n > len(found.images):
         raise UserError(f"--n: expected at most the {len(found.images):,} images of {name}, got {n:,}")
@@ -67,7 +68,7 @@ def _prepared(options: argparse.Namespace) -> tuple[Encoder, LatentsHead]:
 
 
 def _table(usage: list[GroupUsage]) -> str:
-    """The use of the groups as a table, and what its words mean."""
+    """The use of the groups as a table."""
     rates = [(group.info.rate or 0.0, group.rate_sd) for group in usage]
     places = decimals([rate for rate, _ in rates], [sd for _, sd in rates])
     rows = [

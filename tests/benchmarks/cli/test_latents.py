@@ -126,7 +126,7 @@ def test_the_file_says_what_it_holds(folder, encode):
 
 
 def test_test_images_are_encoded_as_they_are_evaluated(folder, encode, decode):
-    """Its own test split, binarised by the same stream although in batches, has the MSE that `evaluate` finds."""
+    """Its own test split, in batches, is binarised as all of it at once."""
     loaded = loaded_of(folder, "vae")
     data = load(loaded.trial.data)
     encode("vae", "--data", loaded.trial.data, "--posterior-mean", "--n", 2 * BATCH + 1)
