@@ -19,7 +19,7 @@ from benchmarks.evaluation import per_image
 from benchmarks.machine.environment import choose_device
 from benchmarks.records.record import Measurement
 from benchmarks.storage.tensors import WEIGHTS
-from benchmarks.storage.weights import LoadedModel, load_model, read_config, save_weights, write_config
+from benchmarks.storage.weights import LoadedModel, load_model, read_config, save_weights, trained_folder, write_config
 from benchmarks.suites.config import EvaluationConfig, TrialConfig, parse, set_path
 from benchmarks.training.cost import parameter_count
 
@@ -44,7 +44,7 @@ def say_what_was_read(name: str, note: str) -> None:
 
 def load_checkpoint(checkpoint: str, device: str | None) -> LoadedModel:
     """The model of a run folder, a weights file or a published checkpoint, on the device asked for."""
-    path = Path(checkpoint)
+    path = trained_folder(Path(checkpoint))
     name = device or (read_config(path).device if path.is_dir() else "auto")
     return load_model(path, choose_device(name))
 

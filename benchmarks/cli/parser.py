@@ -19,7 +19,7 @@ from benchmarks.cli import dispatch
 COMMAND = "vaebench"
 """The console command; `python -m benchmarks` is the same."""
 PLUGGABLE = ("run", "trial", "tune", "throughput", "evaluate", "sample", "encode", "decode", "convert", "list")
-CHECKPOINT = "run folder, weights file, or checkpoint.pt of the original NVAE code"
+CHECKPOINT = "trial folder, OUT/ROW for a row of the run OUT, weights file, or checkpoint.pt of the original NVAE code"
 UNWRITABLE = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
 
 
