@@ -21,7 +21,8 @@ from PIL import ExifTags, Image, ImageOps, PngImagePlugin, TiffImagePlugin, Unid
 from benchmarks.base.errors import UserError
 from benchmarks.base.files import mistaken_for, special
 
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", TiffImagePlugin.TiffImageFile.format, WebPImagePlugin.WebPImageFile.format)
+TIFF, WEBP = TiffImagePlugin.TiffImageFile.format, WebPImagePlugin.WebPImageFile.format
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", TIFF, WEBP)
 """Pillow's names of what is read, whatever a file is called: pixels, never programs or scenes as EPS and WMF are."""
 BACKGROUNDS = {"white": 255, "black": 0}
 RESIZE_RULE = "shorter side to {size} (antialiased bicubic), centre crop to {size}x{size}"

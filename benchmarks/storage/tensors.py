@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from benchmarks.base.errors import UserError
-from benchmarks.base.files import mistaken_for, write_bytes_atomically
+from benchmarks.base.files import mistaken_for, parse_json, write_bytes_atomically
 
 WEIGHTS = "weights.safetensors"
 STATE = "training.safetensors"
+TYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+    "C64": torch.complex64,
+}
+"""Types of tensors, as safetensors names them."""
 
 
 @dataclass(frozen=True)
@@ -39,18 +55,43 @@ def load(path: Path) -> Stored:
     Raises:
         UserError: missing, corrupt or foreign file.
     """
+    return _read(path, lambda file: {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+
+
+def describe(path: Path) -> Stored:
+    """As `load`, with tensors on the meta device: what the file says of them, of which none is read.
+
+    Raises:
+        UserError: missing, corrupt or foreign file.
+    """
+    return _read(path, lambda file: {name: _described(file, name) for name in file.keys()})  # noqa: SIM118
+
+
+def _described(file: Any, name: str) -> Tensor:
+    """The tensor of that name of an open file, on the meta device."""
+    said = file.get_slice(name)
+    if said.get_dtype() not in TYPES:
+        raise ValueError(f"{name} has type {said.get_dtype()}, expected one of {', '.join(TYPES)}")
+    return torch.empty(said.get_shape(), dtype=TYPES[said.get_dtype()], device="meta")
+
+
+def _read(path: Path, tensors: Callable[[Any], dict[str, Tensor]]) -> Stored:
+    """Metadata of a file written by `save`, and what `tensors` makes of it open.
+
+    Raises:
+        UserError: missing, corrupt or foreign file.
+    """
+    mistaken = mistaken_for(path)
+    if mistaken is not None:
+        raise UserError(f"checkpoint {path}: expected a checkpoint, got {mistaken}; fetch the file itself")
     if not path.is_file():
         raise UserError(
             f"checkpoint {path}: expected a {path.suffix or 'safetensors'} file, found none; check the path"
         )
-    mistaken = mistaken_for(path)
-    if mistaken is not None:
-        raise UserError(f"checkpoint {path}: expected a checkpoint, got {mistaken}; fetch the file itself")
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return Stored(tensors, json.loads(metadata["vaebench"]))
+            return Stored(tensors(file), parse_json(metadata["vaebench"]))
     except KeyError:
         raise UserError(f"checkpoint {path}: a safetensors file, but not one that this suite wrote") from None
     except (SafetensorError, OSError, ValueError) as error:

@@ -19,7 +19,7 @@ NPY = b"\x93NUMPY"
 ENCRYPTED = 1
 """Bit of a member's flags."""
 MOST_INFLATION, SMALL = 250, 1 << 28
-"""Times that members of more than so many bytes may inflate: zeros and ones as float64 do by 100, zip bombs by 1,000."""
+"""Times that members of more than so many bytes may inflate: binary images in float64 do by 100, zip bombs by 1,000."""
 PICKLED = "pickled Python objects, which are not read; save them with np.savez as arrays of numbers"
 
 
