@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +54,15 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     model.load_state_dict(state)
     loaded = model.state_dict()  # after the conversion: what is finite in float64 need not be so in float32
     _raise_where(with_NaN_or_infinite_values=(key for key in state if not torch.isfinite(loaded[key]).all()))
+
+
+def require_sizes(config: Any, state: Mapping[str, Tensor]) -> None:
+    """Raise ValueError where a size in a model's configuration is larger than all values of its weights together."""
+    values = sum(value.numel() for value in state.values())
+    for name, size in dataclasses.asdict(config).items():
+        numbers = [item for item in (size if isinstance(size, (tuple, list)) else [size]) if isinstance(item, int)]
+        if sum(map(abs, numbers)) > values + SPARE:
+            raise ValueError(f"the stored configuration has {name} of more than the {values:,} values of the file")
 
 
 def skeleton(build: Callable[[], nn.Module], tensors: int) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from benchmarks.base.files import read_json, write_text_atomically
 from benchmarks.base.streams import seeded
 from benchmarks.machine.environment import choose_device, collect
 from benchmarks.storage import tensors
-from benchmarks.storage.fit import check_fit, load_weights, skeleton
+from benchmarks.storage.fit import check_fit, load_weights, require_sizes, skeleton
 from benchmarks.storage.published.checkpoint import is_torch_file
 from benchmarks.storage.published.registry import read_published
 from benchmarks.suites.config import TrialConfig, build_suite, parse, to_dict, trial_from_dict
@@ -94,14 +94,28 @@ def load_model(path: Path, device: torch.device) -> LoadedModel:
         return _load_published(path, device)
     said = tensors.describe(path)
     try:
-        trial = trial_from_dict(said.metadata["cell"])
-        image = parse(ImageShape, said.metadata["image"], "image")
+        trial, image = _described(path, said.metadata["cell"], said.metadata["image"])
         data_hash = said.metadata["data_hash"]
         model = _filled(trial, image, device, said.tensors, lambda: tensors.load(path).tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = _first(error)
         raise UserError(f"checkpoint {path}: expected the weights of a model of this version: {reason}") from error
     return LoadedModel(model, trial, str(data_hash))
+
+
+def _described(path: Path, cell: Any, image: Any) -> tuple[TrialConfig, ImageShape]:
+    """The trial and the images that metadata describe.
+
+    Raises:
+        UserError: they describe none.
+    """
+    try:
+        found = parse(ImageShape, image, "image")
+        if min(dataclasses.astuple(found)) < 1:
+            raise UserError(f"expected sides and channels of at least 1, got {found}")
+        return trial_from_dict(cell), found
+    except UserError as error:
+        raise UserError(f"checkpoint {path}: {error}") from error
 
 
 def _filled(
@@ -117,8 +131,7 @@ def _filled(
         ValueError, RuntimeError: they do not fit, or are not finite.
         UserError: the model cannot be built.
     """
-    if min(dataclasses.astuple(image)) < 1:
-        raise ValueError(f"expected sides and channels of at least 1, got {image}")
+    require_sizes(trial.model_config, said)
     check_fit(skeleton(lambda: build_model(trial, image, torch.device("meta")), len(said)), said)
     model = build_model(trial, image, device)
     load_weights(model, read())

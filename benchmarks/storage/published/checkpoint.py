@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -60,7 +61,8 @@ def load_contents(path: Path, safe_types: Iterable[type] = ()) -> object:
     with path.open("rb") as file:
         try:
             _require_plain(path)
-            with torch.serialization.safe_globals(list(safe_types)):
+            ignored = warnings.catch_warnings(action="ignore")
+            with ignored, torch.serialization.safe_globals(list(safe_types)):
                 return torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # damaged or disallowed contents raise anything
             raise ValueError(f"{path}: not a checkpoint that can be read safely ({_reason(error)})") from error
