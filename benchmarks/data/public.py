@@ -28,6 +28,7 @@ from benchmarks.data.decoding import opened
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 IDX_FILES = {"train": "train-{kind}-ubyte.gz", "test": "t10k-{kind}-ubyte.gz"}
 IDX_UINT8 = 0x08
+PIECE = 1 << 20
 MOST_IDX = 1 << 30
 """Bytes of an idx file; MNIST's images are 47 million."""
 CELEBA_BOX = (15, 40, 163, 188)  # left, upper, right, lower of the aligned 178x218 image: Larsen et al. 2016
@@ -122,7 +123,8 @@ def read_idx(path: Path) -> Tensor:
                 raise ValueError("no idx header of unsigned bytes")
             shape = np.frombuffer(file.read(4 * head[3]), ">u4", count=head[3]).tolist()
             size = min(math.prod(shape), MOST_IDX)
-            array = np.frombuffer(file.read(size + 1), np.uint8).reshape(shape)
+            parts = [file.read(min(PIECE, size + 1 - start)) for start in range(0, size + 1, PIECE)]
+            array = np.frombuffer(b"".join(parts), np.uint8).reshape(shape)
     except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
         raise UserError(f"{path}: expected a gzipped idx file, got {error}; fetch it again") from error
     return torch.from_numpy(array.copy())

@@ -69,7 +69,7 @@ def skeleton(build: Callable[[], nn.Module], tensors: int) -> dict[str, Tensor]:
     """The state of the model that `build` makes on the meta device, where it has about as many tensors as its file.
 
     Raises:
-        ValueError: it has many more; said as soon as they are, whatever sizes a configuration claims.
+        RuntimeError: it has many more; said as soon as they are, whatever sizes a configuration claims.
     """
     with _at_most(SPARE * (tensors + SPARE), tensors):
         return dict(build().state_dict())
@@ -82,7 +82,7 @@ def _at_most(registrations: int, tensors: int) -> Iterator[None]:
 
     def count(*_: object) -> None:
         if next(left, None) is None:
-            raise ValueError(f"the stored configuration is of a larger model than the {tensors:,} tensors of the file")
+            raise RuntimeError(f"the stored configuration is of more than the {tensors:,} tensors of the file")
 
     handles = [register_module_parameter_registration_hook(count), register_module_buffer_registration_hook(count)]
     try:

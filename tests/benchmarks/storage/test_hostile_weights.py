@@ -84,7 +84,7 @@ TENSORS = {
     "float64 beyond float32": (lambda t: first(t, lambda v: torch.full_like(v.double(), 1e300)), "NaN or infinite"),
     "eight bits": (lambda tensors: first(tensors, lambda v: v.to(torch.float8_e4m3fn)), "has type F8_E4M3"),
     "another shape": (lambda tensors: first(tensors, lambda v: v[:1]), "of another shape"),
-    "nothing": (lambda tensors: {}, "missing"),
+    "nothing": (lambda tensors: {}, "more than the 0 tensors of the file"),
     "one more": (lambda tensors: {**tensors, "more": torch.zeros(1)}, "unexpected: more"),
 }
 
