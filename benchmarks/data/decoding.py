@@ -21,8 +21,9 @@ from PIL import ExifTags, Image, ImageOps, PngImagePlugin, TiffImagePlugin, Unid
 from benchmarks.base.errors import UserError
 from benchmarks.base.files import mistaken_for, special
 
-TIFF, WEBP = TiffImagePlugin.TiffImageFile.format, WebPImagePlugin.WebPImageFile.format
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", TIFF, WEBP)
+PLUGINS = (TiffImagePlugin, WebPImagePlugin)
+"""Pillow knows these formats once their modules are imported; the others it imports by itself."""
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Pillow's names of what is read, whatever a file is called: pixels, never programs or scenes as EPS and WMF are."""
 BACKGROUNDS = {"white": 255, "black": 0}
 RESIZE_RULE = "shorter side to {size} (antialiased bicubic), centre crop to {size}x{size}"

@@ -11,6 +11,7 @@ import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -37,7 +38,7 @@ class Header:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def read_header(file: io.BufferedIOBase) -> Header:
+def read_header(file: IO[bytes] | io.BufferedIOBase) -> Header:
     """The header at the start of an open array, which is then at its values.
 
     Raises:
