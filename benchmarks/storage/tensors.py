@@ -94,7 +94,7 @@ def _read(path: Path, tensors: Callable[[Any], dict[str, Tensor]]) -> Stored:
             return Stored(tensors(file), parse_json(metadata["vaebench"]))
     except KeyError:
         raise UserError(f"checkpoint {path}: a safetensors file, but not one that this suite wrote") from None
-    except (SafetensorError, OSError, ValueError, MemoryError) as error:
+    except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
         raise UserError(f"checkpoint {path}: expected a readable safetensors file: {error}") from error
 
 
