@@ -6,8 +6,10 @@ import json
 import os
 import secrets
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 BEGINNINGS = {
     b"<!doctype html": "a web page",
@@ -86,12 +88,22 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 
 def write_bytes_atomically(path: Path, data: bytes) -> None:
-    """As `write_text_atomically`, for bytes; flushed to disk before the rename, readable by whom the umask lets."""
+    """As `write_text_atomically`, for bytes."""
+    with written_atomically(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def written_atomically(path: Path) -> Iterator[BinaryIO]:
+    """A file to write into, which is `path` at the block's end and gone where the block raises.
+
+    Flushed to disk before the rename, readable by whom the umask lets.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with part.open("xb") as file:  # unlike those of `tempfile`, which are 0600
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,8 @@ TYPES = {
     "C64": torch.complex64,
 }
 """Types of tensors, as safetensors names them."""
+KEY = "vaebench"
+"""Of the metadata that this suite's files carry."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Stored:
 def save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
     """Write tensors and metadata to `path` atomically; shared storage and strides are resolved."""
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    data = safetensors.torch.save(plain, {"vaebench": json.dumps(metadata)})
+    data = safetensors.torch.save(plain, {KEY: json.dumps(metadata)})
     write_bytes_atomically(path, data)
 
 
@@ -55,7 +56,9 @@ def load(path: Path) -> Stored:
     Raises:
         UserError: missing, corrupt or foreign file.
     """
-    return _read(path, lambda file: {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    file, metadata = opened(path, "checkpoint")
+    with file:
+        return Stored({name: file.get_tensor(name) for name in file.keys()}, metadata)  # noqa: SIM118
 
 
 def describe(path: Path) -> Stored:
@@ -64,38 +67,39 @@ def describe(path: Path) -> Stored:
     Raises:
         UserError: missing, corrupt or foreign file.
     """
-    return _read(path, lambda file: {name: _described(file, name) for name in file.keys()})  # noqa: SIM118
+    file, metadata = opened(path, "checkpoint")
+    with file:
+        said = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        types = {name: one.get_dtype() for name, one in said.items()}
+        for name, kind in types.items():
+            if kind not in TYPES:
+                raise UserError(f"checkpoint {path}: {name} has type {kind}, expected one of {', '.join(TYPES)}")
+        shapes = {name: one.get_shape() for name, one in said.items()}
+    empty = {name: torch.empty(shapes[name], dtype=TYPES[types[name]], device="meta") for name in shapes}
+    return Stored(empty, metadata)
 
 
-def _described(file: Any, name: str) -> Tensor:
-    """The tensor of that name of an open file, on the meta device."""
-    said = file.get_slice(name)
-    if said.get_dtype() not in TYPES:
-        raise ValueError(f"{name} has type {said.get_dtype()}, expected one of {', '.join(TYPES)}")
-    return torch.empty(said.get_shape(), dtype=TYPES[said.get_dtype()], device="meta")
+def opened(path: Path, what: str) -> tuple[Any, dict[str, Any]]:
+    """A file of this suite to read tensors from, as safetensors opens it, and its metadata.
 
-
-def _read(path: Path, tensors: Callable[[Any], dict[str, Tensor]]) -> Stored:
-    """Metadata of a file written by `save`, and what `tensors` makes of it open.
+    `what` is the word for it in errors. Nothing but the file's head is read.
 
     Raises:
         UserError: missing, corrupt or foreign file.
     """
     mistaken = mistaken_for(path)
     if mistaken is not None:
-        raise UserError(f"checkpoint {path}: expected a checkpoint, got {mistaken}; fetch the file itself")
+        raise UserError(f"{what} {path}: expected a {what}, got {mistaken}; fetch the file itself")
     if not path.is_file():
-        raise UserError(
-            f"checkpoint {path}: expected a {path.suffix or 'safetensors'} file, found none; check the path"
-        )
+        raise UserError(f"{what} {path}: expected a {path.suffix or 'safetensors'} file, found none; check the path")
     try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            return Stored(tensors(file), parse_json(metadata["vaebench"]))
-    except KeyError:
-        raise UserError(f"checkpoint {path}: a safetensors file, but not one that this suite wrote") from None
+        file = safe_open(str(path), framework="pt")
+        metadata = (file.metadata() or {}).get(KEY)
+        if metadata is None:
+            raise UserError(f"{what} {path}: a safetensors file, but not one that this suite wrote")
+        return file, parse_json(metadata)
     except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
-        raise UserError(f"checkpoint {path}: expected a readable safetensors file: {error}") from error
+        raise UserError(f"{what} {path}: expected a readable safetensors file: {error}") from error
 
 
 def flatten_optimizer(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
