@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 _BLOCKS = re.compile(r"(?P<resolution>[1-9]\d*)(?:(?P<kind>[xdm])(?P<number>[1-9]\d*))?")
 _WIDTH = re.compile(r"([1-9]\d*):([1-9]\d*)")
+MOST = 10_000
+"""Largest number in a token: strings come from files of others as well, and stand for lists of blocks."""
 _TOKENS = {
     "encoder_blocks": "R, RxN (N blocks at resolution R) or RdK (a block at R, then average pooling by K)",
     "decoder_blocks": "R, RxN (N blocks at resolution R) or RmS (a block at R that first adds the state of S)",
@@ -92,5 +94,7 @@ def _tokens(field: str, text: str, kinds: str) -> list[tuple[str, int, str, int]
         match = _BLOCKS.fullmatch(token.strip())
         if match is None or (match["kind"] or "x") not in kinds:
             raise ValueError(f"{field}: expected {_TOKENS[field]} between commas, got '{token.strip()}' in '{text}'")
+        if max(int(match["resolution"]), int(match["number"] or 1)) > MOST:
+            raise ValueError(f"{field}: expected numbers of at most {MOST:,}, got '{token.strip():.40}'")
         found.append((token.strip(), int(match["resolution"]), match["kind"] or "x", int(match["number"] or 1)))
     return found

@@ -119,6 +119,10 @@ def test_published_recipes_are_the_published_ones(row):
         ({"decoder_blocks": "4x1,32m8"}, "a smaller resolution before it that divides, got '32m8'"),
         ({"decoder_blocks": "2x1,32m2"}, r"resolutions of the encoder \(4, 8, 16, 32\), got 2"),
         ({"decoder_blocks": "4x1,16m4"}, "expected to end at 32, where encoder_blocks begins, got 16"),
+        (
+            {"encoder_blocks": "32x99999999999"},
+            "encoder_blocks: expected numbers of at most 10,000, got '32x99999999999'",
+        ),
         ({"custom_widths": "16=4"}, "custom_widths: expected R:W .* got '16=4'"),
         ({"custom_widths": "16:64,16:32"}, "each R once, got '16:32'"),
         ({"custom_widths": "32:64"}, r"expected width \(32\) at the image, got 32:64"),
