@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable
 
 INTERRUPTED = 130  # exit code after Ctrl-C
+FAILED = 1
+"""Exit code where a trial failed that nothing was wrong with beforehand."""
 
 
 class UserError(Exception):
@@ -13,6 +15,15 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+class GivenUpError(UserError):
+    """A training that was given up: one line as well, but no bad input; exit code 1."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, its first line; its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
 def nearest(name: str, options: Iterable[str]) -> str | None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import secrets
+import socket
+import time
 from pathlib import Path
 
 BEGINNINGS = {
@@ -13,6 +17,10 @@ BEGINNINGS = {
     b"version https://git-lfs": "a pointer of Git LFS (git lfs pull fetches the file)",
 }
 """How files begin that a download leaves in the place of others, in lower case."""
+PART = re.compile(r"\..+?(?:\.(?P<host>[^/]+)\.(?P<pid>\d+))?\.[0-9a-f]{8}")
+"""Names of files being written: .NAME.HOST.PID.RANDOM; early versions left out host and pid."""
+OLD_SECONDS = 24 * 3600.0
+"""From this age on such a file is nobody's, whoever began it."""
 
 
 def mistaken_for(path: Path) -> str | None:
@@ -34,9 +42,12 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 
 def write_bytes_atomically(path: Path, data: bytes) -> None:
-    """As `write_text_atomically`, for bytes; flushed to disk before the rename, readable by whom the umask lets."""
+    """As `write_text_atomically`, for bytes; file and name are on disk when it returns.
+
+    It is readable by whom the umask lets. What a killed process leaves of it is swept by `sweep`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    part = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         with part.open("xb") as file:  # unlike those of `tempfile`, which are 0600
             file.write(data)
@@ -46,3 +57,37 @@ def write_bytes_atomically(path: Path, data: bytes) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put a folder's names on disk, where its file system has a way to do so."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes of this machine that have ended left half written in `folder`, and what is a day old."""
+    with contextlib.suppress(OSError):  # no folder, or one that others tidy as well
+        for path in folder.iterdir():
+            found = PART.fullmatch(path.name)
+            if found is None or not path.is_file():
+                continue
+            ours = found["host"] == socket.gethostname()
+            if (ours and not is_alive(int(found["pid"]))) or time.time() - path.stat().st_mtime > OLD_SECONDS:
+                path.unlink(missing_ok=True)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether this machine has a process of that number."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True

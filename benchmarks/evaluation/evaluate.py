@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.base.errors import first_line
 from benchmarks.base.streams import seed_tensor
 from benchmarks.data import DataSet, cache_folder, keyed_generator, model_input, to_uint8, to_unit
 from benchmarks.data.pixels import FULL_BITS
@@ -60,7 +61,7 @@ class Evaluation:
             yield
         except Exception as error:  # whatever it is, what other parts worked out is kept
             traceback.print_exc(file=sys.stderr)
-            reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+            reason = first_line(error)
             self.failures.append(f"{name}: {reason}")
             known = {found.metric for found in self.measurements}
             self.measurements += [dash(metric, f"failed: {reason}") for metric in metrics if metric not in known]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -16,6 +18,11 @@ from benchmarks.base.files import mistaken_for, write_bytes_atomically
 
 WEIGHTS = "weights.safetensors"
 STATE = "training.safetensors"
+STATE_BEFORE = "training.before.safetensors"
+"""The training state, and the one before it, which is used where the later one is damaged."""
+STATE_GOOD = "training.good.safetensors"
+"""The state to which a training returns whose steps are no longer finite."""
+DIGEST = "sha256"
 
 
 @dataclass(frozen=True)
@@ -27,14 +34,24 @@ class Stored:
 
 
 def save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    """Write tensors and metadata to `path` atomically; shared storage and strides are resolved."""
+    """Write tensors and metadata to `path` atomically, with their hash; shared storage and strides are resolved."""
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    data = safetensors.torch.save(plain, {"vaebench": json.dumps(metadata)})
+    data = safetensors.torch.save(plain, {"vaebench": json.dumps(metadata | {DIGEST: digest(plain)})})
     write_bytes_atomically(path, data)
 
 
+def digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and values, in hex."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
 def load(path: Path) -> Stored:
-    """The content of a file written by `save`.
+    """The content of a file written by `save`; its hash is compared where it holds one.
 
     Raises:
         UserError: missing, corrupt or foreign file.
@@ -50,11 +67,14 @@ def load(path: Path) -> Stored:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return Stored(tensors, json.loads(metadata["vaebench"]))
+        stored = Stored(tensors, json.loads(metadata["vaebench"]))
     except KeyError:
         raise UserError(f"checkpoint {path}: a safetensors file, but not one that this suite wrote") from None
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"checkpoint {path}: expected a readable safetensors file: {error}") from error
+    if stored.metadata.pop(DIGEST, None) not in (None, digest(stored.tensors)):
+        raise UserError(f"checkpoint {path}: its content is not what was written (the hash differs): damaged on disk")
+    return stored
 
 
 def flatten_optimizer(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:

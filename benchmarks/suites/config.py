@@ -43,8 +43,9 @@ class TrainingConfig:
     min(ema, (1 + t) / (10 + t)); `ema_batches`
     training batches re-estimate batch-norm statistics under them. `clip_norm` 0 means no clipping. `precision` bfloat16
     is autocast around the model; `compile` on runs its forward and backward pass through torch.compile, graph replays
-    whole steps as CUDA graphs, which compiles nothing. `hopeless_after`
-    steps in a row whose loss or gradient is not finite end the training.
+    whole steps as CUDA graphs, which compiles nothing. A step whose loss or gradient is not finite is not taken, nor
+    one whose gradient's norm before clipping reaches `skip_threshold` (0: none). After `hopeless_after` of them in a
+    row the training returns to its last good state at half the rate, up to `back_offs` times; then it is given up.
     """
 
     images: int = 32_000
@@ -67,6 +68,8 @@ class TrainingConfig:
     checkpoint_seconds: float = 30.0
     hopeless_after: int = added_later(100)
     cpu_seconds: float | None = added_later(None)
+    skip_threshold: float = added_later(0.0)
+    back_offs: int = added_later(2)
 
     def __post_init__(self) -> None:
         _require_positive(
@@ -75,7 +78,7 @@ class TrainingConfig:
         for name in ("warmup", "final_rate", "ema"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"training.{name}: expected a fraction in [0, 1], got {getattr(self, name)}")
-        for name in ("weight_decay", "clip_norm", "validations"):
+        for name in ("weight_decay", "clip_norm", "validations", "skip_threshold", "back_offs"):
             if getattr(self, name) < 0:
                 raise ValueError(f"training.{name}: expected a value >= 0, got {getattr(self, name)}")
         for name in ("epochs", "seconds", "cpu_seconds"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import signal
 import sys
 import time
 from pathlib import Path
@@ -13,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.base.errors import UserError
+from benchmarks.base.errors import GivenUpError, UserError
 from benchmarks.base.files import write_bytes_atomically
+from benchmarks.base.signals import StopSignal
 from benchmarks.data import DataSet, load
 from benchmarks.evaluation.evaluate import Evaluation, Progress, evaluate
 from benchmarks.machine.environment import choose_device
@@ -27,6 +27,8 @@ from benchmarks.storage.weights import build_model, read_config, record_head, re
 from benchmarks.suites.config import TrialConfig
 from benchmarks.training.cost import macs_per_image, parameter_count
 from benchmarks.training.loop import TrainingResult, train
+from benchmarks.training.state import forget
+from benchmarks.trials.claims import at_work
 from models.output import Model
 
 PROGRESS_SECONDS = 0.5
@@ -50,41 +52,35 @@ class Reporter:
             print(json.dumps({"done": done, "total": total, "phase": phase}), file=sys.stdout, flush=True)
 
 
-class StopSignal:
-    """Turns true at SIGINT or SIGTERM, so that work stops at the next step and is saved."""
-
-    def __init__(self) -> None:
-        self.raised = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._raise)
-
-    def _raise(self, number: int, frame: object) -> None:
-        self.raised = True
-
-    def __call__(self) -> bool:
-        """Whether a signal came."""
-        return self.raised
-
-
-def run_trial(folder: Path) -> RunRecord:
+def run_trial(folder: Path, *, with_parent: bool = False) -> RunRecord:
     """Train and evaluate the trial of `folder`, continuing where an earlier run stopped; returns its record.
 
-    Where the training is through, its weights are evaluated.
+    Where the training is through, its weights are evaluated. One `with_parent` leaves when standard input ends.
+
+    Raises:
+        GivenUpError: the training was given up; the record says so.
     """
+    stop, report = StopSignal(), Reporter()
+    if with_parent:
+        stop.with_parent()
     keep_freed_memory()
     trial = read_config(folder)
     torch.set_num_threads(trial.threads)
-    device = choose_device(trial.device)
-    stop, report = StopSignal(), Reporter()
+    with at_work(folder):
+        return _run(trial, folder, report, stop)
+
+
+def _run(trial: TrialConfig, folder: Path, report: Reporter, stop: StopSignal) -> RunRecord:
+    """What `run_trial` does once nobody else works on the trial."""
     data = load(trial.data)
-    model = build_model(trial, data.image, device)
+    model = build_model(trial, data.image, choose_device(trial.device))
     record = _trained_before(trial, folder, model) or _trained_now(trial, folder, model, data, report, stop)
     if record.status == "interrupted":
         return record
     save_weights(model, trial, data.content_hash, folder / tensors.WEIGHTS)
     record = _evaluated(record, trial, folder, model, data, lambda *event: _report_or_stop(report, stop, *event))
     if record.status == "done":
-        (folder / tensors.STATE).unlink(missing_ok=True)
+        forget(folder)
     return record
 
 
@@ -95,7 +91,14 @@ def _trained_before(trial: TrialConfig, folder: Path, model: Model) -> RunRecord
     record = load_record(folder)
     if record.status not in ("trained", "done"):
         return None
-    model.load_state_dict(tensors.load(folder / tensors.WEIGHTS).tensors)
+    try:
+        weights = tensors.load(folder / tensors.WEIGHTS).tensors
+    except UserError as error:
+        if not (folder / tensors.STATE).exists():
+            raise
+        print(f"{error}; they are made again from the training state", file=sys.stderr, flush=True)
+        return None
+    model.load_state_dict(weights)
     again = [f"evaluated again after the training of {record.environment.date}"] if record.status == "done" else []
     kept = [one for one in record.measurements if of_the_machine(one.metric)]  # others belong to other settings
     notes = [*record.notes, *again]
@@ -108,7 +111,7 @@ def _trained_now(
     """Train `model`; the record is written, also of a training that was interrupted or is hopeless.
 
     Raises:
-        UserError: the training is hopeless.
+        GivenUpError: the training is hopeless.
     """
     with frozen_garbage():
         result = train(model, trial, data, folder, report, stop, report.say)
@@ -116,7 +119,7 @@ def _trained_now(
     record = _trained_record(trial, folder, model, data, result).with_measurements(peak)
     save_record(record, folder)
     if result.hopeless:
-        raise UserError(result.hopeless)
+        raise GivenUpError(result.hopeless)
     return record
 
 
@@ -129,7 +132,6 @@ def _report_or_stop(report: Reporter, stop: StopSignal, done: int, total: int, p
 
 def _trained_record(trial: TrialConfig, folder: Path, model: Model, data: DataSet, result: TrainingResult) -> RunRecord:
     """The record before evaluation."""
-    undone = f"{result.skipped} training steps were not finite and were undone; {result.trouble}"
     return RunRecord(
         **record_head(trial, folder),
         data_hash=data.content_hash,
@@ -144,8 +146,25 @@ def _trained_record(trial: TrialConfig, folder: Path, model: Model, data: DataSe
         training_cpu_seconds=result.cpu_seconds,
         skipped_steps=result.skipped,
         curves=result.curves,
-        notes=[*([undone] if result.skipped else []), *([result.compilation] if result.compilation else [])],
+        notes=_training_notes(trial, result),
     )
+
+
+def _training_notes(trial: TrialConfig, result: TrainingResult) -> list[str]:
+    """What a reader of the table should know of how the training went."""
+    broken, threshold = result.skipped - result.over_threshold, trial.training.skip_threshold
+    told = {
+        f"{broken} training steps were not finite and were undone; {result.trouble}": broken,
+        f"{result.over_threshold} training steps were skipped, their gradient's norm at {threshold:g} or above": (
+            result.over_threshold
+        ),
+        f"the training returned {result.back_offs} times to its last good state, at half the rate each time; "
+        f"{result.trouble or 'steps were skipped'}": result.back_offs,
+        f"memory ran out: batches were taken in {result.passes} passes with the same noise and one update; batch norm "
+        "and the balancing of the KL saw the smaller batches": result.passes > 1,
+        result.compilation: result.compilation,
+    }
+    return [note for note, holds in told.items() if holds]
 
 
 def _peak_memory(device: torch.device) -> Measurement:
