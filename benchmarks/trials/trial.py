@@ -23,6 +23,7 @@ from benchmarks.machine.process import frozen_garbage, keep_freed_memory
 from benchmarks.records.catalogue import measurement, of_the_machine
 from benchmarks.records.record import RECORD, LatentGroupInfo, Measurement, RunRecord, load_record, save_record
 from benchmarks.storage import tensors
+from benchmarks.storage.parts import Parts
 from benchmarks.storage.weights import build_model, read_config, record_head, record_names, save_weights
 from benchmarks.suites.config import TrialConfig
 from benchmarks.training.cost import macs_per_image, parameter_count
@@ -31,6 +32,8 @@ from benchmarks.training.state import forget
 from benchmarks.trials.claims import at_work
 from models.output import Model
 
+PARTS = "parts"
+"""Folder of an evaluation's finished parts."""
 PROGRESS_SECONDS = 0.5
 
 
@@ -181,7 +184,8 @@ def _evaluated(
     def joined(found: Evaluation) -> RunRecord:
         return dataclasses.replace(record, status="trained").with_measurements(found.measurements)
 
-    found = evaluate(model, trial, data, progress, lambda found: save_record(joined(found), folder))
+    parts = Parts(folder / PARTS)
+    found = evaluate(model, trial, data, progress, lambda found: save_record(joined(found), folder), parts)
     _save_arrays(folder / "images.npz", found.pictures)  # for figures and paired comparisons
     _save_arrays(folder / "per_image.npz", found.per_image)
     failed = "; ".join(f"evaluation failed: {failure}" for failure in found.failures)
@@ -189,6 +193,8 @@ def _evaluated(
     status = "trained" if failed else "done"
     record = dataclasses.replace(joined(found), status=status, latent_groups=groups, error=failed)
     save_record(record, folder)
+    if not failed:
+        parts.clear()
     return record
 
 
