@@ -22,6 +22,7 @@ STATE_BEFORE = "training.before.safetensors"
 """The training state, and the one before it, which is used where the later one is damaged."""
 STATE_GOOD = "training.good.safetensors"
 """The state to which a training returns whose steps are no longer finite."""
+STATES = (STATE, STATE_BEFORE, STATE_GOOD)
 DIGEST = "sha256"
 
 

@@ -133,7 +133,7 @@ def return_to_good(state: TrainingState, trial: TrialConfig, folder: Path) -> Tr
 
 def forget(folder: Path) -> None:
     """Remove all states of a training from `folder`."""
-    for name in (tensors.STATE, tensors.STATE_BEFORE, tensors.STATE_GOOD):
+    for name in tensors.STATES:
         (folder / name).unlink(missing_ok=True)
 
 

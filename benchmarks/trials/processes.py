@@ -22,6 +22,7 @@ from benchmarks.trials.child import LOG, Child
 from benchmarks.trials.claims import claim, owner_of
 from benchmarks.trials.progress import Bars
 from benchmarks.trials.schedule import Plan, PlannedTrial
+from benchmarks.trials.trial import is_untidy, tidy
 
 TIMED = "train,encode,reconstruct,sample"
 """What the table shows of a trial's speed."""
@@ -67,19 +68,21 @@ def execute(plan: Plan, jobs: int) -> Outcome:
     """
     outcome = Outcome()
     with Bars() as bars:
-        _rename(plan, bars)
+        _bring_up_to_date(plan, bars)
         Jobs(plan, jobs, bars, outcome).run()
         if not outcome.interrupted:
             _measure_throughput(plan, bars, outcome)
     return outcome
 
 
-def _rename(plan: Plan, bars: Bars) -> None:
-    """Bring the names in records of finished trials up to date."""
+def _bring_up_to_date(plan: Plan, bars: Bars) -> None:
+    """Finish what a killed run left of finished trials, and set their names in the records."""
     for planned in plan.trials:
-        if planned.work == "rename" and (held := claim(planned.folder, bars.say)) is not None:
-            write_config(planned.trial, planned.folder)
-            if (record := planned.record) is not None:
+        stale = planned.work == "rename" or (planned.work == "nothing" and is_untidy(planned.folder))
+        if stale and (held := claim(planned.folder, bars.say)) is not None:
+            tidy(planned.folder)
+            if planned.work == "rename" and (record := planned.record) is not None:
+                write_config(planned.trial, planned.folder)
                 save_record(dataclasses.replace(record, **record_names(planned.trial)), planned.folder)
             held.release()
 

@@ -83,8 +83,19 @@ def _run(trial: TrialConfig, folder: Path, report: Reporter, stop: StopSignal) -
     save_weights(model, trial, data.content_hash, folder / tensors.WEIGHTS)
     record = _evaluated(record, trial, folder, model, data, lambda *event: _report_or_stop(report, stop, *event))
     if record.status == "done":
-        forget(folder)
+        tidy(folder)
     return record
+
+
+def is_untidy(folder: Path) -> bool:
+    """Whether a trial's folder holds what only an unfinished one needs."""
+    return (folder / PARTS).exists() or any((folder / name).exists() for name in tensors.STATES)
+
+
+def tidy(folder: Path) -> None:
+    """Remove from a trial's folder what only an unfinished one needs."""
+    forget(folder)
+    Parts(folder / PARTS).clear()
 
 
 def _trained_before(trial: TrialConfig, folder: Path, model: Model) -> RunRecord | None:
@@ -193,8 +204,6 @@ def _evaluated(
     status = "trained" if failed else "done"
     record = dataclasses.replace(joined(found), status=status, latent_groups=groups, error=failed)
     save_record(record, folder)
-    if not failed:
-        parts.clear()
     return record
 
 
