@@ -17,7 +17,7 @@ BEGINNINGS = {
     b"version https://git-lfs": "a pointer of Git LFS (git lfs pull fetches the file)",
 }
 """How files begin that a download leaves in the place of others, in lower case."""
-PART = re.compile(r"\..+?(?:\.(?P<host>[^/]+)\.(?P<pid>\d+))?\.[0-9a-f]{8}")
+PART = re.compile(r"\..+\.[0-9a-f]{8}")
 """Names of files being written: .NAME.HOST.PID.RANDOM; early versions left out host and pid."""
 OLD_SECONDS = 24 * 3600.0
 """From this age on such a file is nobody's, whoever began it."""
@@ -72,13 +72,14 @@ def _sync_folder(folder: Path) -> None:
 
 def sweep(folder: Path) -> None:
     """Remove what processes of this machine that have ended left half written in `folder`, and what is a day old."""
+    ours = re.compile(rf"\..+\.{re.escape(socket.gethostname())}\.(\d+)\.[0-9a-f]{{8}}")
     with contextlib.suppress(OSError):  # no folder, or one that others tidy as well
         for path in folder.iterdir():
-            found = PART.fullmatch(path.name)
-            if found is None or not path.is_file():
+            if PART.fullmatch(path.name) is None or not path.is_file():
                 continue
-            ours = found["host"] == socket.gethostname()
-            if (ours and not is_alive(int(found["pid"]))) or time.time() - path.stat().st_mtime > OLD_SECONDS:
+            found = ours.fullmatch(path.name)
+            ended = found is not None and not is_alive(int(found[1]))
+            if ended or time.time() - path.stat().st_mtime > OLD_SECONDS:
                 path.unlink(missing_ok=True)
 
 
