@@ -1,6 +1,6 @@
 """Kills a tiny trial at random moments, again and again, and compares what comes of it with one that was left alone.
 
-    PYTHONPATH=.:tests/helpers python -m killed_run --kills 40 --seed 1
+    PYTHONPATH=.:tests/helpers python -m killed_run --kills 40 --seed 1 --report
 
 The trial and its report run in a fork of this process, which has imported everything, so that a kill costs no start.
 State and finished parts are written at every step and batch. Prints, a line a kill, the moment, what it hit and the
@@ -39,7 +39,7 @@ FOLDER = "nvae-seed0-0123456789ab"
 PHASES = ("start", "train", "likelihood", "reconstruction", "samples", "report")
 OF_THE_MACHINE = ("peak_memory",)
 TRAINING = {
-    "images": 160,
+    "images": 96,
     "batch_size": 8,
     "validations": 3,
     "ema": 0.9,
@@ -61,8 +61,8 @@ def tiny(folder: Path) -> TrialConfig:
     return build_suite("killed", table | {"training": TRAINING, "evaluation": EVALUATION}).trials[0]
 
 
-def work(out: Path, config: TrialConfig) -> None:
-    """What a run does with its one trial, from the claim to the table."""
+def work(out: Path, config: TrialConfig, report: bool) -> None:
+    """What a run does with its one trial, from the claim to the record, or to tables and figures."""
     held = claim(out / FOLDER, print)
     assert held is not None
     write_config(config, out / FOLDER)
@@ -74,8 +74,9 @@ def work(out: Path, config: TrialConfig) -> None:
     else:
         trials.run_trial(out / FOLDER)
     held.release()
-    trials.Reporter()(0, 1, "report")
-    build_report(out)
+    if report:
+        trials.Reporter()(0, 1, "report")
+        build_report(out)
 
 
 def forked(call: Callable[[], None], log: Path) -> int:
@@ -134,30 +135,29 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--report", action="store_true", help="tables and figures as well")
     options = parser.parse_args()
     memory = Path("/dev/shm")  # a kill does not ask what the disk has, and the disk is slow
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as name:
         folder = Path(name)
         os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
-        return killed(folder, options.kills, random.Random(options.seed), options.seed)
+        return killed(folder, options.kills, options.seed, options.report)
 
 
-def killed(folder: Path, kills: int, rng: random.Random, seed: int) -> int:
+def killed(folder: Path, kills: int, seed: int, report: bool) -> int:
     """The exit code after so many kills."""
-    config, log = tiny(folder), folder / "log"
-    whole = folder / "whole"
-    if os.waitstatus_to_exitcode(os.waitpid(forked(lambda: work(whole, config), log), 0)[1]):
+    config, log, rng = tiny(folder), folder / "log", random.Random(seed)
+    whole, started = folder / "whole", time.monotonic()
+    if os.waitstatus_to_exitcode(os.waitpid(forked(lambda: work(whole, config, report), log), 0)[1]):
         print(log.read_text())
         return 1
-    started = time.monotonic()  # a second one, whose caches are filled, for the time that one takes
-    os.waitpid(forked(lambda: work(folder / "timed", config), log), 0)
     seconds = time.monotonic() - started
     expected, bad, done, runs = result(whole), 0, 0, 0
     hit = dict.fromkeys(PHASES, 0)
     print(f"seed {seed}: a trial takes {seconds:.2f} s, weights {expected['weights'][:16]}", flush=True)
     while done < kills or (folder / f"run{runs}").exists():
         out, moment = folder / f"run{runs}", rng.uniform(0, 1.1 * seconds)
-        pid = forked(lambda out=out: work(out, config), log)
+        pid = forked(lambda out=out: work(out, config, report), log)
         if done < kills and not _ends_within(pid, moment):
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
