@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.base import output
 from benchmarks.base.errors import GivenUpError, UserError
 from benchmarks.base.files import write_bytes_atomically
 from benchmarks.base.signals import StopSignal
@@ -45,14 +46,20 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """Hand on a line for people."""
-        print(json.dumps({"said": text}), file=sys.stdout, flush=True)
+        self._tell({"said": text})
 
     def __call__(self, done: int, total: int, phase: str) -> None:
         """Say that `done` of `total` are through in `phase`, at most twice a second."""
         now = time.monotonic()
         if now - self.last >= PROGRESS_SECONDS or done == total:
             self.last = now
-            print(json.dumps({"done": done, "total": total, "phase": phase}), file=sys.stdout, flush=True)
+            self._tell({"done": done, "total": total, "phase": phase})
+
+    def _tell(self, event: dict[str, object]) -> None:
+        try:
+            print(json.dumps(event), file=sys.stdout, flush=True)
+        except BrokenPipeError:  # nobody listens any more; the trial is asked to leave in another way
+            output.discard()
 
 
 def run_trial(folder: Path, *, with_parent: bool = False) -> RunRecord:
