@@ -7,7 +7,7 @@ group, G number of groups.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,6 +17,9 @@ from torch.nn import functional as F
 
 from kernels.ops import PLAIN, GaussianForm, Ops
 from models.distributions import DiagonalGaussian
+
+Temperature = float | Sequence[float]
+"""What multiplies the scale of the priors: one number for all groups, or one a group, coarse -> fine."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,10 @@ class Draw:
         log_ratio: also compute log q(z) - log p(z), for the importance-weighted bound.
         noise: external noise per group, from group index and shape, in place of the keyed one.
         at_mean: every z is the mean of its distribution.
+        latents: z of the first groups, coarse -> fine, (B, Z, h, w) each, which sampling takes as they are; it draws
+            the groups after them from the prior.
+        channels: of each group of `latents`, the indices (K,) of the channels that its z (B, K, h, w) holds, None for
+            all; the others take the mean of their prior. () where all are held.
     """
 
     seed: Tensor
@@ -114,6 +121,8 @@ class Draw:
     log_ratio: bool = False
     noise: Callable[[int, torch.Size], Tensor] | None = None
     at_mean: bool = False
+    latents: tuple[Tensor, ...] = ()
+    channels: tuple[Tensor | None, ...] = ()
 
     def external_noise(self, group: int, like: Tensor) -> Tensor | None:
         """Noise for `group` of the shape of `like`, or None when it is to be keyed."""
@@ -188,6 +197,47 @@ def draw_group(
     return LatentGroup(posterior, prior, form, z, kl, log_ratio)
 
 
+def sample_group(
+    ops: Ops,
+    draw: Draw,
+    group: int,
+    prior: tuple[Tensor, Tensor],
+    form: GaussianForm = PLAIN,
+    temperature: Temperature = 1.0,
+) -> Tensor:
+    """Latents (B, Z, h, w) of a group: those the draw gives, or drawn from raw prior parameters, scale x temperature.
+
+    Raises:
+        ValueError: no temperature for this group; or given latents of another shape.
+    """
+    if group < len(draw.latents):
+        return _given(draw, group, prior, form)
+    if isinstance(temperature, Sequence):
+        if group >= len(temperature):
+            raise ValueError(f"expected a temperature for every latent group, got {len(temperature)}")
+        temperature = temperature[group]
+    return ops.gaussian_sample(
+        *prior,
+        seed=draw.seed,
+        group=group,
+        form=form,
+        temperature=temperature,
+        first_sample=draw.first_sample,
+        noise=draw.external_noise(group, prior[0]),
+    )
+
+
+def _given(draw: Draw, group: int, prior: tuple[Tensor, Tensor], form: GaussianForm) -> Tensor:
+    """Latents (B, Z, h, w) of a group that the draw gives; channels that it lacks are at the prior's mean."""
+    z = draw.latents[group]
+    channels = draw.channels[group] if draw.channels else None
+    batch, count, height, width = prior[0].shape
+    expected = (batch, count if channels is None else len(channels), height, width)
+    if z.shape != expected:
+        raise ValueError(f"latent group {group}: expected shape {expected}, got {tuple(z.shape)}")
+    return z if channels is None else DiagonalGaussian.from_raw(*prior, form).mean.index_copy(1, channels, z)
+
+
 @dataclass(frozen=True)
 class Encoding:
     """Result of inference: the decoder's input state, and the latent groups, coarse -> fine."""
@@ -240,7 +290,7 @@ class Model(nn.Module, abc.ABC):
         """Inference from `features`: one draw of the latents."""
         return self.encode(features, draw)
 
-    def sample_state(self, n: int, draw: Draw, temperature: float = 1.0) -> Tensor:
+    def sample_state(self, n: int, draw: Draw, temperature: Temperature = 1.0) -> Tensor:
         """Decoder state of `n` images with latents drawn from the prior."""
         raise NotImplementedError(f"{type(self).__name__} has no prior to sample from")
 
@@ -267,6 +317,6 @@ class Model(nn.Module, abc.ABC):
         encoding = self.encode(self.padded(x), draw)
         return ModelOutput(self.decode(encoding.state), encoding.groups)
 
-    def sample(self, n: int, draw: Draw, temperature: float = 1.0) -> Likelihood:
-        """p(x given z) of `n` images with z from the prior; `temperature` multiplies the prior's scale."""
+    def sample(self, n: int, draw: Draw, temperature: Temperature = 1.0) -> Likelihood:
+        """p(x given z) of `n` images with z from the prior, beyond those that the draw gives."""
         return self.decode(self.sample_state(n, draw, temperature))

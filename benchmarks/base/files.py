@@ -8,7 +8,10 @@ import re
 import secrets
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 BEGINNINGS = {
     b"<!doctype html": "a web page",
@@ -42,15 +45,23 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 
 def write_bytes_atomically(path: Path, data: bytes) -> None:
-    """As `write_text_atomically`, for bytes; file and name are on disk when it returns.
+    """As `write_text_atomically`, for bytes."""
+    with written_atomically(path) as file:
+        file.write(data)
 
-    It is readable by whom the umask lets. What a killed process leaves of it is swept by `sweep`.
+
+@contextmanager
+def written_atomically(path: Path) -> Iterator[BinaryIO]:
+    """A file to write into, which is `path` at the block's end and gone where the block raises.
+
+    File and name are on disk then; it is readable by whom the umask lets. What a killed process leaves is swept by
+    `sweep`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         with part.open("xb") as file:  # unlike those of `tempfile`, which are 0600
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)

@@ -116,7 +116,7 @@ def run(options: argparse.Namespace) -> int:
     on_stop(_interrupt)
     with listed_run(out, [one.folder.name for one in planned.trials]):
         outcome = execute(planned, options.jobs or default_jobs(suite))
-        _print_result(out, options.json)
+        _print_result(out, options.json, pages=not outcome.interrupted)  # who is asked to leave draws no figures
     return _exit_code(outcome)
 
 
@@ -135,13 +135,13 @@ def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _print_result(out: Path, as_json: bool) -> None:
+def _print_result(out: Path, as_json: bool, pages: bool) -> None:
     if not run_folders(out):  # interrupted before the first trial had anything to say
         return
     if not as_json:
-        write_report(out, shown)
+        write_report(out, shown, pages)
         return
-    write_report(out)
+    write_report(out, pages=pages)
     print(json.dumps([dataclasses.asdict(record) for record in load_records(out)], indent=1))
 
 

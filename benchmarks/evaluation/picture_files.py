@@ -141,3 +141,11 @@ class Archive:
         self.archive.close()
         self.partial.replace(self.path)
         return str(self.path)
+
+
+def asked_for(grid: str | None, each: str | None, archive: str | None, n: int, default: str) -> list[Sink]:
+    """Where `n` images go: a grid, a folder, an archive, whatever is named; a grid `default` where nothing is."""
+    grid = grid or (default if not (each or archive) else None)
+    sinks: list[Sink] = [Grid(Path(grid), n)] if grid else []
+    sinks += [Each(Path(each))] if each else []
+    return [*sinks, *([Archive(Path(archive), n)] if archive else [])]

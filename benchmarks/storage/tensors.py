@@ -24,6 +24,8 @@ STATE_GOOD = "training.good.safetensors"
 """The state to which a training returns whose steps are no longer finite."""
 STATES = (STATE, STATE_BEFORE, STATE_GOOD)
 DIGEST = "sha256"
+KEY = "vaebench"
+"""Of the metadata that this suite's files carry."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Stored:
 def save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
     """Write tensors and metadata to `path` atomically, with their hash; shared storage and strides are resolved."""
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    data = safetensors.torch.save(plain, {"vaebench": json.dumps(metadata | {DIGEST: digest(plain)})})
+    data = safetensors.torch.save(plain, {KEY: json.dumps(metadata | {DIGEST: digest(plain)})})
     write_bytes_atomically(path, data)
 
 
@@ -57,25 +59,35 @@ def load(path: Path) -> Stored:
     Raises:
         UserError: missing, corrupt or foreign file.
     """
-    if not path.is_file():
-        raise UserError(
-            f"checkpoint {path}: expected a {path.suffix or 'safetensors'} file, found none; check the path"
-        )
-    mistaken = mistaken_for(path)
-    if mistaken is not None:
-        raise UserError(f"checkpoint {path}: expected a checkpoint, got {mistaken}; fetch the file itself")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        stored = Stored(tensors, json.loads(metadata["vaebench"]))
-    except KeyError:
-        raise UserError(f"checkpoint {path}: a safetensors file, but not one that this suite wrote") from None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"checkpoint {path}: expected a readable safetensors file: {error}") from error
-    if stored.metadata.pop(DIGEST, None) not in (None, digest(stored.tensors)):
+    file, metadata = opened(path, "checkpoint")
+    with file:
+        stored = Stored({name: file.get_tensor(name) for name in file.keys()}, metadata)  # noqa: SIM118
+    if metadata.pop(DIGEST, None) not in (None, digest(stored.tensors)):
         raise UserError(f"checkpoint {path}: its content is not what was written (the hash differs): damaged on disk")
     return stored
+
+
+def opened(path: Path, what: str) -> tuple[Any, dict[str, Any]]:
+    """A file of this suite to read tensors from, as safetensors opens it, and its metadata.
+
+    `what` is the word for it in errors. Nothing but the file's head is read.
+
+    Raises:
+        UserError: missing, corrupt or foreign file.
+    """
+    if not path.is_file():
+        raise UserError(f"{what} {path}: expected a {path.suffix or 'safetensors'} file, found none; check the path")
+    mistaken = mistaken_for(path)
+    if mistaken is not None:
+        raise UserError(f"{what} {path}: expected a {what}, got {mistaken}; fetch the file itself")
+    try:
+        file = safe_open(str(path), framework="pt")
+        metadata = (file.metadata() or {}).get(KEY)
+        if metadata is None:
+            raise UserError(f"{what} {path}: a safetensors file, but not one that this suite wrote")
+        return file, json.loads(metadata)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{what} {path}: expected a readable safetensors file: {error}") from error
 
 
 def flatten_optimizer(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:

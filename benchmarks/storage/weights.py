@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
+import hashlib
 import json
+import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,14 +81,38 @@ def save_weights(model: Model, trial: TrialConfig, data_hash: str, path: Path) -
     tensors.save(path, dict(model.state_dict()), metadata)
 
 
+def weights_hash(model: Model) -> str:
+    """SHA-256 (hex) over names, types, shapes and bytes of the model's state: the same in any file that holds it."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def trained_folder(path: Path) -> Path:
+    """What `path` names: itself, or for OUT/ROW the folder of that row's first seed that has weights in the run OUT."""
+    if path.exists() or not path.parent.is_dir():
+        return path
+    seeds = path.parent.glob(f"{glob.escape(path.name)}-seed*-*/{tensors.WEIGHTS}")
+    return min((found.parent for found in seeds), key=_seed_of, default=path)
+
+
+def _seed_of(folder: Path) -> int:
+    """The seed in a trial folder's name."""
+    digits = folder.name.rpartition("-seed")[2].partition("-")[0]
+    return int(digits) if digits.isdecimal() else sys.maxsize
+
+
 def load_model(path: Path, device: torch.device) -> LoadedModel:
     """The model of a weights file, of a run folder that holds one, or of a checkpoint that a published code wrote.
 
-    It is in evaluation mode.
+    OUT/ROW stands for the first seed of a row in the run OUT. The model is in evaluation mode.
 
     Raises:
         UserError: missing, corrupt or foreign file.
     """
+    path = trained_folder(path)
     path = path / tensors.WEIGHTS if path.is_dir() else path
     if is_torch_file(path):
         return _load_published(path, device)
