@@ -12,9 +12,9 @@ from benchmarks.base.errors import INTERRUPTED
 
 STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
 """Ctrl-C, a scheduler's end, a terminal that closes, a scheduler's notice that the job will be pre-empted."""
-LEAVE_SECONDS = 8.0
+LEAVE_SECONDS = 6.0
 """From being asked to the end of a trial's process, whatever it is at."""
-PARENT_SECONDS = 9.5
+PARENT_SECONDS = 7.0
 """What a run waits for its trials' processes before it kills them."""
 
 

@@ -152,14 +152,15 @@ def _report_or_stop(report: Reporter, stop: StopSignal, done: int, total: int, p
 
 
 def _trained_record(trial: TrialConfig, folder: Path, model: Model, data: DataSet, result: TrainingResult) -> RunRecord:
-    """The record before evaluation."""
+    """The record before evaluation; what takes seconds to count is left out where the trial was asked to leave."""
+    ends = result.finished or bool(result.hopeless)
     return RunRecord(
         **record_head(trial, folder),
         data_hash=data.content_hash,
         data_note=data.note,
         status="trained" if result.finished else "interrupted",
         parameters=parameter_count(model),
-        macs_per_image=macs_per_image(model, data.image),
+        macs_per_image=macs_per_image(model, data.image) if ends else None,
         latent_groups=[LatentGroupInfo(s.channels, s.height, s.width) for s in model.latent_shapes],
         images_seen=result.images,
         steps=result.steps,

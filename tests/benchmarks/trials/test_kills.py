@@ -90,10 +90,10 @@ def test_a_child_leaves_with_its_run_and_saves_its_state(number, tmp_path):
     assert is_working(child)
     process.send_signal(number)
     start = time.monotonic()
-    process.communicate(timeout=60)
     while is_working(child) and time.monotonic() - start < 30:
         time.sleep(0.05)
     assert time.monotonic() - start < 10
+    process.communicate(timeout=60)
     (folder,) = (tmp_path / "out").glob("vae-*")
     record = load_record(folder)
     assert (record.status, record.error) == ("interrupted", "")
