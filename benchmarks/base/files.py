@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import secrets
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 BEGINNINGS = {
     b"<!doctype html": "a web page",
@@ -24,10 +26,59 @@ PART = re.compile(r"\..+\.[0-9a-f]{8}")
 """Names of files being written: .NAME.HOST.PID.RANDOM; early versions left out host and pid."""
 OLD_SECONDS = 24 * 3600.0
 """From this age on such a file is nobody's, whoever began it."""
+SPECIAL = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+"""What is no regular file, by the type in its mode: opened or read, it may wait or go on for ever."""
+MOST_TEXT = 1 << 24
+"""Bytes of a configuration; ours have some thousands."""
+
+
+def special(path: Path) -> str | None:
+    """What is at `path` if it is no regular file ("a named pipe"), found without opening it; None if one or missing."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return None
+    return None if stat.S_ISREG(mode) else SPECIAL.get(stat.S_IFMT(mode), "no regular file")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file of at most `MOST_TEXT` bytes.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: no regular file, too large, or not JSON.
+    """
+    found = special(path)
+    if found is None and path.stat().st_size > MOST_TEXT:
+        found = f"one of {path.stat().st_size:,} bytes"
+    if found is not None:
+        raise ValueError(f"expected a JSON file of at most {MOST_TEXT:,} bytes, got {found}")
+    return parse_json(path.read_bytes())
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What JSON stands for.
+
+    Raises:
+        ValueError: not JSON, or nested beyond what Python can follow.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
 
 
 def mistaken_for(path: Path) -> str | None:
     """What the file is if it is something that often lies in the place of another, None if not or unreadable."""
+    found = special(path)
+    if found is not None:
+        return found
     try:
         with path.open("rb") as file:
             head = file.read(256)

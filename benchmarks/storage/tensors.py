@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from benchmarks.base.errors import UserError
-from benchmarks.base.files import mistaken_for, write_bytes_atomically
+from benchmarks.base.files import mistaken_for, parse_json, write_bytes_atomically
 
 WEIGHTS = "weights.safetensors"
 STATE = "training.safetensors"
@@ -24,6 +24,20 @@ STATE_GOOD = "training.good.safetensors"
 """The state to which a training returns whose steps are no longer finite."""
 STATES = (STATE, STATE_BEFORE, STATE_GOOD)
 DIGEST = "sha256"
+TYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+    "C64": torch.complex64,
+}
+"""Types of tensors, as safetensors names them."""
 KEY = "vaebench"
 """Of the metadata that this suite's files carry."""
 
@@ -67,6 +81,24 @@ def load(path: Path) -> Stored:
     return stored
 
 
+def describe(path: Path) -> Stored:
+    """As `load`, with tensors on the meta device: what the file says of them, of which none is read.
+
+    Raises:
+        UserError: missing, corrupt or foreign file.
+    """
+    file, metadata = opened(path, "checkpoint")
+    with file:
+        said = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        types = {name: one.get_dtype() for name, one in said.items()}
+        for name, kind in types.items():
+            if kind not in TYPES:
+                raise UserError(f"checkpoint {path}: {name} has type {kind}, expected one of {', '.join(TYPES)}")
+        shapes = {name: one.get_shape() for name, one in said.items()}
+    empty = {name: torch.empty(shapes[name], dtype=TYPES[types[name]], device="meta") for name in shapes}
+    return Stored(empty, metadata)
+
+
 def opened(path: Path, what: str) -> tuple[Any, dict[str, Any]]:
     """A file of this suite to read tensors from, as safetensors opens it, and its metadata.
 
@@ -75,18 +107,18 @@ def opened(path: Path, what: str) -> tuple[Any, dict[str, Any]]:
     Raises:
         UserError: missing, corrupt or foreign file.
     """
-    if not path.is_file():
-        raise UserError(f"{what} {path}: expected a {path.suffix or 'safetensors'} file, found none; check the path")
     mistaken = mistaken_for(path)
     if mistaken is not None:
         raise UserError(f"{what} {path}: expected a {what}, got {mistaken}; fetch the file itself")
+    if not path.is_file():
+        raise UserError(f"{what} {path}: expected a {path.suffix or 'safetensors'} file, found none; check the path")
     try:
         file = safe_open(str(path), framework="pt")
         metadata = (file.metadata() or {}).get(KEY)
         if metadata is None:
             raise UserError(f"{what} {path}: a safetensors file, but not one that this suite wrote")
-        return file, json.loads(metadata)
-    except (SafetensorError, OSError, ValueError) as error:
+        return file, parse_json(metadata)
+    except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
         raise UserError(f"{what} {path}: expected a readable safetensors file: {error}") from error
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from benchmarks.base import children
 from benchmarks.base.errors import INTERRUPTED, UserError
+from benchmarks.base.limits import memory_limit, usable_cores
 from benchmarks.base.signals import PARENT_SECONDS, STOPPING
-from benchmarks.machine.limits import memory_limit, usable_cores
 from benchmarks.records.record import Measurement, RunRecord, save_record
 from benchmarks.storage.weights import read_config, record_head, record_names, write_config
 from benchmarks.suites.config import Suite
