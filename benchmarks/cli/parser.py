@@ -81,6 +81,7 @@ def build_parser() -> Parser:
     trial = subparsers.add_parser("trial")  # internal: one trial in its own process
     trial.set_defaults(parser=trial)
     trial.add_argument("folder")
+    trial.add_argument("--with-parent", action="store_true", help="end where standard input does")
     for name, sub in subparsers.choices.items():
         if name in READING:
             sub.add_argument("--hparams", metavar="FILE.json", help=HPARAMS)

@@ -179,9 +179,19 @@ def run_folders(out: Path) -> list[Path]:
     """
     if not (out / RUN).exists():
         return [path.parent for path in sorted(out.glob(f"*/{RECORD}"))]
+    return [out / name for name in listed(out) if (out / name / RECORD).exists()]
+
+
+def listed(out: Path) -> list[str]:
+    """The trial folders in `out/run.json`, in table order; none without it.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
     try:
-        trials = json.loads((out / RUN).read_text())["cells"]
-        return [out / name for name in trials if (out / name / RECORD).exists()]
+        return [str(name) for name in json.loads((out / RUN).read_text())["cells"]]
+    except FileNotFoundError:
+        return []
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{out / RUN}: expected the list of a run's trials: {error}") from error
 

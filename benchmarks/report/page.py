@@ -38,12 +38,16 @@ class Picture:
 
 
 def build_report(
-    out: Path, published_values: Path | None = None, show: Callable[[str], None] = lambda text: None
+    out: Path,
+    published_values: Path | None = None,
+    show: Callable[[str], None] = lambda text: None,
+    pages: bool = True,
 ) -> str:
     """The tables of the run in `out` as text for a terminal, after writing its report there.
 
     Writes table.md, table.csv, figures/, index.md and index.html; published values go to the pages only, in a block
-    of their own. `show(text)` is called once the tables are written, before the figures are drawn.
+    of their own. `show(text)` is called once the tables are written, before the figures are drawn; without
+    `pages`, which take seconds, that is all.
 
     Raises:
         UserError: no record, a record that cannot be read, a bad file of published values, an unwritable folder.
@@ -56,9 +60,10 @@ def build_report(
         write_text_atomically(out / "table.md", text)
         write_text_atomically(out / "table.csv", tables.csv(parts))
         gone = _shown(text, show)
-        pictures = [draw(part, trials, out, _prefix(part, parts)) for part in parts]
-        write_text_atomically(out / "index.md", _markdown_page(parts, pictures, others))
-        write_text_atomically(out / "index.html", _html_page(parts, pictures, others))
+        if pages:
+            pictures = [draw(part, trials, out, _prefix(part, parts)) for part in parts]
+            write_text_atomically(out / "index.md", _markdown_page(parts, pictures, others))
+            write_text_atomically(out / "index.html", _html_page(parts, pictures, others))
     except OSError as error:
         raise UserError(f"report: cannot write below {out}: {error.strerror or error}") from error
     if gone is not None:

@@ -42,10 +42,11 @@ class TrainingConfig:
     `warmup_steps` in its place, then cosine to `final_rate` x learning_rate. `betas` are Adam's. `ema` is the decay of
     averaged weights (0: none), warmed as min(ema, (1 + t) / (10 + t)), or constant from the initial weights on without
     `ema_warmup`; `ema_batches` training batches re-estimate batch-norm statistics under them. `clip_norm` 0 means no
-    clipping; a step whose gradient's norm before clipping reaches `skip_threshold` (0: none) is not taken. `precision`
-    bfloat16 is autocast around the model; `compile` on runs its forward and backward pass through torch.compile, graph
-    replays whole steps as CUDA graphs, which compiles nothing. `hopeless_after` steps in a row that were not taken, for
-    their loss or gradient was not finite or too large, end the training.
+    clipping. `precision` bfloat16 is autocast around the model; `compile` on runs its forward and backward pass through
+    torch.compile, graph replays whole steps as CUDA graphs, which compiles nothing. A step whose loss or gradient is
+    not finite is not taken, nor one whose gradient's norm before clipping reaches `skip_threshold` (0: none). After
+    `hopeless_after` of them in a row the training returns to its last good state at half the rate, up to `back_offs`
+    times; then it is given up.
     """
 
     images: int = 32_000
@@ -72,6 +73,7 @@ class TrainingConfig:
     betas: tuple[float, ...] = added_later((0.9, 0.999))
     skip_threshold: float = added_later(0.0)
     ema_warmup: bool = added_later(True)
+    back_offs: int = added_later(2)
 
     def __post_init__(self) -> None:
         _require_positive(
@@ -80,7 +82,7 @@ class TrainingConfig:
         for name in ("warmup", "final_rate", "ema"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"training.{name}: expected a fraction in [0, 1], got {getattr(self, name)}")
-        for name in ("weight_decay", "clip_norm", "validations", "warmup_steps", "skip_threshold"):
+        for name in ("weight_decay", "clip_norm", "validations", "warmup_steps", "skip_threshold", "back_offs"):
             if getattr(self, name) < 0:
                 raise ValueError(f"training.{name}: expected a value >= 0, got {getattr(self, name)}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):

@@ -117,7 +117,8 @@ def tune(suite: Suite, log: Path, jobs: int = 1, modules: Sequence[str] = ()) ->
         cost = macs_per_image(model, data.image) if jobs > 1 else 0
         for rate, warmup in settings(trial, model.has_prior):
             if (trial.row, rate, warmup) not in known:
-                training = dataclasses.replace(trial.training, learning_rate=rate, validations=1)
+                known_rate = {"learning_rate": rate, "back_offs": 0}  # none that a return has halved
+                training = dataclasses.replace(trial.training, **known_rate, validations=1)
                 objective = dataclasses.replace(trial.objective, kl_warmup=warmup)
                 todo.append((cost, dataclasses.replace(trial, training=training, objective=objective)))
     todo.sort(key=lambda pair: -pair[0])
