@@ -20,7 +20,7 @@ from benchmarks.data import DataSet, load
 from benchmarks.evaluation.evaluate import Evaluation, Progress, evaluate
 from benchmarks.machine.environment import choose_device
 from benchmarks.machine.peak import highest
-from benchmarks.machine.process import frozen_garbage, keep_freed_memory
+from benchmarks.machine.process import flush_subnormals, frozen_garbage, keep_freed_memory
 from benchmarks.records.catalogue import measurement, of_the_machine
 from benchmarks.records.record import RECORD, LatentGroupInfo, Measurement, RunRecord, load_record, save_record
 from benchmarks.storage import tensors
@@ -74,6 +74,7 @@ def run_trial(folder: Path, *, with_parent: bool = False) -> RunRecord:
     if with_parent:
         stop.with_parent()
     keep_freed_memory()
+    flush_subnormals()
     trial = read_config(folder)
     torch.set_num_threads(trial.threads)
     with at_work(folder):

@@ -31,6 +31,7 @@ from benchmarks.base.errors import UserError
 from benchmarks.base.plugins import import_plugin
 from benchmarks.data import DataSet, load
 from benchmarks.machine.environment import choose_device, collect
+from benchmarks.machine.process import flush_subnormals
 from benchmarks.storage.weights import build_model
 from benchmarks.suites.config import Suite, TrialConfig
 from benchmarks.training.cost import macs_per_image
@@ -174,6 +175,7 @@ def _end_with_parent() -> None:
 def timed_trial(trial: TrialConfig) -> TimedLine:
     """A trial's line of the log, and the seconds it took; the data are read once a process."""
     start = time.perf_counter()
+    flush_subnormals()
     torch.set_num_threads(trial.threads)
     return score_trial(trial, _load_once(trial.data)), time.perf_counter() - start
 
