@@ -12,7 +12,8 @@ class UserError(Exception):
     """Bad input of any kind; the command line prints its one line and exits with code 2."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        line = " ".join(message.split())
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line))
 
 
 def nearest(name: str, options: Iterable[str]) -> str | None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks.base.errors import UserError
+from benchmarks.base.typed import parse
 from benchmarks.data import load
 from benchmarks.data.arrays import npz_images
 from benchmarks.evaluation import per_image
@@ -20,7 +21,7 @@ from benchmarks.machine.environment import choose_device
 from benchmarks.records.record import Measurement
 from benchmarks.storage.tensors import WEIGHTS
 from benchmarks.storage.weights import LoadedModel, load_model, read_config, save_weights, write_config
-from benchmarks.suites.config import EvaluationConfig, TrialConfig, parse, set_path
+from benchmarks.suites.config import EvaluationConfig, TrialConfig, set_path
 from benchmarks.training.cost import parameter_count
 
 FILE = "npz:"

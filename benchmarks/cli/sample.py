@@ -26,8 +26,6 @@ GRID = "samples.png"
 
 def sample(options: argparse.Namespace) -> int:
     """Draw images into a grid, a folder or an archive."""
-    if options.n < 1 or not 0 < options.temperature < float("inf"):
-        raise UserError(f"expected --n >= 1 and --temperature > 0, got {options.n} and {options.temperature:g}")
     loaded = load_checkpoint(options.checkpoint, options.device)
     if not loaded.model.has_prior:
         raise UserError(

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.base.errors import UserError, unknown
+from benchmarks.base.typed import parse
 from benchmarks.speed.throughput import BREAKDOWN, KNOWN, PLAIN_NAME
-from benchmarks.suites.config import parse
 
 FOLDER = Path(__file__).parent
 SHIPPED = {"speed": FOLDER / "speed.toml"}
