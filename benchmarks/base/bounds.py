@@ -11,7 +11,7 @@ SEEDS = Bounds(1, 1000)
 BATCH = Bounds(1, 1_000_000)
 DRAWS = Bounds(1, 1_000_000)
 """K of an importance-weighted bound."""
-SAMPLES = Bounds(1, 10_000_000)
+SAMPLES = Bounds(1, 1_000_000)
 """Images from the prior."""
 BATCHES = Bounds(1, 1_000_000)
 TEMPERATURE = Bounds(above=0, most=1000)

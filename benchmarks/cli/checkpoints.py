@@ -17,6 +17,7 @@ from benchmarks.base.typed import parse
 from benchmarks.data import load
 from benchmarks.data.arrays import npz_images
 from benchmarks.evaluation import per_image
+from benchmarks.evaluation.checks import missing_for_evaluation
 from benchmarks.machine.environment import choose_device
 from benchmarks.records.record import Measurement
 from benchmarks.storage.tensors import WEIGHTS
@@ -115,6 +116,8 @@ def _score_test_split(loaded: LoadedModel) -> list[Measurement]:
         raise UserError(
             f"--data {data.name}: the model was built for {loaded.model.image}, the images are {data.image}"
         )
+    for line in missing_for_evaluation([loaded.trial], data):
+        raise UserError(line)
     say_what_was_read(data.name, data.note)
     return evaluating.evaluate(loaded.model, loaded.trial, data, lambda done, total, phase: None).measurements
 

@@ -25,6 +25,9 @@ UNWRITABLE = (
     *(errno.ENAMETOOLONG, errno.ELOOP),
 )
 
+OUT_OF_MEMORY = ("out of memory", "allocate memory")
+"""What torch says of a GPU, and of the machine."""
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line and name the nearest right flag."""
@@ -242,6 +245,10 @@ def run_command(words: Sequence[str]) -> int:
     except OSError as error:
         output.discard()
         return _said(f"error: {_of_the_system(error)}", 2)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(said in str(error) for said in OUT_OF_MEMORY):
+            raise
+        return _said(f"error: out of memory: {' '.join(str(error).split())[:200]}; ask for less at a time", 2)
     except KeyboardInterrupt:
         return _said("interrupted", INTERRUPTED)
 

@@ -33,10 +33,16 @@ def sample(options: argparse.Namespace) -> int:
         )
     with _statistics(loaded.model, options):
         sinks = sinks_of(options)
-        for images in drawn(loaded.model, options.n, options.seed, options.temperature, pixels=options.draw):
+        try:
+            for images in drawn(loaded.model, options.n, options.seed, options.temperature, pixels=options.draw):
+                for sink in sinks:
+                    sink.add(images)
+            places = [sink.close() for sink in sinks]
+        except BaseException:
             for sink in sinks:
-                sink.add(images)
-    print(f"{options.n} images in {', '.join(sink.close() for sink in sinks)}", file=sys.stderr)
+                sink.discard()
+            raise
+    print(f"{options.n} images in {', '.join(places)}", file=sys.stderr)
     return 0
 
 

@@ -30,6 +30,7 @@ from benchmarks.base.children import OUT_OF_MEMORY
 from benchmarks.base.errors import UserError
 from benchmarks.base.plugins import import_plugin
 from benchmarks.data import DataSet, load
+from benchmarks.evaluation.checks import check
 from benchmarks.machine.environment import choose_device, collect
 from benchmarks.storage.weights import build_model
 from benchmarks.suites.config import Suite, TrialConfig
@@ -87,7 +88,10 @@ def known_trials(log: Path) -> set[tuple[str, float, float]]:
         lines = csv.DictReader(file)
         if tuple(lines.fieldnames or ()) != COLUMNS:
             raise UserError(f"{log}: expected the columns {', '.join(COLUMNS)}; give another --log, or move it away")
-        return {(line["row"], float(line["learning_rate"]), float(line["kl_warmup"])) for line in lines}
+        try:
+            return {(line["row"], float(line["learning_rate"]), float(line["kl_warmup"])) for line in lines}
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{log}, line {lines.line_num}: expected a trial, got {error}; repair that line") from error
 
 
 def append(log: Path, line: dict[str, object]) -> None:
@@ -111,6 +115,7 @@ def tune(suite: Suite, log: Path, jobs: int = 1, modules: Sequence[str] = ()) ->
         modules: plug-ins that the processes import.
     """
     data = _load_once(suite.data)
+    check(suite.trials, data)
     known, todo = known_trials(log), []
     for trial in suite.trials:
         model = build_model(trial, data.image, torch.device("meta"))
