@@ -14,6 +14,7 @@ import torch
 from benchmarks.base.errors import UserError
 from benchmarks.base.files import write_text_atomically
 from benchmarks.base.streams import seeded
+from benchmarks.base.typed import read_json
 from benchmarks.machine.environment import choose_device, collect
 from benchmarks.storage import tensors
 from benchmarks.storage.published.checkpoint import is_torch_file, load_weights
@@ -52,8 +53,8 @@ def read_config(folder: Path) -> TrialConfig:
         UserError: no config, or one that does not fit this version.
     """
     try:
-        return trial_from_dict(json.loads((folder / CONFIG).read_text()))
-    except (OSError, ValueError) as error:
+        return trial_from_dict(read_json((folder / CONFIG).read_text(encoding="utf-8")))
+    except (OSError, ValueError, UserError) as error:
         raise UserError(f"{folder}: expected a run folder with {CONFIG}: {error}") from error
 
 
