@@ -7,7 +7,7 @@ group, G number of groups.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,6 +17,9 @@ from torch.nn import functional as F
 
 from kernels.ops import PLAIN, GaussianForm, Ops
 from models.distributions import DiagonalGaussian
+
+Temperature = float | Sequence[float]
+"""What multiplies the scale of the priors: one number for all groups, or one a group, coarse -> fine."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,8 @@ class Draw:
         log_ratio: also compute log q(z) - log p(z), for the importance-weighted bound.
         noise: external noise per group, from group index and shape, in place of the keyed one.
         at_mean: every z is the mean of its distribution.
+        latents: z of the first groups, coarse -> fine, (B, Z, h, w) each, which sampling takes as they are; it draws
+            the groups after them from the prior.
     """
 
     seed: Tensor
@@ -114,6 +119,7 @@ class Draw:
     log_ratio: bool = False
     noise: Callable[[int, torch.Size], Tensor] | None = None
     at_mean: bool = False
+    latents: tuple[Tensor, ...] = ()
 
     def external_noise(self, group: int, like: Tensor) -> Tensor | None:
         """Noise for `group` of the shape of `like`, or None when it is to be keyed."""
@@ -188,6 +194,39 @@ def draw_group(
     return LatentGroup(posterior, prior, form, z, kl, log_ratio)
 
 
+def sample_group(
+    ops: Ops,
+    draw: Draw,
+    group: int,
+    prior: tuple[Tensor, Tensor],
+    form: GaussianForm = PLAIN,
+    temperature: Temperature = 1.0,
+) -> Tensor:
+    """Latents (B, Z, h, w) of a group: those the draw gives, or drawn from raw prior parameters, scale x temperature.
+
+    Raises:
+        ValueError: no temperature for this group; or given latents of another shape.
+    """
+    if group < len(draw.latents):
+        z = draw.latents[group]
+        if z.shape != prior[0].shape:
+            raise ValueError(f"latent group {group}: expected shape {tuple(prior[0].shape)}, got {tuple(z.shape)}")
+        return z
+    if isinstance(temperature, Sequence):
+        if group >= len(temperature):
+            raise ValueError(f"expected a temperature for every latent group, got {len(temperature)}")
+        temperature = temperature[group]
+    return ops.gaussian_sample(
+        *prior,
+        seed=draw.seed,
+        group=group,
+        form=form,
+        temperature=temperature,
+        first_sample=draw.first_sample,
+        noise=draw.external_noise(group, prior[0]),
+    )
+
+
 @dataclass(frozen=True)
 class Encoding:
     """Result of inference: the decoder's input state, and the latent groups, coarse -> fine."""
@@ -240,7 +279,7 @@ class Model(nn.Module, abc.ABC):
         """Inference from `features`: one draw of the latents."""
         return self.encode(features, draw)
 
-    def sample_state(self, n: int, draw: Draw, temperature: float = 1.0) -> Tensor:
+    def sample_state(self, n: int, draw: Draw, temperature: Temperature = 1.0) -> Tensor:
         """Decoder state of `n` images with latents drawn from the prior."""
         raise NotImplementedError(f"{type(self).__name__} has no prior to sample from")
 
@@ -267,6 +306,6 @@ class Model(nn.Module, abc.ABC):
         encoding = self.encode(self.padded(x), draw)
         return ModelOutput(self.decode(encoding.state), encoding.groups)
 
-    def sample(self, n: int, draw: Draw, temperature: float = 1.0) -> Likelihood:
-        """p(x given z) of `n` images with z from the prior; `temperature` multiplies the prior's scale."""
+    def sample(self, n: int, draw: Draw, temperature: Temperature = 1.0) -> Likelihood:
+        """p(x given z) of `n` images with z from the prior, beyond those that the draw gives."""
         return self.decode(self.sample_state(n, draw, temperature))

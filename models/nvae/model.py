@@ -32,8 +32,10 @@ from models.output import (
     LatentShape,
     LikelihoodSpec,
     Model,
+    Temperature,
     draw_group,
     fitting_pad,
+    sample_group,
 )
 
 ALIAS = ".weight_normalized"
@@ -138,7 +140,7 @@ class NVAE(Model):
                 state = cell(state)
             return self.image_conditional(state)
 
-    def sample_state(self, n: int, draw: Draw, temperature: float = 1.0) -> Tensor:
+    def sample_state(self, n: int, draw: Draw, temperature: Temperature = 1.0) -> Tensor:
         """Top-down pass of `n` images with z from the prior, whose scale is multiplied by `temperature`."""
         first = self.latent_shapes[0]
 
@@ -148,15 +150,7 @@ class NVAE(Model):
                 prior = (zero, zero)
             else:
                 prior = _halves(self.dec_sampler[index - 1](state))
-            return self.ops.gaussian_sample(
-                *prior,
-                seed=draw.seed,
-                group=index,
-                form=SOFT_CLAMPED,
-                temperature=temperature,
-                first_sample=draw.first_sample,
-                noise=draw.external_noise(index, prior[0]),
-            )
+            return sample_group(self.ops, draw, index, prior, SOFT_CLAMPED, temperature)
 
         with self._tower_weights.installed():
             return self._top_down(n, generate)

@@ -8,7 +8,17 @@ import torch
 from torch import Tensor
 
 from kernels.ops import Ops
-from models.output import Draw, Encoding, ImageShape, LatentShape, LikelihoodSpec, Model, draw_group
+from models.output import (
+    Draw,
+    Encoding,
+    ImageShape,
+    LatentShape,
+    LikelihoodSpec,
+    Model,
+    Temperature,
+    draw_group,
+    sample_group,
+)
 from models.vanilla.coders import CoderConfig, coders
 
 
@@ -48,16 +58,8 @@ class VAE(Model):
         """Likelihood parameters of latents (B, Z, 1, 1)."""
         return self.decoder(state.flatten(1))
 
-    def sample_state(self, n: int, draw: Draw, temperature: float = 1.0) -> Tensor:
+    def sample_state(self, n: int, draw: Draw, temperature: Temperature = 1.0) -> Tensor:
         """Latents (n, Z, 1, 1) from the prior N(0, temperature^2)."""
         like = next(self.parameters())
         zero = torch.zeros((), dtype=like.dtype, device=like.device).expand(n, self.config.latent_size, 1, 1)
-        return self.ops.gaussian_sample(
-            zero,
-            zero,
-            seed=draw.seed,
-            group=0,
-            temperature=temperature,
-            first_sample=draw.first_sample,
-            noise=draw.external_noise(0, zero),
-        )
+        return sample_group(self.ops, draw, 0, (zero, zero), temperature=temperature)

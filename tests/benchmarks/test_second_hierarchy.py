@@ -27,7 +27,18 @@ from models.fields import added_later
 from models.layers.convolutions import ActivatedConv2d
 from models.layers.squeeze_excitation import SqueezeExcitation
 from models.likelihoods import LIKELIHOODS, ConfiguredLikelihood, LogisticMixtureSpec
-from models.output import Draw, Encoding, ImageShape, LatentShape, Likelihood, LikelihoodSpec, Model, draw_group
+from models.output import (
+    Draw,
+    Encoding,
+    ImageShape,
+    LatentShape,
+    Likelihood,
+    LikelihoodSpec,
+    Model,
+    Temperature,
+    draw_group,
+    sample_group,
+)
 from models.presets import ModelSetup, Preset, Recipe
 from models.registry import MODELS, ModelEntry
 
@@ -112,12 +123,11 @@ class Ladder(Model):
         second = draw_group(self.ops, draw, 1, self.posteriors[1](fine + state).chunk(2, 1), self._prior(state))
         return Encoding(state + self.merges[1](second.z), (first, second))
 
-    def sample_state(self, n: int, draw: Draw, temperature: float = 1.0) -> Tensor:
+    def sample_state(self, n: int, draw: Draw, temperature: Temperature = 1.0) -> Tensor:
         first = self.latent_shapes[0]
         zero = self.stem.weight.new_zeros(()).expand(n, first.channels, first.height, first.width)
-        settings = {"seed": draw.seed, "temperature": temperature, "first_sample": draw.first_sample}
-        state = self._after_first(self.ops.gaussian_sample(zero, zero, group=0, **settings))
-        return state + self.merges[1](self.ops.gaussian_sample(*self._prior(state), group=1, **settings))
+        state = self._after_first(sample_group(self.ops, draw, 0, (zero, zero), temperature=temperature))
+        return state + self.merges[1](sample_group(self.ops, draw, 1, self._prior(state), temperature=temperature))
 
     def decode_parameters(self, state: Tensor) -> Tensor:
         return self.out(state)

@@ -109,6 +109,30 @@ def test_samples_have_the_image_shape_and_follow_temperature(name):
     assert not torch.allclose(warm, cold[0], atol=1e-4)
 
 
+@pytest.mark.parametrize("name", with_prior)
+def test_given_latents_are_decoded_and_the_groups_after_them_drawn(name):
+    model, x = make(name).eval(), images()
+    encoding = model.encode(model.padded(x), draw())
+    given = tuple(group.z for group in encoding.groups)
+    assert torch.equal(model.sample_state(3, draw(seed=6, latents=given)), encoding.state)
+    first = given[:1]
+    some, others = (model.sample_state(3, draw(seed=seed, latents=first)) for seed in (6, 7))
+    assert torch.equal(some, others) == (len(given) == 1)
+    with pytest.raises(ValueError, match=r"latent group 0: expected shape \(3, .*got \(2, "):
+        model.sample_state(3, draw(latents=(given[0][:2],)))
+
+
+@pytest.mark.parametrize("name", with_prior)
+def test_every_group_can_have_a_temperature_of_its_own(name):
+    model = make(name).eval()
+    groups = len(model.latent_shapes)
+    alike = model.sample_state(3, draw(), [0.7] * groups)
+    assert torch.equal(alike, model.sample_state(3, draw(), 0.7))
+    assert not torch.equal(alike, model.sample_state(3, draw(), [0.7] * (groups - 1) + [0.2]))
+    with pytest.raises(ValueError, match="a temperature for every latent group, got 0"):
+        model.sample_state(3, draw(), [])
+
+
 def test_a_model_without_a_prior_refuses_to_sample():
     with pytest.raises(NotImplementedError, match="no prior"):
         make("ae").sample(1, draw())
