@@ -1,4 +1,4 @@
-"""What every other folder may use: errors, keyed streams, whole files, child processes, plugins.
+"""What every other folder may use: errors, names and numbers from outside, keyed streams, files, children, plugins.
 
-Imports nothing of this suite. Public: all of it.
+Imports nothing of this suite but `models.fields`. Public: all of it.
 """

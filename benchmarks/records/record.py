@@ -95,7 +95,7 @@ class Curve:
     name: str
     unit: str
     images: list[float]
-    values: list[float | None]
+    values: list[float] | list[float | None]
 
     def __post_init__(self) -> None:
         if len(self.images) != len(self.values):

@@ -58,6 +58,7 @@ def score_trial(trial: TrialConfig, data: DataSet) -> dict[str, object]:
         result = train(model, trial, data, Path(folder), lambda done, total, phase: None, lambda: False)
     environment = collect(choose_device(trial.device), trial.threads, trial.training.precision)
     validation = next(curve for curve in result.curves if curve.name == "validation elbo")
+    score = validation.values[-1] if result.finished else None
     return {
         "suite": trial.suite,
         "row": trial.row,
@@ -67,7 +68,7 @@ def score_trial(trial: TrialConfig, data: DataSet) -> dict[str, object]:
         "optimizer": trial.training.optimizer,
         "learning_rate": trial.training.learning_rate,
         "kl_warmup": trial.objective.kl_warmup,
-        "validation_elbo": round(validation.values[-1], 4) if result.finished else "",
+        "validation_elbo": "" if score is None else round(score, 4),
         "unit": validation.unit,
         "skipped": result.skipped,
         "training_seconds": round(result.seconds, 1),
