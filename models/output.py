@@ -112,6 +112,8 @@ class Draw:
         at_mean: every z is the mean of its distribution.
         latents: z of the first groups, coarse -> fine, (B, Z, h, w) each, which sampling takes as they are; it draws
             the groups after them from the prior.
+        channels: of each group of `latents`, the indices (K,) of the channels that its z (B, K, h, w) holds, None for
+            all; the others take the mean of their prior. () where all are held.
     """
 
     seed: Tensor
@@ -120,6 +122,7 @@ class Draw:
     noise: Callable[[int, torch.Size], Tensor] | None = None
     at_mean: bool = False
     latents: tuple[Tensor, ...] = ()
+    channels: tuple[Tensor | None, ...] = ()
 
     def external_noise(self, group: int, like: Tensor) -> Tensor | None:
         """Noise for `group` of the shape of `like`, or None when it is to be keyed."""
@@ -208,10 +211,7 @@ def sample_group(
         ValueError: no temperature for this group; or given latents of another shape.
     """
     if group < len(draw.latents):
-        z = draw.latents[group]
-        if z.shape != prior[0].shape:
-            raise ValueError(f"latent group {group}: expected shape {tuple(prior[0].shape)}, got {tuple(z.shape)}")
-        return z
+        return _given(draw, group, prior, form)
     if isinstance(temperature, Sequence):
         if group >= len(temperature):
             raise ValueError(f"expected a temperature for every latent group, got {len(temperature)}")
@@ -225,6 +225,17 @@ def sample_group(
         first_sample=draw.first_sample,
         noise=draw.external_noise(group, prior[0]),
     )
+
+
+def _given(draw: Draw, group: int, prior: tuple[Tensor, Tensor], form: GaussianForm) -> Tensor:
+    """Latents (B, Z, h, w) of a group that the draw gives; channels that it lacks are at the prior's mean."""
+    z = draw.latents[group]
+    channels = draw.channels[group] if draw.channels else None
+    batch, count, height, width = prior[0].shape
+    expected = (batch, count if channels is None else len(channels), height, width)
+    if z.shape != expected:
+        raise ValueError(f"latent group {group}: expected shape {expected}, got {tuple(z.shape)}")
+    return z if channels is None else DiagonalGaussian.from_raw(*prior, form).mean.index_copy(1, channels, z)
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ STAGES = (
     ("benchmarks.data", "benchmarks.suites", "benchmarks.records"),
     ("benchmarks.base",),
     ("models.registry",),
-    ("models.nvae", "models.vanilla", "models.elbo"),
+    ("models.nvae", "models.vanilla", "models.elbo", "models.latents"),
     ("models.presets", "models.layers"),
     ("models.likelihoods",),
     ("models.output",),

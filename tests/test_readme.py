@@ -39,8 +39,18 @@ def test_the_example_runs(blocks, tmp_path):
     assert len(blocks[0].strip().splitlines()) <= 13
 
 
+def test_latents_go_out_and_in_in_three_lines(blocks, tmp_path):
+    lines = [line for line in blocks[1].strip().splitlines() if line and not line.startswith("from ")]
+    assert len(lines) == 3
+    model = "model.eval()\nwhole = model(x, Draw(torch.tensor(0), at_mean=True)).likelihood.mean()\n"
+    shown = "print(torch.equal(whole, reconstruction), torch.equal(whole, variations), variations.shape)"
+    result = python("-c", "\n".join((blocks[0], model, blocks[1], shown)), folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.endswith("True False torch.Size([8, 1, 28, 28])\n")
+
+
 def test_a_model_of_ones_own_runs_beside_the_others(blocks, tmp_path):
-    (tmp_path / "mine.py").write_text(blocks[1])
+    (tmp_path / "mine.py").write_text(blocks[2])
     (tmp_path / "my.toml").write_text(SUITE)
     result = python("-m", "benchmarks", "run", "my.toml", "--plugin", "mine", "--out", "out", folder=tmp_path)
     assert result.returncode == 0, result.stderr

@@ -16,6 +16,8 @@ SAMPLES = Bounds(1, 1_000_000)
 BATCHES = Bounds(1, 1_000_000)
 TEMPERATURE = Bounds(above=0, most=1000)
 LATENT_SIZE = Bounds(1, 1_000_000)
+GROUPS = Bounds(0, 100_000)
+"""Latent groups that are kept."""
 IMAGES = Bounds(1, 10**11)
 """Shown in a training, repeats counted."""
 EPOCHS = Bounds(above=0, most=1_000_000)

@@ -12,8 +12,12 @@ class UserError(Exception):
     """Bad input of any kind; the command line prints its one line and exits with code 2."""
 
     def __init__(self, message: str) -> None:
-        line = " ".join(message.split())
-        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line))
+        super().__init__(printable(" ".join(message.split())))
+
+
+def printable(text: str) -> str:
+    r"""`text` with escapes such as \x1b in place of what moves a cursor or cannot be encoded: names come from files."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def nearest(name: str, options: Iterable[str]) -> str | None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 BEGINNINGS = {
     b"<!doctype html": "a web page",
@@ -13,10 +17,32 @@ BEGINNINGS = {
     b"version https://git-lfs": "a pointer of Git LFS (git lfs pull fetches the file)",
 }
 """How files begin that a download leaves in the place of others, in lower case."""
+SPECIAL = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+"""What is no regular file, by the type in its mode: opened or read, it may wait or go on for ever."""
+MOST_TEXT = 1 << 24
+"""Bytes of a configuration; ours have some thousands."""
+
+
+def special(path: Path) -> str | None:
+    """What is at `path` if it is no regular file ("a named pipe"), found without opening it; None if one or missing."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return None
+    return None if stat.S_ISREG(mode) else SPECIAL.get(stat.S_IFMT(mode), "no regular file")
 
 
 def mistaken_for(path: Path) -> str | None:
     """What the file is if it is something that often lies in the place of another, None if not or unreadable."""
+    found = special(path)
+    if found is not None:
+        return found
     try:
         with path.open("rb") as file:
             head = file.read(256)
@@ -34,12 +60,22 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 
 def write_bytes_atomically(path: Path, data: bytes) -> None:
-    """As `write_text_atomically`, for bytes; flushed to disk before the rename, readable by whom the umask lets."""
+    """As `write_text_atomically`, for bytes."""
+    with written_atomically(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def written_atomically(path: Path) -> Iterator[BinaryIO]:
+    """A file to write into, which is `path` at the block's end and gone where the block raises.
+
+    Flushed to disk before the rename, readable by whom the umask lets.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with part.open("xb") as file:  # unlike those of `tempfile`, which are 0600
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)

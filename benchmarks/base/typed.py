@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import math
 import types
 import typing
@@ -12,11 +11,10 @@ from collections.abc import Iterable
 from typing import Any, Literal, TypeVar
 
 from benchmarks.base.errors import UserError, unknown
+from benchmarks.base.strict_json import sound_number
 from models.fields import bounds_of, shown
 
 T = TypeVar("T")
-LARGEST = 1e100
-"""Size of a number that is written to a file or read from one; squares of it are finite still."""
 
 
 def parse(cls: type[T], table: Any, where: str, extra: tuple[str, ...] = ()) -> T:
@@ -54,44 +52,6 @@ def one_of(kind: str, name: object, options: Iterable[str]) -> str:
     if not isinstance(name, str) or name not in known:
         raise unknown(kind, name if isinstance(name, str) else shown(name), known)
     return name
-
-
-def read_json(text: str) -> Any:
-    """The value in JSON `text`: its numbers finite and at most `LARGEST`, its text such as can be written again.
-
-    Raises:
-        ValueError: no JSON, or one of other content.
-    """
-    try:
-        raw = json.loads(text, parse_constant=_refuse_constant)
-    except RecursionError as error:
-        raise ValueError("expected JSON, got brackets within brackets without end") from error
-    _require_sound(raw, "")
-    return raw
-
-
-def sound_number(number: float) -> bool:
-    """Whether a number is finite and no larger than `LARGEST`."""
-    return -LARGEST <= number <= LARGEST
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"expected JSON, got the value {name}")
-
-
-def _require_sound(value: Any, where: str) -> None:
-    """Raise ValueError where a number or a text is one that nothing can be done with."""
-    if isinstance(value, int | float) and not sound_number(value):
-        raise ValueError(f"{where or 'value'}: expected a number of size <= {LARGEST:g}, got {shown(value)}")
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise ValueError(f"{where or 'value'}: expected text, got half a character: {ascii(value)[:100]}") from None
-    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in children:
-        _require_sound(key, "key")
-        _require_sound(item, f"{where}.{key}".lstrip("."))
 
 
 @functools.cache

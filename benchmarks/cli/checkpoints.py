@@ -15,13 +15,13 @@ import torch
 from benchmarks.base.errors import UserError
 from benchmarks.base.typed import parse
 from benchmarks.data import load
-from benchmarks.data.arrays import npz_images
+from benchmarks.data.arrays import FileImages, npz_images
 from benchmarks.evaluation import per_image
 from benchmarks.evaluation.checks import missing_for_evaluation
 from benchmarks.machine.environment import choose_device
 from benchmarks.records.record import Measurement
 from benchmarks.storage.tensors import WEIGHTS
-from benchmarks.storage.weights import LoadedModel, load_model, read_config, save_weights, write_config
+from benchmarks.storage.weights import LoadedModel, load_model, read_config, save_weights, trained_folder, write_config
 from benchmarks.suites.config import EvaluationConfig, TrialConfig, set_path
 from benchmarks.training.cost import parameter_count
 
@@ -46,9 +46,31 @@ def say_what_was_read(name: str, note: str) -> None:
 
 def load_checkpoint(checkpoint: str, device: str | None) -> LoadedModel:
     """The model of a run folder, a weights file or a published checkpoint, on the device asked for."""
-    path = Path(checkpoint)
+    path = trained_folder(Path(checkpoint))
     name = device or (read_config(path).device if path.is_dir() else "auto")
     return load_model(path, choose_device(name))
+
+
+def trained_on(trial: TrialConfig, checkpoint: str) -> str:
+    """The data set that a model was trained on.
+
+    Raises:
+        UserError: a checkpoint that does not say.
+    """
+    if not trial.data:
+        raise UserError(f"{checkpoint}: it does not say what it was trained on; give --data")
+    return trial.data
+
+
+def chosen_images(name: str, split: str | None, *, binary: bool) -> tuple[FileImages, str]:
+    """Images of a split of a data set (default: test) and the split's name; without one, all of an array file and "".
+
+    With `binary`, binary pixels of a file are taken as they are.
+    """
+    if split is None and _is_file(name):
+        return npz_images(Path(name.removeprefix(FILE)), binary=binary), ""
+    data, split = load(name), split or "test"
+    return FileImages(getattr(data, split), data.note), split
 
 
 def _print_measurements(rows: list[Measurement], as_json: bool) -> None:
@@ -66,9 +88,7 @@ def evaluate(options: argparse.Namespace) -> int:
     loaded = load_checkpoint(options.checkpoint, options.device)
     torch.set_num_threads(options.threads or loaded.trial.threads)
     settings = _evaluation_settings(loaded.trial, options)
-    name = options.data or loaded.trial.data
-    if not name:
-        raise UserError(f"{options.checkpoint}: it does not say what it was trained on; give --data")
+    name = options.data or trained_on(loaded.trial, options.checkpoint)
     loaded = dataclasses.replace(loaded, trial=dataclasses.replace(loaded.trial, data=name, evaluation=settings))
     if options.original_rules:
         loaded = per_image.with_published_rules(loaded)
@@ -127,17 +147,14 @@ def _score_images(loaded: LoadedModel, options: argparse.Namespace) -> list[Meas
     if options.inception_weights is not None:
         raise UserError("--inception-weights: expected a data set's test split; the likelihood of images needs none")
     name = loaded.trial.data
-    if _is_file(options.data):
-        found = npz_images(Path(name.removeprefix(FILE)), binary=loaded.trial.binary)
-        images, note = found.images, found.note
-    else:
-        data = load(name)
-        images, note = data.test[: loaded.trial.evaluation.images or None], data.note
+    whole_file = _is_file(options.data)
+    found, _ = chosen_images(name, None if whole_file else "test", binary=loaded.trial.binary)
+    images = found.images if whole_file else found.images[: loaded.trial.evaluation.images or None]
     padded = per_image.padded_input(images, loaded)
     scores = per_image.score_images(loaded, padded, at_mean=options.posterior_mean)
     if options.per_image is not None:
         per_image.write_scores(scores, Path(options.per_image))
-    say_what_was_read(name, note)
+    say_what_was_read(name, found.note)
     return per_image.summary(scores, loaded.trial, loaded.model.image.dims)
 
 

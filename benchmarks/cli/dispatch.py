@@ -15,6 +15,8 @@ MODULES = {
     "evaluate": "checkpoints",
     "sample": "sample",
     "convert": "checkpoints",
+    "encode": "latents.encode",
+    "decode": "latents.decode",
     "profile": "profile",
     "gpu": "gpu",
     "list": "info",

@@ -100,9 +100,11 @@ def env(options: argparse.Namespace) -> int:
     """Print the environment as JSON."""
     import torch
 
-    from benchmarks.machine.environment import choose_device, collect
+    from benchmarks.machine.environment import choose_device, collect, note_missing_kernels
 
-    environment = collect(choose_device(options.device), torch.get_num_threads(), "float32")
+    device = choose_device(options.device)
+    note_missing_kernels(device)
+    environment = collect(device, torch.get_num_threads(), "float32")
     print(json.dumps(dataclasses.asdict(environment), indent=1))
     return 0
 

@@ -18,8 +18,8 @@ from benchmarks.cli import dispatch
 
 COMMAND = "vaebench"
 """The console command; `python -m benchmarks` is the same."""
-PLUGGABLE = ("run", "trial", "tune", "throughput", "evaluate", "sample", "convert", "list")
-CHECKPOINT = "run folder, weights file, or checkpoint.pt of the original NVAE code"
+PLUGGABLE = ("run", "trial", "tune", "throughput", "evaluate", "sample", "encode", "decode", "convert", "list")
+CHECKPOINT = "trial folder, OUT/ROW for a row of the run OUT, weights file, or checkpoint.pt of the original NVAE code"
 UNWRITABLE = (
     *(errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST),
     *(errno.ENAMETOOLONG, errno.ELOOP),
@@ -74,6 +74,8 @@ def build_parser() -> Parser:
     report.add_argument("out", nargs="?", type=folder, default="results/local/quick", help="folder of the run")
     _add_evaluate(verb("evaluate", "score a trained model on a test split"))
     _add_sample(verb("sample", "draw images from a trained model into a grid, a folder or an archive"))
+    _add_encode(verb("encode", "write the latents of images to a file; say how the latent groups are used"))
+    _add_decode(verb("decode", "make images of a file of latents, all of its groups or the first ones"))
     convert = verb("convert", "write a checkpoint (of the original NVAE code, say) in this suite's format")
     convert.add_argument("checkpoint", help=CHECKPOINT)
     convert.add_argument("out", help="a .safetensors file, or a folder to make")
@@ -223,11 +225,51 @@ def _add_sample(sample: argparse.ArgumentParser) -> None:
         help="batch-norm statistics of N batches of images from the prior, 10 say (default: those of training)",
     )
     sample.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    sample.add_argument(
-        "--out", type=file, metavar="FILE", help="grid; the suffix is the format (default: samples.png)"
+    _add_pictures(sample, "samples.png")
+
+
+def _add_encode(encode: argparse.ArgumentParser) -> None:
+    encode.add_argument("checkpoint", help=CHECKPOINT)
+    encode.add_argument("--data", help="data set, npz:FILE or folder:PATH (default: the one it was trained on)")
+    encode.add_argument(
+        "--split",
+        choices=["train", "validation", "test"],
+        help="default: test; of npz:FILE all images of its one array",
     )
-    sample.add_argument("--each", type=folder, metavar="DIR", help="a PNG an image, into a new or empty folder")
-    sample.add_argument("--npz", type=file, metavar="FILE", help="archive of `images` (n, H, W, C) uint8")
+    encode.add_argument("--n", type=whole(bounds.SAMPLES), help="the first N images (default: all)")
+    encode.add_argument("--posterior-mean", action="store_true", help="every z at its posterior mean, not drawn")
+    encode.add_argument("--seed", type=whole(bounds.SEED), default=0, help="seed of the draws")
+    encode.add_argument(
+        "--out", type=file, metavar="FILE", default="latents.safetensors", help="default: latents.safetensors"
+    )
+    encode.add_argument("--stats", action="store_true", help="print rate, active units and dead channels of the groups")
+    encode.add_argument("--prune", action="store_true", help="drop dead channels, those without an active unit")
+    encode.add_argument("--json", action="store_true", help="print the statistics as JSON")
+    encode.add_argument("--batch-size", type=whole(bounds.BATCH), help="images per call (default: as configured)")
+    encode.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    encode.add_argument("--threads", type=whole(bounds.THREADS), help="threads (default: as trained)")
+
+
+def _add_decode(decode: argparse.ArgumentParser) -> None:
+    decode.add_argument("latents", help="a file that `encode` wrote")
+    decode.add_argument("--checkpoint", required=True, help=CHECKPOINT)
+    decode.add_argument(
+        "--keep", type=whole(bounds.GROUPS), metavar="K", help="take the first K groups, draw the others (default: all)"
+    )
+    decode.add_argument(
+        "--temperature", metavar="T[,T...]", help="factor on the prior's scale of groups that are drawn, or one a group"
+    )
+    decode.add_argument("--seed", type=whole(bounds.SEED), help="seed of the groups that are drawn (default: 0)")
+    decode.add_argument("--batch-size", type=whole(bounds.BATCH), help="images per call (default: as configured)")
+    decode.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    decode.add_argument("--threads", type=whole(bounds.THREADS), help="threads (default: as trained)")
+    _add_pictures(decode, "decoded.png")
+
+
+def _add_pictures(verb: argparse.ArgumentParser, grid: str) -> None:
+    verb.add_argument("--out", type=file, metavar="FILE", help=f"grid; the suffix is the format (default: {grid})")
+    verb.add_argument("--each", type=folder, metavar="DIR", help="a PNG an image, into a new or empty folder")
+    verb.add_argument("--npz", type=file, metavar="FILE", help="archive of `images` (n, H, W, C) uint8")
 
 
 def run_command(words: Sequence[str]) -> int:

@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from benchmarks.base.errors import UserError
 from benchmarks.base.streams import seed_tensor
 from benchmarks.cli.checkpoints import load_checkpoint
 from benchmarks.data import keyed_generator, to_uint8
-from benchmarks.evaluation.picture_files import Archive, Each, Grid, Sink
+from benchmarks.evaluation.picture_files import asked_for, written
 from benchmarks.evaluation.samples import prior_statistics
 from models.output import Draw, Model
 
@@ -32,16 +31,9 @@ def sample(options: argparse.Namespace) -> int:
             f"{options.checkpoint}: a {loaded.trial.model} has no prior to sample from; choose another model"
         )
     with _statistics(loaded.model, options):
-        sinks = sinks_of(options)
-        try:
-            for images in drawn(loaded.model, options.n, options.seed, options.temperature, pixels=options.draw):
-                for sink in sinks:
-                    sink.add(images)
-            places = [sink.close() for sink in sinks]
-        except BaseException:
-            for sink in sinks:
-                sink.discard()
-            raise
+        sinks = asked_for(options.out, options.each, options.npz, options.n, GRID)
+        images = drawn(loaded.model, options.n, options.seed, options.temperature, pixels=options.draw)
+        places = written(images, sinks)
     print(f"{options.n} images in {', '.join(places)}", file=sys.stderr)
     return 0
 
@@ -59,15 +51,6 @@ def _statistics(model: Model, options: argparse.Namespace) -> Iterator[None]:
                 f"got {options.checkpoint}; leave the flag out"
             )
         yield
-
-
-def sinks_of(options: argparse.Namespace) -> list[Sink]:
-    """Where the images go: what was asked for, else a grid."""
-    asked = options.out, options.each, options.npz
-    grid = options.out or (GRID if asked == (None, None, None) else None)
-    sinks: list[Sink] = [Grid(Path(grid), options.n)] if grid else []
-    sinks += [Each(Path(options.each))] if options.each else []
-    return [*sinks, *([Archive(Path(options.npz), options.n)] if options.npz else [])]
 
 
 @torch.inference_mode()

@@ -7,8 +7,11 @@ One rule for the values of all arrays of a file: zeros and ones only, of any typ
 from __future__ import annotations
 
 import re
+import zipfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +19,8 @@ from torch import Tensor
 
 from benchmarks.base.errors import UserError
 from benchmarks.base.files import mistaken_for
+from benchmarks.base.limits import require_memory
+from benchmarks.data.archives.headers import NPY, file_header, member_header
 from benchmarks.data.dataset import Part, Request, Splits, user_path
 from benchmarks.data.order import SPLIT_NAMES, cut
 
@@ -26,7 +31,13 @@ UNNAMED = "arr_"
 """How the names begin that `np.savez` gives to arrays without one."""
 KINDS = "buif"
 """Kinds of numpy types that pixels can have: bool, whole and floating-point numbers."""
-NPY = "the array"
+SUFFIX = ".npy"
+"""How the members of an archive end that are arrays."""
+THE_ARRAY = "the array"
+FEWER = "keep fewer images"
+SHOWN = 8
+"""Names that a message gives."""
+T = TypeVar("T")
 CHUNK = 1024
 """Images converted at a time: other types are up to eight times as large as uint8."""
 CHANNELS = (1, 3)
@@ -52,7 +63,7 @@ class _Arrays:
     def note(self, rule: str) -> str:
         """Which arrays were taken, how their values were read, and which were left."""
         taken = ", ".join(f"'{name}'" for name in self.names.values())
-        left = f"; not read: {', '.join(self.unread)}" if self.unread else ""
+        left = f"; not read: {_listed(self.unread)}" if self.unread else ""
         return f"{taken} of {self.path.name}{f'; {rule}' if rule else ''}{left}"
 
 
@@ -115,58 +126,98 @@ def _read(path: Path) -> _Arrays:
     Raises:
         UserError: missing, corrupt, ambiguous, no images, or in need of unpickling.
     """
-    opened = _opened(path)
-    if isinstance(opened, np.ndarray):
-        _require_images(opened, f"{path}: {NPY}")
-        return _Arrays(path, {"": opened}, {"": NPY}, [])
-    with opened:
-        lone = [name for name in opened.files if name.startswith(UNNAMED) and _looks_like_images(opened, name)]
-        names = _chosen(path, list(opened.files), lone)
-        arrays = {split: _member(opened, name, path) for split, name in names.items()}
-        unread = [name for name in opened.files if name not in names.values()]
+    if _begins(path).startswith(NPY):
+        array = _lone_array(path)
+        _require_images(array, f"{path}: {THE_ARRAY}")
+        return _Arrays(path, {"": array}, {"": THE_ARRAY}, [])
+    with _archive(path) as archive:
+        everything = [name.removesuffix(SUFFIX) for name in archive.namelist()]
+        lone = [name for name in everything if name.startswith(UNNAMED) and _looks_like_images(archive, name)]
+        names = _chosen(path, everything, lone)
+        arrays = _members(archive, names, path)
+        unread = [name for name in everything if name not in names.values()]
     for split, array in arrays.items():
         _require_images(array, f"{path}: '{names[split]}'")
     return _Arrays(path, arrays, names, unread)
 
 
-def _opened(path: Path) -> np.ndarray | np.lib.npyio.NpzFile:
-    """The open archive, or the array of an .npy file."""
+def _begins(path: Path) -> bytes:
+    """The first bytes of a regular file.
+
+    Raises:
+        UserError: another file, or none that can be read.
+    """
+    found = mistaken_for(path)
+    if found is not None:
+        raise _no_arrays(path, found)
     try:
+        with path.open("rb") as file:
+            return file.read(len(NPY))
+    except (OSError, ValueError) as error:
+        raise _no_arrays(path, getattr(error, "strerror", None) or str(error)) from error
+
+
+def _no_arrays(path: Path, found: str) -> UserError:
+    """The error for a file that is something else."""
+    return UserError(f"{path}: expected an .npz file of plain arrays or an .npy file, got {found}")
+
+
+def _lone_array(path: Path) -> np.ndarray:
+    """The array of an .npy file; what it is to hold is known from its header first."""
+    try:
+        require_memory(file_header(path).nbytes, f"{path}: its values", FEWER)
         return np.load(path, allow_pickle=False)
+    except UserError:
+        raise
     except Exception as error:  # a damaged file raises anything
-        reason = mistaken_for(path) or _reason(error)
-        raise UserError(f"{path}: expected an .npz file of plain arrays or an .npy file, got {reason}") from error
+        raise _no_arrays(path, _reason(error)) from error
 
 
-def _member(archive: np.lib.npyio.NpzFile, name: str, path: Path) -> np.ndarray:
-    """One array of an archive."""
+def _archive(path: Path) -> zipfile.ZipFile:
+    """The open archive."""
     try:
-        array = archive[name]
-    except Exception as error:
-        raise UserError(f"{path}: expected a plain array '{name}', got {_reason(error)}") from error
-    if not isinstance(array, np.ndarray):
+        return zipfile.ZipFile(path)
+    except Exception as error:  # a damaged archive raises anything
+        raise _no_arrays(path, _reason(error)) from error
+
+
+def _members(archive: zipfile.ZipFile, names: dict[str, str], path: Path) -> dict[str, np.ndarray]:
+    """The named arrays of an archive by split; all their headers are read before the first of them."""
+    headers = [_checked(archive, name, path, member_header) for name in names.values()]
+    require_memory(sum(header.nbytes for header in headers), f"{path}: its images", FEWER)
+    return {split: _checked(archive, name, path, _values) for split, name in names.items()}
+
+
+def _checked(archive: zipfile.ZipFile, name: str, path: Path, read: Callable[[zipfile.ZipFile, str], T]) -> T:
+    """What `read` finds in the member of that name; one line where it finds no plain array."""
+    if f"{name}{SUFFIX}" not in archive.namelist():
         raise UserError(f"{path}: expected a plain array '{name}', got a file that is none")
-    return array
+    try:
+        return read(archive, f"{name}{SUFFIX}")
+    except Exception as error:  # a damaged archive raises anything
+        raise UserError(f"{path}: expected a plain array '{name}', got {_reason(error)}") from error
+
+
+def _values(archive: zipfile.ZipFile, member: str) -> np.ndarray:
+    """One array of an archive."""
+    with archive.open(member) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _reason(error: Exception) -> str:
     """What is wrong with a file, in numpy's words, but not what numpy advises."""
     if "allow_pickle" in str(error):
-        return "pickled Python objects, which are not read; save them with np.savez as arrays of numbers"
+        return "a header of thousands of letters, which no array of numbers has"
     return str(error) or type(error).__name__
 
 
-def _looks_like_images(archive: np.lib.npyio.NpzFile, name: str) -> bool:
+def _looks_like_images(archive: zipfile.ZipFile, name: str) -> bool:
     """Whether the header of an array says numbers in three or four axes; the array is not read."""
     try:
-        assert archive.zip is not None  # it is open
-        with archive.zip.open(f"{name}.npy") as file:
-            old = np.lib.format.read_magic(file) == (1, 0)
-            read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(file)
+        header = member_header(archive, f"{name}{SUFFIX}")
     except Exception:  # what cannot be read is not images
         return False
-    return len(shape) in (3, 4) and dtype.kind in KINDS
+    return len(header.shape) in (3, 4) and header.dtype.kind in KINDS
 
 
 def _chosen(path: Path, names: list[str], unnamed: list[str]) -> dict[str, str]:
@@ -179,13 +230,19 @@ def _chosen(path: Path, names: list[str], unnamed: list[str]) -> dict[str, str]:
     if not known and unnamed:
         known[""] = unnamed
     if not known:
-        raise UserError(f"{path}: expected arrays {EXPECTED}, found {', '.join(names) or 'none'}; rename them")
+        raise UserError(f"{path}: expected arrays {EXPECTED}, found {_listed(names)}; rename them")
     double = next((found for found in known.values() if len(found) > 1), None)
     if "" in known and len(known) > 1:
         double = [name for found in known.values() for name in found]
     if double is not None:
-        raise UserError(f"{path}: expected one array of images a split, found {', '.join(double)}; keep one of them")
+        raise UserError(f"{path}: expected one array of images a split, found {_listed(double)}; keep one of them")
     return {split: found[0] for split, found in known.items()}
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first names, and how many more."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{', '.join(names[:SHOWN])}{more}" or "none"
 
 
 def _require_images(array: np.ndarray, where: str) -> None:

@@ -8,18 +8,23 @@ profiles are not applied. What has no such rule is refused.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 from benchmarks.base.errors import UserError
-from benchmarks.base.files import mistaken_for
+from benchmarks.base.files import mistaken_for, special
 
+PLUGINS = (TiffImagePlugin, WebPImagePlugin)
+"""Pillow knows these formats once their modules are imported; the others it imports by itself."""
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Pillow's names of what is read, whatever a file is called: pixels, never programs or scenes as EPS and WMF are."""
 BACKGROUNDS = {"white": 255, "black": 0}
 RESIZE_RULE = "shorter side to {size} (antialiased bicubic), centre crop to {size}x{size}"
 PLAIN_MODES = {
@@ -68,15 +73,46 @@ def decode(path: Path, background: str = "white") -> Decoded:
     Raises:
         UserError: not an image, truncated, or of a kind whose pixels have no single meaning in 8 bits.
     """
+    with opened(path) as image:
+        return _decoded(image, background)
+
+
+@contextmanager
+def opened(path: Path, advice: str = "remove or replace it") -> Iterator[Image.Image]:
+    """The image of a regular file in one of `FORMATS`, of no more pixels than Pillow's limit; not decoded yet.
+
+    Raises:
+        UserError: another file; or one that the body of the `with` finds to be damaged. It ends with `advice`.
+    """
     try:  # an open file, not its path: Pillow maps files of known path into memory, and then scrambles turned TIFFs
-        with warnings.catch_warnings(action="ignore"), path.open("rb") as file, Image.open(file) as image:
-            return _decoded(image, background)
+        _require_regular(path)
+        with warnings.catch_warnings(action="ignore"):
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+                yield image
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except Exception as error:  # a decoder raises anything on a damaged file
-        unknown = "content of no known format" if isinstance(error, UnidentifiedImageError) else ""
-        reason = mistaken_for(path) or unknown or str(error) or repr(error)
-        raise UserError(f"{path}: expected an image file, got {reason}; remove or replace it") from error
+        reason = mistaken_for(path) or _reason(error)
+        raise UserError(f"{path}: expected an image file, got {reason}; {advice}") from error
+
+
+def _require_regular(path: Path) -> None:
+    """Raise ValueError for a pipe, a socket or a device, which are not opened."""
+    found = special(path)
+    if found is not None:
+        raise ValueError(found)
+
+
+def _reason(error: Exception) -> str:
+    """Why an image cannot be read, where Pillow says it to programmers only."""
+    if isinstance(error, UnidentifiedImageError):
+        return f"content of no known format ({', '.join(FORMATS)})"
+    if isinstance(error, (Image.DecompressionBombWarning, Image.DecompressionBombError)):
+        return f"more than {Image.MAX_IMAGE_PIXELS:,} pixels"
+    if "MAX_TEXT" in str(error):
+        return f"more than {PngImagePlugin.MAX_TEXT_CHUNK:,} bytes of text beside the pixels"
+    return str(error) or repr(error)
 
 
 def resized(pixels: UInt8[np.ndarray, "H W C"], size: int) -> UInt8[np.ndarray, "S S C"]:
@@ -96,7 +132,7 @@ def _decoded(image: Image.Image, background: str) -> Decoded:
     if facts.orientation != 1:
         ImageOps.exif_transpose(image, in_place=True)
     changes = [
-        *([FIRST_FRAME] if facts.frames > 1 else []),
+        *([FIRST_FRAME] if facts.animated else []),
         *([TURNED] if facts.orientation != 1 else []),
         *([FROM_CMYK] if image.mode == "CMYK" else []),
         *([DEEP_CUT] if facts.bits > 8 and image.mode in PLAIN_MODES else []),
@@ -114,7 +150,7 @@ class _Facts:
     kind: str
     bits: int
     white_is_zero: bool
-    frames: int
+    animated: bool
     orientation: int
 
 
@@ -135,8 +171,8 @@ def _facts(image: Image.Image) -> _Facts:
     kind, bits = _raw_kind(image, tags)  # before the EXIF, for which Pillow may load a PNG
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     orientation = orientation if orientation in range(2, 9) else 1
-    frames = getattr(image, "n_frames", 1)
-    return _Facts(image.format or "", kind, bits, white_is_zero, frames, orientation)
+    animated = getattr(image, "is_animated", False)  # `n_frames` visits each of them
+    return _Facts(image.format or "", kind, bits, white_is_zero, animated, orientation)
 
 
 def _raw_kind(image: Image.Image, tags: Mapping[int, Any]) -> tuple[str, int]:
@@ -184,7 +220,7 @@ def _grey_if_palette_is(image: Image.Image, pixels: np.ndarray) -> np.ndarray:
 
 def _deep_grey(image: Image.Image, facts: _Facts) -> tuple[np.ndarray, tuple[str, ...], float]:
     """Grey of 12 or 16 bits: level v of 0 to 2^bits - 1 becomes 255 v / (2^bits - 1), rounded."""
-    values, highest = np.asarray(image).astype(np.int64), 2 ** (12 if facts.bits == 12 else 16) - 1
+    values, highest = np.asarray(image).astype(np.int32), 2 ** (12 if facts.bits == 12 else 16) - 1
     levels = highest - values if facts.white_is_zero else values
     pixels = [(levels * 255 + highest // 2) // highest]
     if "transparency" in image.info:
@@ -208,7 +244,7 @@ def _without_alpha(pixels: np.ndarray, background: str) -> tuple[np.ndarray, tup
     """
     if pixels.shape[-1] % 2:
         return pixels, ()
-    colour, alpha = pixels[..., :-1], pixels[..., -1:].astype(np.int64)
+    colour, alpha = pixels[..., :-1], pixels[..., -1:].astype(np.uint16)
     if alpha.min() == 255:
         return colour, ()
     laid = (colour * alpha + BACKGROUNDS[background] * (255 - alpha) + 127) // 255

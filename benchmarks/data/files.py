@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.base.errors import UserError, unknown
+from benchmarks.base.limits import require_memory
 from benchmarks.data.dataset import Part, Request, Splits, user_path
 from benchmarks.data.decoding import BACKGROUNDS, DEEP_SCALED, RESIZE_RULE, Decoded, decode, resized
 from benchmarks.data.order import SPLIT_NAMES, cut
@@ -36,6 +37,10 @@ REPEATED = "links to what is there already"
 BROKEN = "links that lead nowhere"
 HIDDEN = "hidden"
 SHOWN = 3
+SHOWN_DIGITS = 20
+RESIZE = "use folder:PATH?size=N"
+LARGEST_SIZE = 4096
+"""Pixels of a side that `?size=N` may ask for."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +139,8 @@ def _options(query: str) -> FolderOptions:
         if name not in ("size", "background"):
             raise unknown("option of folder:", name, ["size", "background"])
     size, background = options.get("size"), options.get("background", "white")
-    if size is not None and not re.fullmatch("[0-9]*[1-9][0-9]*", size):
-        raise UserError(f"expected folder:PATH?size=N with N of at least 1, got size={size}")
+    if size is not None and not (re.fullmatch("0*[1-9][0-9]{,4}", size) and int(size) <= LARGEST_SIZE):
+        raise UserError(f"expected folder:PATH?size=N with N of 1 to {LARGEST_SIZE}, got size={size[:SHOWN_DIGITS]}")
     if background not in BACKGROUNDS:
         raise unknown("background of folder:", background, BACKGROUNDS)
     return FolderOptions(None if size is None else int(size), background)
@@ -250,11 +255,8 @@ def _decoded(path: Path, options: FolderOptions) -> Decoded:
 def _allocated(count: int, shape: Iterable[int], folder: Path) -> np.ndarray:
     """Room for `count` images of this shape (H, W, C): (N, C, H, W)."""
     height, width, channels = shape
-    try:
-        return np.empty((count, channels, height, width), np.uint8)
-    except MemoryError as error:
-        size = f"{count * height * width * channels / 2**30:.1f} GiB"
-        raise UserError(f"{folder}: {count} images of {width}x{height} need {size}; use folder:PATH?size=N") from error
+    require_memory(count * height * width * channels, f"{folder}: {count} images of {width}x{height}", RESIZE)
+    return np.empty((count, channels, height, width), np.uint8)
 
 
 def _coloured(grey: np.ndarray, filled: int, folder: Path) -> np.ndarray:

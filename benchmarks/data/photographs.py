@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from benchmarks.base.errors import UserError
 from benchmarks.data.dataset import Part, Request, Splits, content_hash, made_once
+from benchmarks.data.decoding import opened
 from benchmarks.data.embedded import package_file
 from benchmarks.data.order import hash_order
 
@@ -120,11 +120,8 @@ def _checked_patches(photo: Photograph, path: Path) -> Tensor:
     Raises:
         UserError: no image, or another than the table's.
     """
-    try:
-        with Image.open(path) as image:
-            colour = image.convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise UserError(f"{path}: expected a photograph, got {error}; install {photo.package} again") from error
+    with opened(path, f"install {photo.package} again") as image:
+        colour = image.convert("RGB")
     reduced = colour.reduce(REDUCTION) if max(colour.size) > LARGE else colour
     patches = patches_of(torch.from_numpy(np.asarray(reduced).copy()).permute(2, 0, 1))
     found = content_hash(patches)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import importlib
+import math
 import sys
 import zipfile
 import zlib
@@ -19,11 +20,17 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.base.errors import UserError
+from benchmarks.base.limits import require_memory
+from benchmarks.data.archives.headers import member_header, read_header
 from benchmarks.data.dataset import Part, Request, Splits
+from benchmarks.data.decoding import opened
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 IDX_FILES = {"train": "train-{kind}-ubyte.gz", "test": "t10k-{kind}-ubyte.gz"}
 IDX_UINT8 = 0x08
+PIECE = 1 << 20
+MOST_IDX = 1 << 30
+"""Bytes of an idx file; MNIST's images are 47 million."""
 CELEBA_BOX = (15, 40, 163, 188)  # left, upper, right, lower of the aligned 178x218 image: Larsen et al. 2016
 CELEBA_SIZE = 64
 IMAGENET_TRAIN = tuple(f"train_data_batch_{i}.npz" for i in range(1, 11))
@@ -110,12 +117,15 @@ def read_idx(path: Path) -> Tensor:
         UserError: missing or corrupt.
     """
     try:
-        raw = gzip.decompress(path.read_bytes())
-        if raw[:3] != bytes((0, 0, IDX_UINT8)):
-            raise ValueError("no idx header of unsigned bytes")
-        shape = np.frombuffer(raw, ">u4", count=raw[3], offset=4)
-        array = np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape)
-    except (OSError, EOFError, ValueError, IndexError) as error:
+        with gzip.open(path) as file:
+            head = file.read(4)
+            if head[:3] != bytes((0, 0, IDX_UINT8)):
+                raise ValueError("no idx header of unsigned bytes")
+            shape = np.frombuffer(file.read(4 * head[3]), ">u4", count=head[3]).tolist()
+            size = min(math.prod(shape), MOST_IDX)
+            parts = [file.read(min(PIECE, size + 1 - start)) for start in range(0, size + 1, PIECE)]
+            array = np.frombuffer(b"".join(parts), np.uint8).reshape(shape)
+    except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
         raise UserError(f"{path}: expected a gzipped idx file, got {error}; fetch it again") from error
     return torch.from_numpy(array.copy())
 
@@ -150,6 +160,7 @@ def _imagenet_part(paths: Sequence[Path], side: int) -> Part:
     for path in paths:
         with _imagenet_batch(path, side) as (_, count):
             counts.append(count)
+    require_memory(sum(counts) * 3 * side * side, f"{paths[0].parent}: its images", "use a machine with more")
     images, labels = np.empty((sum(counts), 3, side, side), np.uint8), np.empty(sum(counts), np.int64)
     start = 0
     for path, count in zip(paths, counts, strict=True):
@@ -170,13 +181,12 @@ def _imagenet_batch(path: Path, side: int) -> Iterator[tuple[zipfile.ZipExtFile,
     try:
         with zipfile.ZipFile(path) as archive, archive.open("data.npy") as rows:
             assert isinstance(rows, zipfile.ZipExtFile)
-            version = np.lib.format.read_magic(rows)
-            header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-            shape, fortran, dtype = header(rows)
-            if len(shape) != 2 or shape[1] != 3 * side * side or dtype != np.uint8 or fortran:
-                raise ValueError(f"{dtype} {shape}")
-            yield rows, shape[0]
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+            member_header(archive, "data.npy")
+            header = read_header(rows)
+            if header.shape[1:] != (3 * side * side,) or header.dtype != np.uint8 or header.fortran:
+                raise ValueError(f"{header.dtype} {header.shape}")
+            yield rows, header.shape[0]
+    except (OSError, EOFError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         expected = f"an array 'data' (N, {3 * side * side}) of uint8 and 'labels' (N,)"
         raise UserError(f"{path}: expected {expected}, got {error}; fetch it again") from error
 
@@ -193,11 +203,12 @@ def _fill(images: np.ndarray, rows: zipfile.ZipExtFile) -> None:
 
 def _imagenet_labels(path: Path, count: int) -> np.ndarray:
     """Classes (N,) from 0; in the file they are 1 to 1000."""
-    with np.load(path) as arrays:
-        labels = arrays["labels"]
-    if labels.shape != (count,):
-        raise ValueError(f"{count:,} images and labels {labels.shape}")
-    return labels.astype(np.int64) - 1
+    with zipfile.ZipFile(path) as archive:
+        shape = member_header(archive, "labels.npy").shape
+        if shape != (count,):
+            raise ValueError(f"{count:,} images and labels {shape}")
+        with archive.open("labels.npy") as file:
+            return np.lib.format.read_array(file, allow_pickle=False).astype(np.int64) - 1
 
 
 def _torchvision(name: str, request: Request, where: str, by_name: bool = False) -> dict[str, Part]:
@@ -238,10 +249,7 @@ def _with_held_out(parts: dict[str, Part], held_out: int, origin: str) -> Splits
 
 def _celeba_image(path: Path) -> Tensor:
     """One face as (3, 64, 64) uint8."""
-    try:
-        with Image.open(path) as face:
-            size = (CELEBA_SIZE, CELEBA_SIZE)
-            small = face.convert("RGB").resize(size, Image.Resampling.BILINEAR, box=CELEBA_BOX)
-    except OSError as error:
-        raise UserError(f"{path}: expected an image file, got {error}; unpack img_align_celeba again") from error
+    with opened(path, "unpack img_align_celeba again") as face:
+        size = (CELEBA_SIZE, CELEBA_SIZE)
+        small = face.convert("RGB").resize(size, Image.Resampling.BILINEAR, box=CELEBA_BOX)
     return torch.from_numpy(np.asarray(small).copy()).permute(2, 0, 1)

@@ -15,6 +15,7 @@ from torch import Tensor
 from benchmarks.base.streams import seed_tensor
 from benchmarks.data import DataSet, cache_folder, keyed_generator, model_input, to_uint8, to_unit
 from benchmarks.data.pixels import FULL_BITS
+from benchmarks.evaluation.per_image import BINARISATION
 from benchmarks.evaluation.samples import PRIOR_BATCH, draw_samples, prior_statistics
 from benchmarks.metrics.latents import LatentUsage, latent_metrics
 from benchmarks.metrics.reconstruction import mse_per_image, psnr_per_image, reconstruction_metrics
@@ -82,7 +83,7 @@ def evaluate(
     model.eval()
     device = next(model.parameters()).device
     test = data.test[: trial.evaluation.images or None]
-    x = model_input(test, trial.likelihood_spec, keyed_generator(trial.seed, "test binarisation")).to(device)
+    x = model_input(test, trial.likelihood_spec, keyed_generator(trial.seed, BINARISATION)).to(device)
     originals = at_depth(test, trial.bits)
     found = Evaluation()
     with found.part("likelihood", LIKELIHOOD):

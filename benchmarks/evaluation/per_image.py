@@ -25,6 +25,9 @@ from models.elbo import ELBOTerms, bits_per_dim, terms
 from models.output import Draw, Model, ModelOutput
 from models.registry import MODELS
 
+BINARISATION = "test binarisation"
+"""Purpose of the stream that binarises images to be scored or encoded, as `evaluate` does."""
+
 
 @dataclass(frozen=True)
 class ImageScores:
@@ -46,11 +49,12 @@ def with_published_rules(loaded: LoadedModel) -> LoadedModel:
     return dataclasses.replace(loaded, trial=dataclasses.replace(loaded.trial, likelihood_spec=spec))
 
 
-def padded_input(images: Tensor, loaded: LoadedModel) -> Tensor:
+def padded_input(images: Tensor, loaded: LoadedModel, source: torch.Generator | None = None) -> Tensor:
     """What the encoder sees (N, C, H + 2 pad, W + 2 pad) of images with or without their padding.
 
     Floating-point images are taken as they are, padding included. 8-bit ones become levels, are binarised by the
     trial's seed where the likelihood is binary, and padded with zeros.
+    `source` of the binary draws goes on from batch to batch where images come in several.
 
     Raises:
         UserError: images of another shape than the model's.
@@ -69,8 +73,8 @@ def padded_input(images: Tensor, loaded: LoadedModel) -> Tensor:
     if images.is_floating_point():
         return images if padded_already else model.padded(images)
     bare = _cropped(images, pad) if padded_already else images
-    gen = keyed_generator(loaded.trial.seed, "test binarisation")
-    return model.padded(model_input(bare, loaded.trial.likelihood_spec, gen))
+    source = source or keyed_generator(loaded.trial.seed, BINARISATION)
+    return model.padded(model_input(bare, loaded.trial.likelihood_spec, source))
 
 
 def _cropped(images: Tensor, pad: int) -> Tensor:

@@ -8,6 +8,7 @@ import math
 import os
 import zipfile
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -156,3 +157,24 @@ class Archive(Sink):
         for part in (self.member, self.archive):
             if part is not None:
                 part.close()
+
+
+def written(images: Iterable[Tensor], sinks: Sequence[Sink]) -> list[str]:
+    """Where the images (b, C, H, W) uint8 are, after they all have been put into every sink."""
+    try:
+        for batch in images:
+            for sink in sinks:
+                sink.add(batch)
+        return [sink.close() for sink in sinks]
+    except BaseException:
+        for sink in sinks:
+            sink.discard()
+        raise
+
+
+def asked_for(grid: str | None, each: str | None, archive: str | None, n: int, default: str) -> list[Sink]:
+    """Where `n` images go: a grid, a folder, an archive, whatever is named; a grid `default` where nothing is."""
+    grid = grid or (default if not (each or archive) else None)
+    sinks: list[Sink] = [Grid(Path(grid), n)] if grid else []
+    sinks += [Each(Path(each))] if each else []
+    return [*sinks, *([Archive(Path(archive), n)] if archive else [])]

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from benchmarks.base.limits import memory_limit, usable_cores
 from benchmarks.gpu.findings import Fields, Findings
 from benchmarks.machine.environment import bfloat16_by_default, collect, version
-from benchmarks.machine.limits import memory_limit, usable_cores
 from benchmarks.machine.process import tensor_float32
 from benchmarks.profiling.kernel_timing import copy_bandwidth, time_call
 

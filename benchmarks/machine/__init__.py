@@ -1,4 +1,4 @@
-"""The machine that numbers come from: its environment, its limits, and this process's memory.
+"""The machine that numbers come from: its environment, and this process's memory.
 
-Imports `kernels` and `records`. Public: `environment`, `limits`, `peak`, `process`.
+Imports `kernels` and `records`. Public: `environment`, `peak`, `process`.
 """

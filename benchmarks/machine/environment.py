@@ -6,6 +6,7 @@ import datetime
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from kernels.cpu import library
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = ("kernels", "models", "benchmarks", "pyproject.toml")  # what "dirty" is asked of
+DEVICES = re.compile(r"cpu|cuda(:[0-9]{1,3})?")
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 """What x86 and ARM processors call it on Linux."""
 
@@ -91,10 +93,9 @@ def choose_device(name: str) -> torch.device:
         raise UserError(
             f"--device {name}: torch {torch.__version__} finds no GPU; use --device cpu, or check the driver"
         )
-    try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"--device: expected auto, cpu or cuda, got '{name}'") from error
+    if not DEVICES.fullmatch(name):
+        raise UserError(f"--device: expected auto, cpu or cuda, got '{name}'")
+    return torch.device(name)
 
 
 def collect(device: torch.device, threads: int, precision: str) -> Environment:
@@ -126,7 +127,11 @@ def collect(device: torch.device, threads: int, precision: str) -> Environment:
 
 
 def note_missing_kernels(device: torch.device) -> None:
-    """Say once, on stderr, that a run on the CPU does without the C kernels, and why."""
-    reason = library.why_missing() if device.type == "cpu" else None
-    if reason is not None:
-        print(f"note: running without the C kernels: {reason}; plain PyTorch is slower", file=sys.stderr)
+    """Say once, on stderr, that a run on the CPU does without the C kernels, or where they had to go, and why."""
+    if device.type != "cpu":
+        return
+    missing, elsewhere = library.why_missing(), library.why_elsewhere()
+    if missing is not None:
+        print(f"note: running without the C kernels: {missing}; plain PyTorch is slower", file=sys.stderr)
+    elif elsewhere is not None:
+        print(f"note: the C kernels: {elsewhere}", file=sys.stderr)

@@ -15,7 +15,8 @@ from typing import Any, Literal, TypeVar
 from benchmarks.base.errors import UserError
 from benchmarks.base.files import write_text_atomically
 from benchmarks.base.names import is_plain
-from benchmarks.base.typed import parse, read_json, sound_number
+from benchmarks.base.strict_json import parse_json, read_json, sound_number
+from benchmarks.base.typed import parse
 from models.fields import shown
 
 SCHEMA_VERSION = 1
@@ -147,7 +148,7 @@ class RunRecord:
 
 
 def to_json(record: RunRecord) -> str:
-    """The record as JSON text; NaN, infinities and what else `read_json` refuses become null."""
+    """The record as JSON text; NaN, infinities and what else `parse_json` refuses become null."""
     return json.dumps(_clean(dataclasses.asdict(record)), indent=1, sort_keys=False, allow_nan=False) + "\n"
 
 
@@ -157,7 +158,7 @@ def from_json(text: str) -> RunRecord:
     Raises:
         ValueError: not a record, or of another schema version.
     """
-    raw = read_json(text)
+    raw = parse_json(text)
     if not isinstance(raw, dict) or raw.get("schema_version") != SCHEMA_VERSION:
         found = raw.get("schema_version") if isinstance(raw, dict) else type(raw).__name__
         newer = "; a newer version wrote it: update" if isinstance(found, int) and found > SCHEMA_VERSION else ""
@@ -230,7 +231,7 @@ def run_folders(out: Path) -> list[Path]:
     if not (out / RUN).exists():
         return [path.parent for path in sorted(out.glob(f"*/{RECORD}"))]
     try:
-        trials = read_json((out / RUN).read_text(encoding="utf-8"))["cells"]
+        trials = read_json(out / RUN)["cells"]
         wrong = [name for name in trials if not is_plain(name)]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{out / RUN}: expected the list of a run's trials: {error}") from error

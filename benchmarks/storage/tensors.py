@@ -8,14 +8,32 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from benchmarks.base.errors import UserError
 from benchmarks.base.files import mistaken_for, write_bytes_atomically
+from benchmarks.base.strict_json import parse_json
 
 WEIGHTS = "weights.safetensors"
 STATE = "training.safetensors"
+TYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+    "C64": torch.complex64,
+}
+"""Types of tensors, as safetensors names them."""
+KEY = "vaebench"
+"""Of the metadata that this suite's files carry."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +47,7 @@ class Stored:
 def save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
     """Write tensors and metadata to `path` atomically; shared storage and strides are resolved."""
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    data = safetensors.torch.save(plain, {"vaebench": json.dumps(metadata)})
+    data = safetensors.torch.save(plain, {KEY: json.dumps(metadata)})
     write_bytes_atomically(path, data)
 
 
@@ -39,22 +57,50 @@ def load(path: Path) -> Stored:
     Raises:
         UserError: missing, corrupt or foreign file.
     """
-    if not path.is_file():
-        raise UserError(
-            f"checkpoint {path}: expected a {path.suffix or 'safetensors'} file, found none; check the path"
-        )
+    file, metadata = opened(path, "checkpoint")
+    with file:
+        return Stored({name: file.get_tensor(name) for name in file.keys()}, metadata)  # noqa: SIM118
+
+
+def describe(path: Path) -> Stored:
+    """As `load`, with tensors on the meta device: what the file says of them, of which none is read.
+
+    Raises:
+        UserError: missing, corrupt or foreign file.
+    """
+    file, metadata = opened(path, "checkpoint")
+    with file:
+        said = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        types = {name: one.get_dtype() for name, one in said.items()}
+        for name, kind in types.items():
+            if kind not in TYPES:
+                raise UserError(f"checkpoint {path}: {name} has type {kind}, expected one of {', '.join(TYPES)}")
+        shapes = {name: one.get_shape() for name, one in said.items()}
+    empty = {name: torch.empty(shapes[name], dtype=TYPES[types[name]], device="meta") for name in shapes}
+    return Stored(empty, metadata)
+
+
+def opened(path: Path, what: str) -> tuple[Any, dict[str, Any]]:
+    """A file of this suite to read tensors from, as safetensors opens it, and its metadata.
+
+    `what` is the word for it in errors. Nothing but the file's head is read.
+
+    Raises:
+        UserError: missing, corrupt or foreign file.
+    """
     mistaken = mistaken_for(path)
     if mistaken is not None:
-        raise UserError(f"checkpoint {path}: expected a checkpoint, got {mistaken}; fetch the file itself")
+        raise UserError(f"{what} {path}: expected a {what}, got {mistaken}; fetch the file itself")
+    if not path.is_file():
+        raise UserError(f"{what} {path}: expected a {path.suffix or 'safetensors'} file, found none; check the path")
     try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return Stored(tensors, json.loads(metadata["vaebench"]))
-    except KeyError:
-        raise UserError(f"checkpoint {path}: a safetensors file, but not one that this suite wrote") from None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"checkpoint {path}: expected a readable safetensors file: {error}") from error
+        file = safe_open(str(path), framework="pt")
+        metadata = (file.metadata() or {}).get(KEY)
+        if metadata is None:
+            raise UserError(f"{what} {path}: a safetensors file, but not one that this suite wrote")
+        return file, parse_json(metadata)
+    except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
+        raise UserError(f"{what} {path}: expected a readable safetensors file: {error}") from error
 
 
 def flatten_optimizer(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
+import hashlib
 import json
+import sys
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks.base.errors import UserError
 from benchmarks.base.files import write_text_atomically
 from benchmarks.base.streams import seeded
-from benchmarks.base.typed import read_json
+from benchmarks.base.strict_json import read_json
+from benchmarks.base.typed import parse
 from benchmarks.machine.environment import choose_device, collect
 from benchmarks.storage import tensors
-from benchmarks.storage.published.checkpoint import is_torch_file, load_weights
+from benchmarks.storage.fit import check_fit, load_weights, require_sizes, skeleton
+from benchmarks.storage.published.checkpoint import is_torch_file
 from benchmarks.storage.published.registry import read_published
 from benchmarks.suites.config import TrialConfig, build_suite, to_dict, trial_from_dict
 from benchmarks.suites.presets import recipe_row, setup_row
@@ -53,7 +60,7 @@ def read_config(folder: Path) -> TrialConfig:
         UserError: no config, or one that does not fit this version.
     """
     try:
-        return trial_from_dict(read_json((folder / CONFIG).read_text(encoding="utf-8")))
+        return trial_from_dict(read_json(folder / CONFIG))
     except (OSError, ValueError, UserError) as error:
         raise UserError(f"{folder}: expected a run folder with {CONFIG}: {error}") from error
 
@@ -79,26 +86,90 @@ def save_weights(model: Model, trial: TrialConfig, data_hash: str, path: Path) -
     tensors.save(path, dict(model.state_dict()), metadata)
 
 
+def weights_hash(model: Model) -> str:
+    """SHA-256 (hex) over names, types, shapes and bytes of the model's state: the same in any file that holds it."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def trained_folder(path: Path) -> Path:
+    """What `path` names: itself, or for OUT/ROW the folder of that row's first seed that has weights in the run OUT."""
+    if path.exists() or not path.parent.is_dir():
+        return path
+    seeds = path.parent.glob(f"{glob.escape(path.name)}-seed*-*/{tensors.WEIGHTS}")
+    return min((found.parent for found in seeds), key=_seed_of, default=path)
+
+
+def _seed_of(folder: Path) -> int:
+    """The seed in a trial folder's name."""
+    digits = folder.name.rpartition("-seed")[2].partition("-")[0]
+    return int(digits) if digits.isdecimal() else sys.maxsize
+
+
 def load_model(path: Path, device: torch.device) -> LoadedModel:
     """The model of a weights file, of a run folder that holds one, or of a checkpoint that a published code wrote.
 
-    It is in evaluation mode.
+    OUT/ROW stands for the first seed of a row in the run OUT. The model is in evaluation mode.
 
     Raises:
         UserError: missing, corrupt or foreign file.
     """
+    path = trained_folder(path)
     path = path / tensors.WEIGHTS if path.is_dir() else path
     if is_torch_file(path):
         return _load_published(path, device)
-    stored = tensors.load(path)
+    said = tensors.describe(path)
     try:
-        trial = trial_from_dict(stored.metadata["cell"])
-        model = build_model(trial, ImageShape(**stored.metadata["image"]), device)
-        model.load_state_dict(stored.tensors)
-        return LoadedModel(model.eval(), trial, stored.metadata["data_hash"])
-    except (KeyError, TypeError, RuntimeError) as error:
-        first = str(error).splitlines()[0]
-        raise UserError(f"checkpoint {path}: expected the weights of a model of this version: {first}") from error
+        trial, image = _described(path, said.metadata["cell"], said.metadata["image"])
+        data_hash = said.metadata["data_hash"]
+        model = _filled(trial, image, device, said.tensors, lambda: tensors.load(path).tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = _first(error)
+        raise UserError(f"checkpoint {path}: expected the weights of a model of this version: {reason}") from error
+    return LoadedModel(model, trial, str(data_hash))
+
+
+def _described(path: Path, cell: Any, image: Any) -> tuple[TrialConfig, ImageShape]:
+    """The trial and the images that metadata describe.
+
+    Raises:
+        UserError: they describe none.
+    """
+    try:
+        found = parse(ImageShape, image, "image")
+        if min(dataclasses.astuple(found)) < 1:
+            raise UserError(f"expected sides and channels of at least 1, got {found}")
+        return trial_from_dict(cell), found
+    except UserError as error:
+        raise UserError(f"checkpoint {path}: {error}") from error
+
+
+def _filled(
+    trial: TrialConfig,
+    image: ImageShape,
+    device: torch.device,
+    said: Mapping[str, Tensor],
+    read: Callable[[], Mapping[str, Tensor]],
+) -> Model:
+    """The trial's model with weights, in evaluation mode; made, and they read, where what is `said` of them fits it.
+
+    Raises:
+        ValueError, RuntimeError: they do not fit, or are not finite.
+        UserError: the model cannot be built.
+    """
+    require_sizes(trial.model_config, said)
+    check_fit(skeleton(lambda: build_model(trial, image, torch.device("meta")), len(said)), said)
+    model = build_model(trial, image, device)
+    load_weights(model, read())
+    return model.eval()
+
+
+def _first(error: Exception) -> str:
+    """The first line of what an error says."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _load_published(path: Path, device: torch.device) -> LoadedModel:
@@ -110,11 +181,10 @@ def _load_published(path: Path, device: torch.device) -> LoadedModel:
     try:
         reader, published = read_published(path)
         trial = published_trial(published.setup, reader.label)
-        model = build_model(trial, published.setup.image, device)
-        load_weights(model, published.state)
-    except (ValueError, OSError) as error:
-        raise UserError(f"checkpoint {path}: {str(error).removeprefix(f'{path}: ')}") from error
-    return LoadedModel(model.eval(), trial, data_hash="")
+        model = _filled(trial, published.setup.image, device, published.state, lambda: published.state)
+    except (ValueError, OSError, RuntimeError) as error:
+        raise UserError(f"checkpoint {path}: {_first(error).removeprefix(f'{path}: ')}") from error
+    return LoadedModel(model, trial, data_hash="")
 
 
 def published_trial(setup: ModelSetup, label: str) -> TrialConfig:

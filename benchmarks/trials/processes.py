@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.base import children
 from benchmarks.base.errors import INTERRUPTED, UserError
-from benchmarks.machine.limits import memory_limit, usable_cores
+from benchmarks.base.limits import memory_limit, usable_cores
 from benchmarks.records.record import Measurement, RunRecord, save_record, save_run
 from benchmarks.storage.weights import read_config, record_head, record_names, write_config
 from benchmarks.suites.config import Suite

@@ -1,25 +1,27 @@
-"""Builds and loads the C kernels where there is a compiler; without one the CPU path does without.
+"""Loads the C kernels where there is a compiler; without one the CPU path does without.
 
-The library is built once per source, compiler and processor into the user's cache folder. The environment variable
-VAEBENCH_CPU_ARCH names another processor to build for than this one, as the compiler's `-march` takes it: `x86-64-v3`
-is AVX2.
+The library is built once per source, compiler and processor into the user's cache folder (`build`). The environment
+variable VAEBENCH_CPU_ARCH names another processor to build for than this one, as the compiler's `-march` takes it:
+`x86-64-v3` is AVX2.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
 import os
 import platform
 import shutil
-import subprocess
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from kernels.cpu.build import BuildError, Place, build, place, remember
 from kernels.cpu.structures import Cell, Form, Layer, Raw, Upstream, Weight
 
 FOLDER = Path(__file__).parent / "source"
@@ -53,48 +55,81 @@ def processor() -> str:
     return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
 
 
-def library_path(cc: str) -> Path:
-    """Where the library for this source, compiler and processor is kept."""
-    identity = "\0".join((*(path.read_text() for path in SOURCES + HEADERS), *flags(), cc, processor()))
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "vaebench" / f"native-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
+def identity(cc: str) -> str:
+    """Hash of what the library depends on: source, compiler and processor."""
+    found = Path(cc).stat()
+    program = f"{cc} {found.st_size} {found.st_mtime_ns}"
+    parts = (*(path.read_text() for path in SOURCES + HEADERS), *flags(), program, processor())
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-def build(cc: str, path: Path) -> None:
-    """Compile into `path`, atomically; without OpenMP, and so with one thread, where the compiler has none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        partial = Path(folder) / path.name
-        command = [cc, *flags(), "-o", str(partial), *map(str, SOURCES), "-lm"]
-        for openmp in ([OPENMP], []):
-            done = subprocess.run([*command, *openmp], capture_output=True, timeout=120, check=not openmp)
-            if done.returncode == 0:
-                break
-        partial.replace(path)
+def folders() -> list[Path]:
+    """Where libraries may be kept: in the user's cache folder, else in one for temporary files."""
+    cache = os.environ.get("XDG_CACHE_HOME")
+    with contextlib.suppress(RuntimeError):  # no home
+        cache = cache or str(Path.home() / ".cache")
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    temporary = Path(tempfile.gettempdir()) / f"vaebench-{user}"
+    return [*([Path(cache) / "vaebench" / "native"] if cache else []), temporary]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The loaded library or None, and in one line why there is none, or why it lies elsewhere than usual."""
+
+    library: ctypes.CDLL | None
+    note: str = ""
 
 
 @functools.cache
-def load() -> ctypes.CDLL | str:
-    """The loaded library, or in one line why there is none."""
+def load() -> Found:
+    """The library: one that was built before and is as it was, else built now, once."""
     cc = compiler()
     if cc is None:
-        return f"no C compiler ({', '.join(COMPILERS)}) was found"
+        return Found(None, f"no C compiler ({', '.join(COMPILERS)}) was found")
     try:
-        path = library_path(cc)
-        if not path.exists():
-            build(cc, path)
-        return declared(ctypes.CDLL(str(path)))
+        target = place(folders(), identity(cc))
+        for path in target.libraries():
+            kept = _opened(path)
+            if kept is not None:
+                return Found(kept, target.note)
+        remembered = target.remembered()
+        if remembered is not None:
+            return Found(None, remembered)
+        return Found(_built(cc, target), target.note)
+    except BuildError as error:
+        return Found(None, str(error))
     except (OSError, RuntimeError) as error:
-        return f"they could not be built or loaded: {error}"
-    except subprocess.SubprocessError as error:
-        said = (getattr(error, "stderr", None) or b"").decode(errors="replace").strip().splitlines()
-        return f"{cc} could not build them: {said[0] if said else error}"
+        return Found(None, f"they could not be built or loaded: {error}")
+
+
+def _built(cc: str, target: Place) -> ctypes.CDLL:
+    """The library as it is compiled now; without OpenMP, and so with one thread, where the compiler has none.
+
+    Raises:
+        BuildError: it cannot be compiled or loaded.
+    """
+    path = build([cc, *flags(), *map(str, SOURCES), "-lm"], ([OPENMP], []), target)
+    built = _opened(path)
+    if built is None:
+        reason = f"what {cc} built cannot be loaded"
+        remember(target, reason)
+        raise BuildError(reason)
+    return built
+
+
+def _opened(path: Path) -> ctypes.CDLL | None:
+    """The library in a file; None, and the file removed, where it is none of ours."""
+    try:
+        return declared(ctypes.CDLL(str(path)))
+    except (OSError, AttributeError):
+        path.unlink(missing_ok=True)
+        return None
 
 
 def library() -> ctypes.CDLL | None:
     """The loaded library, or None where it cannot be built."""
-    found = load()
-    return None if isinstance(found, str) else found
+    return load().library
 
 
 def instruction_set() -> str | None:
@@ -106,7 +141,13 @@ def instruction_set() -> str | None:
 def why_missing() -> str | None:
     """Why the C kernels are not used here, in one line; None where they are."""
     found = load()
-    return found if isinstance(found, str) else None
+    return found.note if found.library is None else None
+
+
+def why_elsewhere() -> str | None:
+    """Why the C kernels are kept in another folder than usual, in one line; None where they are not."""
+    found = load()
+    return found.note or None if found.library is not None else None
 
 
 def declared(loaded: ctypes.CDLL) -> ctypes.CDLL:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from benchmarks.cli.info import described_models
 from benchmarks.cli.parser import run_command
-from benchmarks.data import DataSet
+from benchmarks.data import DataSet, model_input, to_uint8
 from benchmarks.speed.baseline.registry import BASELINES
 from benchmarks.speed.target import resolve
 from benchmarks.speed.work import job_of, train, verbs_of
@@ -283,3 +283,24 @@ def test_a_file_of_no_known_code_is_answered_with_what_is_read(tmp_path, capsys)
     assert run_command(["sample", str(tmp_path / "other.th"), "--out", str(tmp_path / "grid.png")]) == 2
     assert "expected an original NVAE checkpoint" in (line := capsys.readouterr().err)
     assert "or a state_dict of a ladder" in line
+
+
+def test_its_latents_go_out_and_in(trained, pixels, tmp_path, capsys):
+    path, model = trained
+    latents, archive = tmp_path / "latents.safetensors", tmp_path / "out.npz"
+    found = said(capsys, "encode", path, "--data", pixels, "--out", latents, "--posterior-mean", "--json")
+    assert [group["group"] for group in found["groups"]] == ["group00", "group01"]
+    images = {}
+    for keep in (0, 1, 2):
+        assert (
+            run_command(["decode", str(latents), "--checkpoint", str(path), "--keep", str(keep), "--npz", str(archive)])
+            == 0
+        )
+        images[keep] = np.load(archive)["images"]
+    x = model_input(
+        torch.from_numpy(np.load(tmp_path / "images.npz")["images"])[:, None], make_trial().likelihood_spec, 0
+    )
+    with torch.inference_mode():
+        whole = to_uint8(model.eval()(x, Draw(torch.tensor(0), at_mean=True)).likelihood.mean())
+    assert np.array_equal(images[2], whole.permute(0, 2, 3, 1).numpy())
+    assert len({found.tobytes() for found in images.values()}) == 3

@@ -8,6 +8,7 @@ import torch
 from kernels.ops import GaussianDraw
 from kernels.reference.backend import REFERENCE
 from models.elbo import Objective, terms
+from models.latents import decode, encode
 from models.likelihoods import BernoulliSpec, GaussianSpec, LogisticMixtureSpec
 from models.nvae import NVAEConfig, ResidualVAEConfig
 from models.output import Draw, ImageShape
@@ -120,6 +121,76 @@ def test_given_latents_are_decoded_and_the_groups_after_them_drawn(name):
     assert torch.equal(some, others) == (len(given) == 1)
     with pytest.raises(ValueError, match=r"latent group 0: expected shape \(3, .*got \(2, "):
         model.sample_state(3, draw(latents=(given[0][:2],)))
+
+
+@pytest.mark.parametrize("name", with_prior)
+@pytest.mark.parametrize("at_mean", [False, True], ids=["draw", "mean"])
+def test_encoded_latents_decode_to_the_reconstruction(name, at_mean):
+    model, x = make(name).eval(), images()
+    latents = encode(model, x, draw(at_mean=at_mean))
+    assert [tuple(group.z.shape[1:]) for group in latents] == [dataclasses.astuple(s) for s in model.latent_shapes]
+    assert all(torch.equal(group.z, group.mean) for group in latents) == at_mean
+    whole = model(x, draw(at_mean=at_mean)).likelihood.mean()
+    assert torch.equal(decode(model, latents, draw(seed=6)).mean(), whole)
+    every = tuple(group.pruned(torch.arange(group.z.shape[1])) for group in latents)
+    assert torch.equal(decode(model, every, draw(seed=6)).mean(), whole)
+
+
+def test_latents_that_went_through_flows_decode_to_the_reconstruction():
+    config = dataclasses.replace(SMALL["nvae"], flows=1)
+    model, x = build("nvae", config, GREY, BernoulliSpec(), REFERENCE).eval(), images()
+    latents = encode(model, x, draw(at_mean=True))
+    assert not torch.equal(latents[0].z, latents[0].mean)
+    assert torch.equal(decode(model, latents, draw()).mean(), model(x, draw(at_mean=True)).likelihood.mean())
+
+
+@pytest.mark.parametrize("name", with_prior)
+def test_decoding_draws_the_groups_after_those_kept_and_no_other(name):
+    drawn = []
+
+    def watched(*arguments, group, **keywords):
+        drawn.append(group)
+        return REFERENCE.gaussian_sample(*arguments, group=group, **keywords)
+
+    model = make(name, ops=dataclasses.replace(REFERENCE, gaussian_sample=watched)).eval()
+    latents = encode(model, images(), draw())
+    groups = len(latents)
+    for keep in range(groups + 1):
+        drawn.clear()
+        one, other = (decode(model, latents, draw(seed), keep=keep).mean() for seed in (6, 7))
+        assert drawn == 2 * list(range(keep, groups))
+        assert torch.equal(one, other) == (keep == groups)
+
+
+@pytest.mark.parametrize("name", with_prior)
+def test_a_channel_that_was_dropped_is_at_its_priors_mean(name):
+    """At temperature 0 a group that is drawn is its prior's mean, and so is one without any channel."""
+    model = make(name).eval()
+    latents = encode(model, images(), draw())
+    last = len(latents) - 1
+    none = (*latents[:last], latents[last].pruned(torch.arange(0)))
+    at_mean = decode(model, latents, draw(), keep=last, temperature=0.0).mean()
+    assert torch.equal(decode(model, none, draw()).mean(), at_mean)
+    kept = torch.tensor([0, 2])
+    first = latents[0].pruned(kept).pruned(torch.tensor([1]))
+    assert first.channels.tolist() == [2]
+    zeros = torch.zeros_like(latents[0].z)
+    zeros[:, 2] = latents[0].z[:, 2]  # the first group's prior is standard normal
+    expected = decode(model, (dataclasses.replace(latents[0], z=zeros), *latents[1:]), draw()).mean()
+    assert torch.equal(decode(model, (first, *latents[1:]), draw()).mean(), expected)
+
+
+def test_what_cannot_be_encoded_or_decoded_is_said():
+    model, x = make("nvae").eval(), images()
+    latents = encode(model, x, draw())
+    with pytest.raises(ValueError, match="a model with latents, got AE"):
+        encode(make("ae"), x, draw())
+    for groups, keep in ((latents, len(latents) + 1), (latents, -1), ((), None), (latents * 2, None)):
+        with pytest.raises(ValueError, match=f"of 1 to {len(latents)} groups"):
+            decode(model, groups, draw(), keep=keep)
+    wrong = dataclasses.replace(latents[0].pruned(torch.tensor([1])), channels=torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match=r"latent group 0: expected shape \(3, 2, .*got \(3, 1, "):
+        decode(model, (wrong, *latents[1:]), draw())
 
 
 @pytest.mark.parametrize("name", with_prior)

@@ -1,35 +1,22 @@
-"""Checkpoints that published codes wrote: what a reader of them is, and how their weights come into a model."""
+"""Checkpoints that published codes wrote: what a reader of them is, and how their contents are read without running."""
 
 from __future__ import annotations
 
-import pickle
 import re
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+import zipfile
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.presets import ModelSetup
 
-SHOWN_KEYS = 3
 TORCH_FILES = (b"PK\x03\x04", b"\x80\x02\x8a\x0a")
 """First bytes of what `torch.save` writes: a zip archive, or before torch 1.6 a pickled magic number."""
-
-UNREADABLE = (
-    pickle.UnpicklingError,
-    RuntimeError,
-    OSError,
-    EOFError,
-    LookupError,
-    AttributeError,
-    TypeError,
-    ValueError,
-)
-"""What `torch.load` raises on damaged or disallowed contents."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +60,26 @@ def load_contents(path: Path, safe_types: Iterable[type] = ()) -> object:
     """
     with path.open("rb") as file:
         try:
-            with torch.serialization.safe_globals(list(safe_types)):
+            _require_plain(path)
+            ignored = warnings.catch_warnings(action="ignore")
+            with ignored, torch.serialization.safe_globals(list(safe_types)):
                 return torch.load(file, map_location="cpu", weights_only=True)
-        except UNREADABLE as error:
+        except Exception as error:  # damaged or disallowed contents raise anything
             raise ValueError(f"{path}: not a checkpoint that can be read safely ({_reason(error)})") from error
+
+
+def _require_plain(path: Path) -> None:
+    """Raise ValueError where an archive does not hold its members as `torch.save` writes them: as they are, once."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise ValueError("its members are compressed, which torch.save never does")
+    if sum(member.file_size for member in members) > path.stat().st_size:
+        raise ValueError("its members are larger than the file")
+    if not any(member.filename.endswith("/data.pkl") for member in members):
+        raise ValueError("an archive, but not one of torch.save; give the run folder or the .safetensors file")
 
 
 def _reason(error: Exception) -> str:
@@ -84,36 +87,6 @@ def _reason(error: Exception) -> str:
     refused = re.search(r"GLOBAL ([\w.]+)", str(error))
     if refused is not None:
         return f"it holds Python objects, {refused[1]}, and these are not run; save the model's state_dict()"
+    if "weights_only" in str(error):
+        return "it holds more than tensors, or is damaged, and nothing of it is run; save the model's state_dict()"
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load `state` into `model`.
-
-    Raises:
-        ValueError: keys or shapes differ; names the first of them.
-    """
-    own = model.state_dict()
-    problems = [
-        *_listed("missing", (key for key in own if key not in state)),
-        *_listed("unexpected", (key for key in state if key not in own)),
-        *_listed(
-            "of another shape",
-            (
-                f"{key} {tuple(value.shape)} for {tuple(own[key].shape)}"
-                for key, value in state.items()
-                if key in own and value.shape != own[key].shape
-            ),
-        ),
-    ]
-    if problems:
-        raise ValueError(f"weights do not fit the model: {'; '.join(problems)}")
-    model.load_state_dict(state)
-
-
-def _listed(problem: str, keys: Iterable[str]) -> list[str]:
-    """'problem: first keys, ...' if there are any."""
-    first = list(islice(keys, SHOWN_KEYS + 1))
-    if not first:
-        return []
-    return [f"{problem}: {', '.join(first[:SHOWN_KEYS])}{', ...' if len(first) > SHOWN_KEYS else ''}"]

@@ -1,5 +1,7 @@
 """Drawn images in grids, folders and archives: any number, the same ones in each."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from PIL import Image
 from benchmarks.cli.parser import run_command
 from benchmarks.cli.sample import TOGETHER, drawn
 from benchmarks.data.arrays import npz_images
-from benchmarks.storage.weights import build_model, save_weights
+from benchmarks.storage.weights import build_model, save_weights, trained_folder, write_config
 from benchmarks.suites.config import build_suite, read_suite
 from models.output import ImageShape
 
@@ -86,3 +88,18 @@ def test_drawn_pixels_are_binary_and_repeat(weights):
     assert torch.equal(first, again)
     assert set(first.unique().tolist()) == {0, 255}
     assert not torch.equal(first[:7], first[-7:])
+
+
+def test_a_row_of_a_run_stands_for_its_first_seed_with_weights(weights, tmp_path, capsys):
+    trial = build_suite(*read_suite("quick"), ["vae"]).trials[0]
+    for seed in (10, 2):
+        folder = tmp_path / f"vae-seed{seed}-0123"
+        folder.mkdir()
+        write_config(dataclasses.replace(trial, seed=seed), folder)
+        (folder / "weights.safetensors").write_bytes(weights.read_bytes())
+    (tmp_path / "vae-seed1-0123").mkdir()  # a trial whose weights were not kept
+    (tmp_path / "vae-32-seed0-0123").mkdir()  # another row
+    assert trained_folder(tmp_path / "vae") == tmp_path / "vae-seed2-0123"
+    assert call(capsys, tmp_path / "vae", "--n", 4, "--out", tmp_path / "a.png")[0] == 0
+    code, said = call(capsys, tmp_path / "va", "--n", 4, "--out", tmp_path / "b.png")
+    assert (code, str(tmp_path / "va") in said) == (2, True)

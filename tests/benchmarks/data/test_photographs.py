@@ -109,7 +109,7 @@ def test_another_photograph_of_that_name_is_one_line(album):
 def test_a_damaged_photograph_is_one_line(album):
     table, folder = album
     (folder / "0.png").write_bytes((folder / "0.png").read_bytes()[:200])
-    with pytest.raises(UserError, match=r"0\.png: expected a photograph, got .*install mate-backgrounds again"):
+    with pytest.raises(UserError, match=r"0\.png: expected an image file, got .*install mate-backgrounds again"):
         photographs._make(tuple(table), folder)
 
 

@@ -135,11 +135,15 @@ def hierarchy():
     return [group(mean, torch.full_like(mean, -1.0)), group(later, torch.zeros_like(later)), group(idle, 0 * idle)]
 
 
-def usage(groups, sizes):
+def usage_of(groups, sizes):
     found = LatentUsage()
     for part in zip(*(zip(*(t.split(sizes) for t in g.raw_posterior), strict=True) for g in groups), strict=True):
         found.update([group(*raw) for raw in part])
-    return found.result()
+    return found
+
+
+def usage(groups, sizes):
+    return usage_of(groups, sizes).result()
 
 
 def test_active_units_follow_the_variance_first_and_the_rate_later(hierarchy):
@@ -148,6 +152,16 @@ def test_active_units_follow_the_variance_first_and_the_rate_later(hierarchy):
     assert [i.active_units for i in infos] == [2, 1, 0]
     for info, member in zip(infos, hierarchy, strict=True):
         assert info.rate == pytest.approx(member.rate.mean().item(), rel=EXACT)
+
+
+def test_a_channel_is_dead_where_none_of_its_units_is_active(hierarchy):
+    """And the rate's spread is its standard deviation over images, in any batches."""
+    for sizes in ([40], [7, 32, 1]):
+        groups = usage_of(hierarchy, sizes).groups()
+        assert [g.info.active_units for g in groups] == [2, 1, 0]
+        assert [(g.active_channels, g.dead_channels) for g in groups] == [((0, 1), (2,)), ((0,), (1,)), ((), (0,))]
+        for group, member in zip(groups, hierarchy, strict=True):
+            assert group.rate_sd == pytest.approx(member.rate.std().item(), rel=EXACT)
 
 
 def test_usage_does_not_depend_on_the_batches(hierarchy):

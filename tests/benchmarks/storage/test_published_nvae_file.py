@@ -11,7 +11,8 @@ import pytest
 import torch
 from original_nvae import DATA, original_state_dict, write_original
 
-from benchmarks.storage.published.checkpoint import PublishedModel, load_weights
+from benchmarks.storage.fit import load_weights
+from benchmarks.storage.published.checkpoint import PublishedModel
 from benchmarks.storage.published.registry import read_published
 from kernels.reference.backend import REFERENCE
 from models.nvae import NVAE

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from benchmarks.machine import limits
+from benchmarks.base import limits
 from benchmarks.suites.config import build_suite, read_suite
 from benchmarks.trials import processes
 

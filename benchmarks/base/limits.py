@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.base.errors import UserError
+
 ROOT = Path("/")
 UNLIMITED = 1 << 60
 """Bytes from which on a limit of cgroup v1 means none (it says 2^63 less a page)."""
@@ -22,6 +24,13 @@ def memory_limit(root: Path = ROOT) -> int | None:
     found = [size for size in _memory_limits(root) if size < UNLIMITED]
     total = _meminfo(root).get("MemTotal")
     return min([*found, *([total] if total else [])], default=None)
+
+
+def require_memory(size: int, what: str, advice: str, root: Path = ROOT) -> None:
+    """Raise UserError where `what` needs `size` bytes and there are less: said before they are asked for."""
+    limit = memory_limit(root)
+    if limit is not None and size > limit:
+        raise UserError(f"{what} need {size / 2**30:.1f} GiB, and there are {limit / 2**30:.1f} GiB here; {advice}")
 
 
 def _quotas(root: Path) -> Iterator[float]:
