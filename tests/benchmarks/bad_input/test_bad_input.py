@@ -59,6 +59,8 @@ WHOLE = {
     "throughput nvae-tiny": ("--batch", "--threads", "--iwae"),
     "evaluate absent": ("--batch-size", "--threads"),
     "sample absent": ("--n", "--prior-statistics"),
+    "encode absent": ("--n", "--batch-size", "--threads"),
+    "decode absent --checkpoint absent": ("--batch-size", "--threads"),
 }
 REAL = {
     "run": ("--epochs",),
@@ -84,6 +86,8 @@ TEXT = {
     "throughput": ("--suite", "--out", "--pythae"),
     "evaluate absent": ("--data", "--per-image", "--device", "--inception-weights", "--set"),
     "sample absent": ("--device", "--out", "--each", "--npz"),
+    "encode absent": ("--data", "--split", "--out", "--device"),
+    "decode absent": ("--checkpoint", "--keep", "--temperature", "--out", "--each", "--npz", "--device"),
     "gpu": ("--out", "--only"),
     "compare a b": ("--out",),
     "profile": ("--targets", "--dtypes", "--json", "--csv", "--figure", "--trace"),
