@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
-CellActivation = Literal["none", "swish", "elu"]
+CellActivation = Literal["none", "swish", "elu", "gelu"]
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ class GaussianSample(Protocol):
 class LogisticMixtureLogProb(Protocol):
     """log p(x) of the discretised logistic mixture (Salimans et al. 2017), summed over pixels: (B,) nats."""
 
-    def __call__(self, parameters: Tensor, x: Tensor, *, bits: int, original_edges: bool = False) -> Tensor:
+    def __call__(self, parameters: Tensor, x: Tensor, *, bits: int, published_edge: float | None = None) -> Tensor:
         """Evaluate; differentiable in `parameters`.
 
         Args:
@@ -116,8 +116,9 @@ class LogisticMixtureLogProb(Protocol):
                 K coefficient logits (tanh).
             x: (B, C, H, W), pixel levels k / (2^bits - 1) in [0, 1].
             bits: number of bits of a pixel value.
-            original_edges: reproduce the right-edge rule of the original NVAE code (x > 0.99 in [-1, 1] takes
-                the open upper bin), under which the probabilities do not sum to one.
+            published_edge: reproduce the rules of the published hierarchies' codes: x in [-1, 1] above the edge takes
+                the open upper bin (NVAE 0.99, which catches level 254, so that the probabilities do not sum to one;
+                VDVAE 0.999), below -0.999 the lower one, and bins of little mass their density times their width.
         """
         ...
 

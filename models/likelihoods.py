@@ -19,11 +19,16 @@ from kernels.ops import SOFT_CLAMPED, Ops
 from kernels.reference.backend import REFERENCE
 from kernels.reference.mixture import MIN_LOG_SCALE, parameters_per_component
 from models.distributions import DiagonalGaussian
-from models.fields import Bounds, bounded, require_bounds
+from models.fields import Bounds, added_later, bounded, require_bounds
 from models.output import LikelihoodSpec
 
 BITS = Bounds(1, 8)
 """Of a pixel value: images have 8."""
+NVAE_EDGE, VDVAE_EDGE = 0.99, 0.999
+"""Pixels in [-1, 1] above which the published codes take the open upper bin."""
+VDVAE_UNIFORM = 1e-5
+"""VDVAE draws a pixel from uniform noise that stays so far from 0 and 1."""
+PIXEL_LEVELS = 255
 
 
 def _sum_pixels(values: Tensor) -> Tensor:
@@ -113,12 +118,13 @@ class DiscretizedLogisticMixture:
     ops: Ops
     original_edges: bool = False
     original_temperature: bool = False
+    vdvae_rules: bool = False
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log p(x given z) of images at the levels k / (2^bits - 1): (B,) nats."""
-        return self.ops.logistic_mixture_log_prob(
-            self.parameters, x, bits=self.bits, original_edges=self.original_edges
-        )
+        """Log p(x given z) of images at the levels k / (2^bits - 1): (B,) nats; by VDVAE's rules also at 8-bit ones."""
+        edge = VDVAE_EDGE if self.vdvae_rules else NVAE_EDGE if self.original_edges else None
+        x = vdvae_levels(x, self.bits) if self.vdvae_rules else x
+        return self.ops.logistic_mixture_log_prob(self.parameters, x, bits=self.bits, published_edge=edge)
 
     def mean(self) -> Tensor:
         """Mean of the clamped mixture, (B, C, H, W).
@@ -140,6 +146,7 @@ class DiscretizedLogisticMixture:
 
         `temperature` t sharpens the choice of components (weights^(1/t)) and multiplies their scales, so that t < 1
         draws closer to the modes; with `original_temperature` it divides the scales, as the published NVAE code does.
+        By VDVAE's rules a channel is not rounded before the next one sees it, and the image is cut to 8-bit levels.
         """
         weights, means, scales, coefficients = self._components()
         if temperature != 1.0:
@@ -150,14 +157,21 @@ class DiscretizedLogisticMixture:
         picked = torch.multinomial(flat, 1, generator=generator).view(weights[:, :1].movedim(1, -1).shape)
         picked = picked.movedim(-1, 1)  # (B, 1, H, W)
         chosen = [c.gather(1, picked) for c in coefficients]
-        levels = 2**self.bits - 1
         channels: list[Tensor] = []  # each (B, 1, H, W)
         for index in range(means.shape[1]):
             mean = means[:, index].gather(1, picked) + _coupling(chosen, channels)
             uniform = torch.rand(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
-            value = mean + scales[:, index].gather(1, picked) * torch.logit(uniform, eps=1e-7)
-            channels.append(((value.clamp(-1, 1) / 2 + 0.5) * levels).round() / levels * 2 - 1)
-        return torch.cat(channels, dim=1) / 2 + 0.5
+            if self.vdvae_rules:
+                uniform = VDVAE_UNIFORM + (1 - 2 * VDVAE_UNIFORM) * uniform
+            value = (mean + scales[:, index].gather(1, picked) * torch.logit(uniform, eps=1e-7)).clamp(-1, 1)
+            channels.append(value if self.vdvae_rules else self._rounded(value))
+        drawn = torch.cat(channels, dim=1) / 2 + 0.5
+        return (drawn * PIXEL_LEVELS).floor() / PIXEL_LEVELS if self.vdvae_rules else drawn
+
+    def _rounded(self, value: Tensor) -> Tensor:
+        """Pixels in [-1, 1] at the nearest level."""
+        levels = 2**self.bits - 1
+        return ((value / 2 + 0.5) * levels).round() / levels * 2 - 1
 
     def _components(self) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
         """Weights (B, K, H, W), means and scales (B, C, K, H, W), and tanh coefficients, each (B, K, H, W)."""
@@ -169,6 +183,18 @@ class DiscretizedLogisticMixture:
         scales = rest[:, :, 1].clamp_min(MIN_LOG_SCALE).exp()
         coefficients = tuple(torch.tanh(rest[:, c, 2]) for c in range(3)) if channels == 3 else ()
         return weights, rest[:, :, 0], scales, coefficients
+
+
+def vdvae_levels(x: Tensor, bits: int) -> Tensor:
+    """Images in [0, 1], at 8-bit levels or those of `bits`, at the levels of the published VDVAE code.
+
+    It cuts the last bits of 8-bit pixels: level k of 5 bits is 8 k / 255, while bins are 2 / 31 wide in [-1, 1], as if
+    it were k / 31. The probabilities of its 5-bit levels do not sum to one.
+    """
+    if bits >= 8:
+        return x
+    step = 2 ** (8 - bits)
+    return (x * (PIXEL_LEVELS / step) + 1e-3).floor() * (step / PIXEL_LEVELS)
 
 
 def _coupling(coefficients: tuple[Tensor, ...] | list[Tensor], before: list[Tensor]) -> Tensor | float:
@@ -190,6 +216,11 @@ class ConfiguredLikelihood(LikelihoodSpec):
     bits: int = 8
     binary: ClassVar[bool] = False
     over_levels: ClassVar[bool] = False
+
+    @property
+    def input_bits(self) -> int:
+        """Bits of a pixel value of the images that the model is given, where they are not those that are scored."""
+        return self.bits
 
     @property
     def variant(self) -> str:
@@ -263,22 +294,33 @@ class LogisticMixtureSpec(ConfiguredLikelihood):
     """Discretised mixture of logistics with `mixtures` components over 2^bits levels, 1 or 3 channels.
 
     `original_edges` and `original_temperature` reproduce two errors of the published NVAE code: the right edge that
-    also catches the level below it, and the temperature that divides the scales of sampled pixels.
+    also catches the level below it, and the temperature that divides the scales of sampled pixels. `vdvae_rules` are
+    those of the published VDVAE code: the density where a bin holds at most 1e-5, 5-bit levels whose probabilities do
+    not sum to one, of images that the encoder sees with 8 bits, and pixels that are cut, not rounded, when drawn.
     """
 
     mixtures: int = bounded(10, Bounds(1, 32))
     bits: int = bounded(8, BITS)
     original_edges: bool = False
     original_temperature: bool = False
+    vdvae_rules: bool = added_later(False)
     over_levels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_bounds(self)
+        if self.vdvae_rules and (self.original_edges or self.original_temperature):
+            raise ValueError("logistic-mixture likelihood: expected VDVAE's rules or NVAE's, got both")
+
+    @property
+    def input_bits(self) -> int:
+        """By VDVAE's rules the model is given 8-bit images, of which fewer bits may be scored."""
+        return 8 if self.vdvae_rules else self.bits
 
     @property
     def variant(self) -> str:
         """Bits, and whose edges."""
-        return f"bits={self.bits}" + (", original edges" if self.original_edges else "")
+        rules = ", original edges" if self.original_edges else ", VDVAE's rules" if self.vdvae_rules else ""
+        return f"bits={self.bits}{rules}"
 
     def parameter_channels(self, channels: int) -> int:
         """10 K for three channels, 3 K for one.
@@ -292,8 +334,8 @@ class LogisticMixtureSpec(ConfiguredLikelihood):
 
     def build(self, parameters: Tensor, ops: Ops) -> DiscretizedLogisticMixture:
         """The mixture with `parameters` (B, P, H, W)."""
-        edges, temperature = self.original_edges, self.original_temperature
-        return DiscretizedLogisticMixture(parameters, self.mixtures, self.bits, ops, edges, temperature)
+        rules = self.original_edges, self.original_temperature, self.vdvae_rules
+        return DiscretizedLogisticMixture(parameters, self.mixtures, self.bits, ops, *rules)
 
 
 LIKELIHOODS: dict[str, type[ConfiguredLikelihood]] = {
@@ -312,3 +354,8 @@ def likelihood_name(spec: ConfiguredLikelihood) -> str:
 def nvae_rules(spec: ConfiguredLikelihood) -> ConfiguredLikelihood:
     """`spec` as the published NVAE code computes it: with its right edge; other specs have one rule only."""
     return dataclasses.replace(spec, original_edges=True) if isinstance(spec, LogisticMixtureSpec) else spec
+
+
+def vdvae_rules(spec: ConfiguredLikelihood) -> ConfiguredLikelihood:
+    """`spec` as the published VDVAE code computes it; other specs have one rule only."""
+    return dataclasses.replace(spec, vdvae_rules=True) if isinstance(spec, LogisticMixtureSpec) else spec

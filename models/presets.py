@@ -10,7 +10,7 @@ from typing import Any
 from models.likelihoods import ConfiguredLikelihood
 from models.output import ImageShape
 
-Setting = float | int | str | bool
+Setting = float | int | str | bool | tuple[float, ...]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kernels.ops import Ops
-from models.likelihoods import ConfiguredLikelihood, nvae_rules
+from models.likelihoods import ConfiguredLikelihood, nvae_rules, vdvae_rules
 from models.nvae import NVAE, NVAEConfig, ResidualVAE, ResidualVAEConfig
 from models.nvae.presets import PRESETS as NVAE_PRESETS
 from models.nvae.presets import RECIPE as NVAE_RECIPE
@@ -15,6 +15,9 @@ from models.output import ImageShape, LikelihoodSpec, Model
 from models.presets import Preset, Recipe
 from models.vanilla.autoencoder import AE, AEConfig
 from models.vanilla.vae import VAE, VAEConfig
+from models.vdvae import VDVAE, VDVAEConfig
+from models.vdvae.presets import PRESETS as VDVAE_PRESETS
+from models.vdvae.presets import RECIPE as VDVAE_RECIPE
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ MODELS: dict[str, ModelEntry] = {
     "nvae": ModelEntry(
         NVAEConfig, NVAE, "hierarchical NVAE (Vahdat & Kautz 2021)", NVAE_PRESETS, NVAE_RECIPE, nvae_rules
     ),
+    "vdvae": ModelEntry(VDVAEConfig, VDVAE, "very deep VDVAE (Child 2021)", VDVAE_PRESETS, VDVAE_RECIPE, vdvae_rules),
 }
 
 

@@ -66,7 +66,7 @@ def test_floors_import_downwards_only(floor):
 
 def model_units():
     """Each model by name: its file or its folder."""
-    return {"models.vanilla.autoencoder", "models.vanilla.vae", "models.nvae"}
+    return {"models.vanilla.autoencoder", "models.vanilla.vae", "models.nvae", "models.vdvae"}
 
 
 def test_a_model_imports_neither_another_model_nor_the_engine():
@@ -123,7 +123,7 @@ STAGES = (
     ("benchmarks.data", "benchmarks.suites", "benchmarks.records"),
     ("benchmarks.base",),
     ("models.registry",),
-    ("models.nvae", "models.vanilla", "models.elbo", "models.latents"),
+    ("models.nvae", "models.vanilla", "models.vdvae", "models.elbo", "models.latents"),
     ("models.presets", "models.layers"),
     ("models.likelihoods",),
     ("models.output",),

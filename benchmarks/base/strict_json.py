@@ -36,9 +36,9 @@ def parse_json(text: str | bytes) -> Any:
     """
     try:
         raw = json.loads(text, parse_constant=_refuse_constant)
+        _require_sound(raw, "")
     except RecursionError:
         raise ValueError("nested too deep") from None
-    _require_sound(raw, "")
     return raw
 
 

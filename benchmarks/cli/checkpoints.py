@@ -44,11 +44,16 @@ def say_what_was_read(name: str, note: str) -> None:
         print(f"{name}: {note}", file=sys.stderr)
 
 
-def load_checkpoint(checkpoint: str, device: str | None) -> LoadedModel:
+def load_checkpoint(options: argparse.Namespace, device: str | None) -> LoadedModel:
     """The model of a run folder, a weights file or a published checkpoint, on the device asked for."""
-    path = trained_folder(Path(checkpoint))
+    path = trained_folder(Path(options.checkpoint))
     name = device or (read_config(path).device if path.is_dir() else "auto")
-    return load_model(path, choose_device(name))
+    return load_model(path, choose_device(name), hparams_of(options))
+
+
+def hparams_of(options: argparse.Namespace) -> Path | None:
+    """The file of `--hparams`, if it was given."""
+    return None if options.hparams is None else Path(options.hparams)
 
 
 def trained_on(trial: TrialConfig, checkpoint: str) -> str:
@@ -85,7 +90,7 @@ def _print_measurements(rows: list[Measurement], as_json: bool) -> None:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Score a checkpoint on the test split of its data set, or of another; or on all images of a file."""
-    loaded = load_checkpoint(options.checkpoint, options.device)
+    loaded = load_checkpoint(options, options.device)
     torch.set_num_threads(options.threads or loaded.trial.threads)
     settings = _evaluation_settings(loaded.trial, options)
     name = options.data or trained_on(loaded.trial, options.checkpoint)
@@ -160,7 +165,7 @@ def _score_images(loaded: LoadedModel, options: argparse.Namespace) -> list[Meas
 
 def convert(options: argparse.Namespace) -> int:
     """Write a checkpoint in this suite's own format, which all verbs read."""
-    loaded = load_model(Path(options.checkpoint), torch.device("cpu"))
+    loaded = load_checkpoint(options, "cpu")
     out = Path(options.out)
     path = out if out.suffix == ".safetensors" else out / WEIGHTS
     save_weights(loaded.model, loaded.trial, loaded.data_hash, path)

@@ -19,7 +19,10 @@ from benchmarks.cli import dispatch
 COMMAND = "vaebench"
 """The console command; `python -m benchmarks` is the same."""
 PLUGGABLE = ("run", "trial", "tune", "throughput", "evaluate", "sample", "encode", "decode", "convert", "list")
-CHECKPOINT = "trial folder, OUT/ROW for a row of the run OUT, weights file, or checkpoint.pt of the original NVAE code"
+READING = ("throughput", "evaluate", "sample", "encode", "decode", "convert")
+"""Verbs that take checkpoints of published codes."""
+CHECKPOINT = "trial folder, OUT/ROW of the run OUT, weights file, or checkpoint of the original NVAE or VDVAE code"
+HPARAMS = "JSON file of the settings, where a checkpoint of an original code holds weights alone and fits no preset"
 UNWRITABLE = (
     *(errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST),
     *(errno.ENAMETOOLONG, errno.ELOOP),
@@ -76,7 +79,7 @@ def build_parser() -> Parser:
     _add_sample(verb("sample", "draw images from a trained model into a grid, a folder or an archive"))
     _add_encode(verb("encode", "write the latents of images to a file; say how the latent groups are used"))
     _add_decode(verb("decode", "make images of a file of latents, all of its groups or the first ones"))
-    convert = verb("convert", "write a checkpoint (of the original NVAE code, say) in this suite's format")
+    convert = verb("convert", "write a checkpoint (of the original NVAE or VDVAE code, say) in this suite's format")
     convert.add_argument("checkpoint", help=CHECKPOINT)
     convert.add_argument("out", help="a .safetensors file, or a folder to make")
     _add_profile(verb("profile", "what the compiler made of the kernels, and how fast they are here"))
@@ -91,6 +94,8 @@ def build_parser() -> Parser:
     trial.set_defaults(parser=trial)
     trial.add_argument("folder")
     for name, sub in subparsers.choices.items():
+        if name in READING:
+            sub.add_argument("--hparams", metavar="FILE.json", help=HPARAMS)
         if name in PLUGGABLE:
             sub.add_argument("--plugin", action="append", default=[], metavar="MODULE", help="adds models of your own")
     return parser
@@ -202,7 +207,9 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
         "--data", help="data set (default: the one it was trained on), or npz:FILE for the likelihood of all its images"
     )
     evaluate.add_argument("--posterior-mean", action="store_true", help="likelihood with every z at its posterior mean")
-    evaluate.add_argument("--original-rules", action="store_true", help="likelihood with the original NVAE's edges")
+    evaluate.add_argument(
+        "--original-rules", action="store_true", help="likelihood as the model's original code has it"
+    )
     evaluate.add_argument("--per-image", type=file, metavar="OUT.json", help="write the likelihood of every image")
     evaluate.add_argument("--batch-size", type=whole(bounds.BATCH), help="images per call (default: as configured)")
     evaluate.add_argument("--device", default="auto", help="auto, cpu or cuda")

@@ -25,7 +25,7 @@ GRID = "samples.png"
 
 def sample(options: argparse.Namespace) -> int:
     """Draw images into a grid, a folder or an archive."""
-    loaded = load_checkpoint(options.checkpoint, options.device)
+    loaded = load_checkpoint(options, options.device)
     if not loaded.model.has_prior:
         raise UserError(
             f"{options.checkpoint}: a {loaded.trial.model} has no prior to sample from; choose another model"

@@ -24,7 +24,7 @@ from benchmarks.speed.throughput import OURS_NAME, PLAIN_NAME, USUAL, Settings, 
 from benchmarks.speed.work import verbs_of
 
 SUITE_ONLY = ("out", "pythae", "no_compiler")
-MODELS_ONLY = ("set", "vs", "vs_set", "trace", "iwae", "what", "precision", "compile")
+MODELS_ONLY = ("hparams", "set", "vs", "vs_set", "trace", "iwae", "what", "precision", "compile")
 SECONDS = 0.8
 
 
@@ -75,7 +75,7 @@ def _plan(options: argparse.Namespace) -> list[tuple[Target, int | None, int | N
     """What is measured one after another: target, batch, threads."""
     if not options.target:
         raise UserError("throughput: expected a run folder, weights, a suite or a preset, or --suite speed; got none")
-    targets = [target for name in options.target for target in resolve(name, options.models)]
+    targets = [target for name in options.target for target in resolve(name, options.models, options.hparams)]
     batches: tuple[int | None, ...] = options.batch or (None,)
     threads: tuple[int | None, ...] = options.threads or (None,)
     planned = list(itertools.product(targets, batches, threads))

@@ -57,5 +57,5 @@ def model_input(images: Tensor, likelihood: ConfiguredLikelihood, source: torch.
 
     `source` of the binary draws is a generator, or the seed of a fresh one.
     """
-    x = to_unit(images, likelihood.bits)
+    x = to_unit(images, likelihood.input_bits)
     return binarise(x, source) if likelihood.binary else x

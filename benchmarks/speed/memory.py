@@ -33,6 +33,7 @@ class Request:
     device: str
     threads: int
     plugins: list[str]
+    hparams: str | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ def peak_of(request: Request) -> Peak:
         keep_freed_memory()  # as our trainings do
     torch.set_num_threads(request.threads)
     device = choose_device(request.device)
-    target = resolve(request.source, [request.row] if request.row else None)[0].overridden(request.overrides)
+    rows = [request.row] if request.row else None
+    target = resolve(request.source, rows, request.hparams)[0].overridden(request.overrides)
     verbs = verbs_of(target.trial, request.plain)
     step = verbs["train" if "train" in verbs else "loop"](job_of(target, device))
     assert step is not None

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmarks.base.errors import UserError, unknown
 from benchmarks.data import keyed_generator, load
-from benchmarks.storage.weights import LoadedModel, build_model, load_model
+from benchmarks.storage.weights import build_model, load_model
 from benchmarks.suites.config import (
     TrialConfig,
     build_suite,
@@ -36,7 +36,17 @@ TABLES = {
 }
 """First word of an override -> part of a trial."""
 NOT_TIMED = (
-    *("images", "epochs", "seconds", "cpu_seconds", "warmup", "final_rate", "ema_batches", "validations"),
+    *(
+        "images",
+        "epochs",
+        "seconds",
+        "cpu_seconds",
+        "warmup",
+        "warmup_steps",
+        "final_rate",
+        "ema_batches",
+        "validations",
+    ),
     *("checkpoint_seconds", "hopeless_after"),
 )
 """Fields of a training that say how long it is, or what is done beside its steps."""
@@ -48,7 +58,7 @@ CPU = torch.device("cpu")
 class Target:
     """A model to time: its trial, its images' shape, and its weights if it has any yet.
 
-    `source`, `row` and `overrides` say how to come by it again in another process.
+    `source`, `row`, `overrides` and `hparams` say how to come by it again in another process.
     """
 
     source: str
@@ -57,6 +67,7 @@ class Target:
     row: str | None = None
     overrides: tuple[str, ...] = ()
     weights: dict[str, Tensor] | None = None
+    hparams: str | None = None
 
     @property
     def name(self) -> str:
@@ -92,12 +103,18 @@ class Target:
         return torch.randint(256, size, dtype=torch.uint8, generator=gen)
 
 
-def resolve(name: str, rows: Sequence[str] | None = None) -> list[Target]:
+def resolve(name: str, rows: Sequence[str] | None = None, hparams: str | None = None) -> list[Target]:
     """The targets that `name` stands for: the rows of a suite (only `rows` if given), or the one model it names.
+
+    `hparams` is a file of settings for a published code's checkpoint that holds none; suites and presets need none.
 
     Raises:
         UserError: no such thing, with the nearest name; rows of what has none.
     """
+    if hparams is not None and (name in (*suite_names(), *presets()) or name.endswith(".toml")):
+        raise UserError(
+            f"--hparams {hparams}: expected a checkpoint of a published code, got {name}; leave the flag out"
+        )
     if name in suite_names() or name.endswith(".toml"):
         return _suite_targets(name, rows)
     if rows:
@@ -106,7 +123,8 @@ def resolve(name: str, rows: Sequence[str] | None = None) -> list[Target]:
         return [preset_target(name)]
     path = Path(name)
     if path.exists() or path.suffix or len(path.parts) > 1:
-        return [_loaded_target(name, load_model(path, CPU))]
+        loaded = load_model(path, CPU, None if hparams is None else Path(hparams))
+        return [Target(name, loaded.trial, loaded.model.image, weights=loaded.model.state_dict(), hparams=hparams)]
     raise unknown("target", name, [*suite_names(), *presets()])
 
 
@@ -124,10 +142,6 @@ def preset_target(name: str) -> Target:
     row = {**recipe_row(MODELS[preset.model].recipe), **preset_row(name)}
     trial = build_suite(name, {"data": "", "models": {name: row}}).trials[0]
     return Target(name, trial, preset.image)
-
-
-def _loaded_target(name: str, loaded: LoadedModel) -> Target:
-    return Target(name, loaded.trial, loaded.model.image, weights=loaded.model.state_dict())
 
 
 def override_trial(trial: TrialConfig, assignments: Sequence[str]) -> TrialConfig:

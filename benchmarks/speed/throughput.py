@@ -183,6 +183,7 @@ def request_of(variant: Variant, settings: Settings) -> memory.Request:
         str(settings.device),
         torch.get_num_threads(),
         list(settings.plugins),
+        target.hparams,
     )
 
 

@@ -24,7 +24,7 @@ from benchmarks.base.typed import parse
 from benchmarks.machine.environment import choose_device, collect
 from benchmarks.storage import tensors
 from benchmarks.storage.fit import check_fit, load_weights, require_sizes, skeleton
-from benchmarks.storage.published.checkpoint import is_torch_file
+from benchmarks.storage.published.checkpoint import is_torch_file, load_settings
 from benchmarks.storage.published.registry import read_published
 from benchmarks.suites.config import TrialConfig, build_suite, to_dict, trial_from_dict
 from benchmarks.suites.presets import recipe_row, setup_row
@@ -109,18 +109,23 @@ def _seed_of(folder: Path) -> int:
     return int(digits) if digits.isdecimal() else sys.maxsize
 
 
-def load_model(path: Path, device: torch.device) -> LoadedModel:
+def load_model(path: Path, device: torch.device, hparams: Path | None = None) -> LoadedModel:
     """The model of a weights file, of a run folder that holds one, or of a checkpoint that a published code wrote.
 
-    OUT/ROW stands for the first seed of a row in the run OUT. The model is in evaluation mode.
+    OUT/ROW stands for the first seed of a row in the run OUT. `hparams` is a JSON file of settings, for a
+    published code's checkpoint without any. The model is in evaluation mode.
 
     Raises:
-        UserError: missing, corrupt or foreign file.
+        UserError: missing, corrupt or foreign file; settings for what holds its own.
     """
     path = trained_folder(path)
     path = path / tensors.WEIGHTS if path.is_dir() else path
     if is_torch_file(path):
-        return _load_published(path, device)
+        return _load_published(path, device, hparams)
+    if hparams is not None and path.is_file():
+        raise UserError(
+            f"--hparams {hparams}: expected a checkpoint of a published code, got {path}; leave the flag out"
+        )
     said = tensors.describe(path)
     try:
         trial, image = _described(path, said.metadata["cell"], said.metadata["image"])
@@ -172,14 +177,14 @@ def _first(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def _load_published(path: Path, device: torch.device) -> LoadedModel:
+def _load_published(path: Path, device: torch.device, hparams: Path | None) -> LoadedModel:
     """The model of a published code's checkpoint.
 
     Raises:
         UserError: another layout, or weights that do not fit the stored setup; names the first keys that differ.
     """
     try:
-        reader, published = read_published(path)
+        reader, published = read_published(path, None if hparams is None else load_settings(hparams))
         trial = published_trial(published.setup, reader.label)
         model = _filled(trial, published.setup.image, device, published.state, lambda: published.state)
     except (ValueError, OSError, RuntimeError) as error:

@@ -23,7 +23,7 @@ from benchmarks.base.names import require_line, require_plain
 from benchmarks.base.typed import one_of, parse
 from benchmarks.suites.presets import with_preset
 from models.elbo import Objective
-from models.fields import POSITIVE, SHARE, Bounds, added_later, bounded, named_fields, require_bounds, shown
+from models.fields import POSITIVE, SHARE, WEIGHT, Bounds, added_later, bounded, named_fields, require_bounds, shown
 from models.likelihoods import LIKELIHOODS, ConfiguredLikelihood
 from models.registry import MODELS
 
@@ -38,13 +38,14 @@ class TrainingConfig:
 
     Length: `images` (steps x batch), or `epochs` in its place, or `seconds` of training (the number of steps is
     then fixed from the speed measured at the start), or `cpu_seconds` of processor time, all threads together, which
-    neighbours on a busy machine do not lengthen. Learning rate: linear warm-up over `warmup`, then cosine to
-    `final_rate` x learning_rate. `ema` is the decay of averaged weights (0: none), warmed as
-    min(ema, (1 + t) / (10 + t)); `ema_batches`
-    training batches re-estimate batch-norm statistics under them. `clip_norm` 0 means no clipping. `precision` bfloat16
-    is autocast around the model; `compile` on runs its forward and backward pass through torch.compile, graph replays
-    whole steps as CUDA graphs, which compiles nothing. `hopeless_after`
-    steps in a row whose loss or gradient is not finite end the training.
+    neighbours on a busy machine do not lengthen. Learning rate: linear warm-up over `warmup`, or from 0 over
+    `warmup_steps` in its place, then cosine to `final_rate` x learning_rate. `betas` are Adam's. `ema` is the decay of
+    averaged weights (0: none), warmed as min(ema, (1 + t) / (10 + t)), or constant from the initial weights on without
+    `ema_warmup`; `ema_batches` training batches re-estimate batch-norm statistics under them. `clip_norm` 0 means no
+    clipping; a step whose gradient's norm before clipping reaches `skip_threshold` (0: none) is not taken. `precision`
+    bfloat16 is autocast around the model; `compile` on runs its forward and backward pass through torch.compile, graph
+    replays whole steps as CUDA graphs, which compiles nothing. `hopeless_after` steps in a row that were not taken, for
+    their loss or gradient was not finite or too large, end the training.
     """
 
     images: int = bounded(32_000, bounds.IMAGES)
@@ -57,7 +58,7 @@ class TrainingConfig:
     epsilon: float = bounded(1e-8, POSITIVE)
     warmup: float = bounded(0.05, SHARE)
     final_rate: float = bounded(0.01, SHARE)
-    clip_norm: float = bounded(200.0, Bounds(0, 1e30))
+    clip_norm: float = bounded(200.0, WEIGHT)
     ema: float = bounded(0.0, SHARE)
     ema_batches: int = bounded(50, bounds.BATCHES)
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -67,9 +68,15 @@ class TrainingConfig:
     checkpoint_seconds: float = bounded(30.0, bounds.SECONDS)
     hopeless_after: int = added_later(100, bounds.BATCHES)
     cpu_seconds: float | None = added_later(None, bounds.SECONDS)
+    warmup_steps: int = added_later(0, bounds.or_zero(bounds.IMAGES))
+    betas: tuple[float, ...] = added_later((0.9, 0.999), SHARE)
+    skip_threshold: float = added_later(0.0, WEIGHT)
+    ema_warmup: bool = added_later(True)
 
     def __post_init__(self) -> None:
         require_bounds(self)
+        if len(self.betas) != 2 or max(self.betas) == 1:
+            raise ValueError(f"training.betas: expected two values in [0, 1), got {list(self.betas)}")
         if self.seconds is not None and self.cpu_seconds is not None:
             raise ValueError("training.cpu_seconds: expected without training.seconds; give one of them")
 

@@ -23,7 +23,7 @@ from benchmarks.training.guard import StepGuard
 from benchmarks.training.state import TrainingState, build_optimizer, restore, save_state
 from benchmarks.training.step import loss_of, train_step, weights_at
 from models.elbo import terms
-from models.layers.norm_statistics import averaged_anew
+from models.layers.norm_statistics import averaged_anew, batch_norms
 from models.output import Draw, Model
 
 CURVE_POINTS = 100
@@ -76,7 +76,9 @@ class StepClock:
 def adopt_average(state: TrainingState, trial: TrialConfig, data: DataSet, device: torch.device) -> None:
     """Load the averaged weights and re-estimate batch-norm statistics under them, on fixed training batches."""
     for name, parameter in state.model.named_parameters():
-        parameter.copy_(state.average[name])
+        parameter.copy_(state.average.get(name, parameter))  # none where no step was taken
+    if not batch_norms(state.model):
+        return
     with averaged_anew(state.model):
         for x, draw in _fixed_batches(trial, data, device):
             state.model(x, draw)
@@ -133,7 +135,7 @@ def train(
     """Train `model` in place, continuing from `folder`'s checkpoint if there is one.
 
     `progress(step, steps, text)` is called now and then; when `stop()` turns true, the state is saved and the result
-    says `finished = False`. So it ends after `hopeless_after` steps in a row that were not finite. `say(text)` is
+    says `finished = False`. So it ends after `hopeless_after` steps in a row that were not taken. `say(text)` is
     called at the first of them.
     """
     device = next(model.parameters()).device
@@ -176,15 +178,20 @@ def train(
 
 
 def why_hopeless(state: TrainingState, config: TrainingConfig) -> str:
-    """Why the training is given up: the last `hopeless_after` steps in a row were not finite; empty if it goes on."""
+    """Why the training is given up: the last `hopeless_after` steps in a row were not taken; empty if it goes on."""
     latest = state.losses[max(0, state.step - config.hopeless_after) : state.step]
     if len(latest) < config.hopeless_after or not bool(latest.isnan().all()):
         return ""
     return (
-        f"given up at step {state.step} of {state.steps}: the last {config.hopeless_after} steps were not finite and "
-        f"were undone ({state.trouble}); lower training.learning_rate ({config.learning_rate:g}), or raise "
+        f"given up at step {state.step} of {state.steps}: the last {config.hopeless_after} steps were {fault(config)} "
+        f"and were undone ({state.trouble}); lower training.learning_rate ({config.learning_rate:g}), or raise "
         "training.hopeless_after"
     )
+
+
+def fault(config: TrainingConfig) -> str:
+    """What is wrong with steps that are not taken."""
+    return "not finite" if not config.skip_threshold else "not finite, or their gradients above skip_threshold,"
 
 
 def compile_step(state: TrainingState, trial: TrialConfig, images: Tensor) -> str:

@@ -53,7 +53,7 @@ class TrainingState:
 
     @property
     def skipped(self) -> int:
-        """Number of steps whose loss or gradient was not finite."""
+        """Number of steps that were not taken: loss or gradient not finite, or the gradient too large."""
         return int(self.losses[: self.step].isnan().sum())
 
 
@@ -65,6 +65,8 @@ def build_optimizer(config: TrainingConfig, model: nn.Module, device: torch.devi
         "weight_decay": config.weight_decay,
         "eps": config.epsilon,
     }
+    beta1, beta2 = config.betas
+    options["betas"] = (beta1, beta2)
     if config.optimizer == "adamax":
         return Adamax(parameters, **options, foreach=True, capturable=device.type == "cuda")
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam

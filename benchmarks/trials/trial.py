@@ -26,7 +26,7 @@ from benchmarks.storage import tensors
 from benchmarks.storage.weights import build_model, read_config, record_head, record_names, save_weights
 from benchmarks.suites.config import TrialConfig
 from benchmarks.training.cost import macs_per_image, parameter_count
-from benchmarks.training.loop import TrainingResult, train
+from benchmarks.training.loop import TrainingResult, fault, train
 from models.output import Model
 
 PROGRESS_SECONDS = 0.5
@@ -129,7 +129,7 @@ def _report_or_stop(report: Reporter, stop: StopSignal, done: int, total: int, p
 
 def _trained_record(trial: TrialConfig, folder: Path, model: Model, data: DataSet, result: TrainingResult) -> RunRecord:
     """The record before evaluation."""
-    undone = f"{result.skipped} training steps were not finite and were undone; {result.trouble}"
+    undone = f"{result.skipped} training steps were {fault(trial.training)} and were undone; {result.trouble}"
     return RunRecord(
         **record_head(trial, folder),
         data_hash=data.content_hash,

@@ -22,7 +22,7 @@ from kernels.cpu.gradients import refuse_second_order
 from kernels.cpu.structures import Layer, Upstream, pointer
 from kernels.reference import network as reference
 
-ACTIVATIONS: dict[str, int] = {"none": 0, "swish": 1, "elu": 2}
+ACTIVATIONS: dict[str, int] = {"none": 0, "swish": 1, "elu": 2, "gelu": 3}
 LARGEST_KERNEL = 13
 
 

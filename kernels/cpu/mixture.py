@@ -150,10 +150,12 @@ class Mixture(torch.autograd.Function):
         return (gradient * per_sample(upstream, gradient)).to(ctx.dtype), None, None, None
 
 
-def logistic_mixture_log_prob(parameters: Tensor, x: Tensor, *, bits: int, original_edges: bool = False) -> Tensor:
-    """Log p(x) per image (B,); see `kernels.ops.LogisticMixtureLogProb`. The original's edges take the reference."""
-    if original_edges:
-        return reference.logistic_mixture_log_prob(parameters, x, bits=bits, original_edges=True)
+def logistic_mixture_log_prob(
+    parameters: Tensor, x: Tensor, *, bits: int, published_edge: float | None = None
+) -> Tensor:
+    """Log p(x) per image (B,); see `kernels.ops.LogisticMixtureLogProb`. Published rules take the reference."""
+    if published_edge is not None:
+        return reference.logistic_mixture_log_prob(parameters, x, bits=bits, published_edge=published_edge)
     mixture_components(parameters, x)
     differentiate = torch.is_grad_enabled() and parameters.requires_grad
     return Mixture.apply(parameters, x.detach(), bits, differentiate)

@@ -92,13 +92,15 @@ def gaussian_sample(
     return gaussian(mean, log_scale, None, None, noise, seed, group, first_sample, *scalars)[0]
 
 
-def logistic_mixture_log_prob(parameters: Tensor, x: Tensor, *, bits: int, original_edges: bool = False) -> Tensor:
+def logistic_mixture_log_prob(
+    parameters: Tensor, x: Tensor, *, bits: int, published_edge: float | None = None
+) -> Tensor:
     """Log p(x) per image (B,); see `kernels.ops.LogisticMixtureLogProb`.
 
-    The original's edges and float64 take the reference.
+    Published rules and float64 take the reference.
     """
-    if original_edges or parameters.dtype == torch.float64:
-        return REFERENCE.logistic_mixture_log_prob(parameters, x, bits=bits, original_edges=original_edges)
+    if published_edge is not None or parameters.dtype == torch.float64:
+        return REFERENCE.logistic_mixture_log_prob(parameters, x, bits=bits, published_edge=published_edge)
     mixture_components(parameters, x)
     if eager.unobserved(parameters, x):
         return eager.mixture(parameters, x.detach(), bits)

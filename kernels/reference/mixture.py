@@ -70,11 +70,11 @@ def level_log_prob(centred: Tensor, log_scale: Tensor, x: Tensor, half: float) -
     return torch.where(lowest, below, torch.where(highest, above, below + above + width))
 
 
-def level_log_prob_published(centred: Tensor, log_scale: Tensor, x: Tensor, half: float) -> Tensor:
-    """`level_log_prob` by the rules of the published NVAE code, with its thresholds.
+def level_log_prob_published(centred: Tensor, log_scale: Tensor, x: Tensor, half: float, edge: float) -> Tensor:
+    """`level_log_prob` by the rules of the published codes of NVAE and VDVAE, with their thresholds.
 
     Interior: log of the difference of two sigmoids, or the density at the centre times the bin's width where the
-    difference is at most 1e-5; x < -0.999 is the lowest level and x > 0.99 the highest (which catches level 254).
+    difference is at most 1e-5; x < -0.999 is the lowest level and x > `edge` the highest.
     """
     inverse = torch.exp(-log_scale)
     upper, lower = (centred + half) * inverse, (centred - half) * inverse
@@ -83,10 +83,12 @@ def level_log_prob_published(centred: Tensor, log_scale: Tensor, x: Tensor, half
     log_density = middle - log_scale - 2 * F.softplus(middle)
     interior = torch.where(difference > 1e-5, difference.clamp_min(1e-10).log(), log_density + math.log(2 * half))
     lowest, highest = upper - F.softplus(upper), -F.softplus(lower)
-    return torch.where(x < -0.999, lowest, torch.where(x > 0.99, highest, interior))
+    return torch.where(x < -0.999, lowest, torch.where(x > edge, highest, interior))
 
 
-def logistic_mixture_log_prob(parameters: Tensor, x: Tensor, *, bits: int, original_edges: bool = False) -> Tensor:
+def logistic_mixture_log_prob(
+    parameters: Tensor, x: Tensor, *, bits: int, published_edge: float | None = None
+) -> Tensor:
     """Log p(x) per image (B,); see `kernels.ops.LogisticMixtureLogProb`."""
     k = mixture_components(parameters, x)
     batch, channels, height, width = x.shape
@@ -97,7 +99,8 @@ def logistic_mixture_log_prob(parameters: Tensor, x: Tensor, *, bits: int, origi
     pixels = (2 * x.to(dtype) - 1).unsqueeze(2)  # (B, C, 1, H, W)
     if channels == 3:
         means = component_means(means, rest[:, :, 2 * k :], pixels)
-    rule = level_log_prob_published if original_edges else level_log_prob
-    per_channel = rule(pixels - means, log_scales, pixels, 1.0 / (2**bits - 1))
+    given = pixels - means, log_scales, pixels, 1.0 / (2**bits - 1)
+    published = published_edge is not None
+    per_channel = level_log_prob_published(*given, published_edge) if published else level_log_prob(*given)
     per_component = per_channel.sum(1) + F.log_softmax(logits, 1)  # (B, K, H, W)
     return torch.logsumexp(per_component, 1).flatten(1).sum(1)

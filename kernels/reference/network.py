@@ -20,6 +20,7 @@ ACTIVATIONS: dict[CellActivation, Callable[[Tensor], Tensor]] = {
     "none": lambda x: x,
     "swish": F.silu,
     "elu": F.elu,
+    "gelu": F.gelu,
 }
 
 

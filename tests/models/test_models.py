@@ -15,6 +15,7 @@ from models.output import Draw, ImageShape
 from models.registry import MODELS, build
 from models.vanilla.convnet import ResidualBlock
 from models.vanilla.vae import VAEConfig
+from models.vdvae import VDVAEConfig
 
 GREY, COLOUR = ImageShape(1, 28, 28), ImageShape(3, 32, 32)
 SMALL = {
@@ -24,6 +25,7 @@ SMALL = {
     "vae-mlp": MODELS["vae"].config(hidden=(12, 7), latent_size=5),
     "residual-vae": ResidualVAEConfig(channels_encoder=4, channels_decoder=4, channel_cap=8),
     "nvae": NVAEConfig(channels_encoder=4, channels_decoder=4, channel_cap=8, latent_channels=3),
+    "vdvae": VDVAEConfig("32x1,32d4,8x1,8d4", "2x2,8m2,32m8", 8, latent_channels=3),
 }
 BATCH_TOLERANCE = 1e-4  # float32 sums over 784 pixels; convolutions choose their algorithm by batch size
 MLP = "-mlp"
@@ -36,7 +38,7 @@ def model_of(name):
 
 with_prior = [name for name in SMALL if MODELS[model_of(name)].model.has_prior]
 padded = [name for name in SMALL if not name.endswith(MLP)]
-hierarchical = ["nvae"]
+hierarchical = ["nvae", "vdvae"]
 
 
 def make(name, image=GREY, spec=None, ops=REFERENCE, seed=0):
@@ -304,8 +306,9 @@ def test_residual_vae_is_nvae_with_one_group_and_alike_in_size():
 
 @pytest.mark.parametrize("name", padded)
 def test_sizes_that_do_not_divide_are_named(name):
+    config = dataclasses.replace(SMALL[name], pad=1) if hasattr(SMALL[name], "pad") else SMALL[name]
     with pytest.raises(ValueError, match=r"such as \d+ or \d+"):
-        build(name, dataclasses.replace(SMALL[name], pad=1), ImageShape(1, 27, 28), BernoulliSpec(), REFERENCE)
+        build(name, config, ImageShape(1, 27, 28), BernoulliSpec(), REFERENCE)
 
 
 @pytest.mark.parametrize("name", ["ae", "vae"])

@@ -32,7 +32,7 @@ def decode(options: argparse.Namespace) -> int:
         raise UserError(
             "--temperature, --seed: all latent groups are read and none is drawn; give --keep or leave them out"
         )
-    loaded = load_checkpoint(options.checkpoint, options.device)
+    loaded = load_checkpoint(options, options.device)
     _require_its_model(file, loaded, options.checkpoint)
     torch.set_num_threads(options.threads or loaded.trial.threads)
     size = options.batch_size or loaded.trial.evaluation.batch_size

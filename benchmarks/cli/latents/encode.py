@@ -46,7 +46,7 @@ def encode(options: argparse.Namespace) -> int:
 
 def _prepared(options: argparse.Namespace) -> tuple[Encoder, LatentsHead]:
     """The model with the images asked for, and the head of the file."""
-    loaded = load_checkpoint(options.checkpoint, options.device)
+    loaded = load_checkpoint(options, options.device)
     if not loaded.model.has_prior:
         raise UserError(f"{options.checkpoint}: {loaded.trial.model} has no latents with a prior; choose another model")
     torch.set_num_threads(options.threads or loaded.trial.threads)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from models.presets import ModelSetup
 
+Settings = Mapping[str, Any]
+"""How a model was built, by the published code's own names."""
 TORCH_FILES = (b"PK\x03\x04", b"\x80\x02\x8a\x0a")
 """First bytes of what `torch.save` writes: a zip archive, or before torch 1.6 a pickled magic number."""
 
@@ -33,7 +36,8 @@ class PublishedReader:
 
     `label` is the row's label in tables. `layout` says in an error what was expected. `recognises` tells from what
     `torch.load` gave whether the code wrote it; `read` takes only what `recognises` accepts, and raises ValueError for
-    what cannot be built. `safe_types` may be unpickled besides tensors and plain containers.
+    what cannot be built. `safe_types` may be unpickled besides tensors and plain containers. `read_as`, of a code whose
+    files are weights alone, does the same with the settings that a user gives beside the file.
     """
 
     label: str
@@ -41,6 +45,7 @@ class PublishedReader:
     recognises: Callable[[object], bool]
     read: Callable[[Any], PublishedModel]
     safe_types: tuple[type, ...] = ()
+    read_as: Callable[[Any, Settings], PublishedModel] | None = None
 
 
 def is_torch_file(path: Path) -> bool:
@@ -90,3 +95,21 @@ def _reason(error: Exception) -> str:
     if "weights_only" in str(error):
         return "it holds more than tensors, or is damaged, and nothing of it is run; save the model's state_dict()"
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def load_settings(path: Path) -> dict[str, Any]:
+    """The settings in a JSON file.
+
+    Raises:
+        ValueError: the file cannot be read, or holds no object.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"--hparams {path}: expected a JSON file of settings: {reason}") from error
+    if not isinstance(found, dict):
+        raise ValueError(
+            f'--hparams {path}: expected an object of settings, such as {{"width": 384}}, got {found!r:.40}'
+        )
+    return found

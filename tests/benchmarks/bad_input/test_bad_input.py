@@ -347,7 +347,9 @@ def test_stored_configurations(refused, tmp_path, stored, key, value):
     assert key in line or str(value) in line
 
 
-@pytest.mark.parametrize("text", ["[]", "3", "null", "{", "NaN", "[" * 100_000, "9" * 5000, '{"row": "\\ud800"}', ""])
+@pytest.mark.parametrize(
+    "text", ["[]", "3", "null", "{", "NaN", "[" * 100_000, "[" * 900 + "]" * 900, "9" * 5000, '{"row": "\\ud800"}', ""]
+)
 @pytest.mark.parametrize("name", ["config.json", "record.json", "run.json"])
 def test_files_that_hold_something_else(refused, tmp_path, name, text):
     folder = tmp_path / "trial"

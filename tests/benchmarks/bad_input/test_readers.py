@@ -78,9 +78,9 @@ def changed(draw, table, values=lambda value: VALUES):
             case 0:
                 del container[key]
             case 1 if isinstance(container, dict):
-                container[draw(st.text(max_size=6))] = draw(VALUES)
+                container[draw(st.text(max_size=6))] = copy.deepcopy(draw(VALUES))
             case _:
-                container[key] = draw(values(container[key]))
+                container[key] = copy.deepcopy(draw(values(container[key])))
     return raw
 
 

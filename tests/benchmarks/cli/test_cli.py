@@ -16,7 +16,7 @@ from benchmarks.cli.parser import run_command
 from benchmarks.cli.run import _graph_hint
 from benchmarks.suites.config import build_suite, read_suite
 from models.nvae.presets import PRESETS
-from models.registry import MODELS
+from models.registry import MODELS, presets
 
 
 def fails(capsys, *arguments):
@@ -133,7 +133,7 @@ def test_list_prints_a_line_each(what, capsys):
     assert len(text.strip().splitlines()) == len(table)
     assert all(description for description in table.values())
     if what == "models":
-        assert set(table) == {*MODELS, *PRESETS}
+        assert set(table) == {*MODELS, *presets()}
         assert "33,363,134 parameters" in table["nvae-mnist"]
 
 
@@ -147,7 +147,7 @@ def test_models_of_a_plugin_are_listed_beside_the_others(capsys, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("models.registry.MODELS", dict(MODELS))
     assert run_command(["list", "models", "--json", "--plugin", "mine"]) == 0
-    assert set(json.loads(capsys.readouterr().out)) == {*MODELS, *PRESETS, "mine"}
+    assert set(json.loads(capsys.readouterr().out)) == {*MODELS, *presets(), "mine"}
 
 
 @pytest.mark.parametrize("options", [[], ["--memory"]])

@@ -1,4 +1,4 @@
-"""NVAE's presets as rows of a suite."""
+"""Presets as rows of a suite, and NVAE's recipes."""
 
 import csv
 
@@ -10,6 +10,7 @@ from benchmarks.base.errors import UserError
 from benchmarks.suites.config import build_suite, read_suite, set_path
 from kernels.reference.backend import REFERENCE
 from models.nvae.presets import PRESETS, RECIPE
+from models.presets import Recipe
 from models.registry import build, presets
 
 OF_ROW = {
@@ -30,12 +31,15 @@ def trial(*assignments):
     return build_suite(name, table, ["big"]).trials[0]
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", presets())
 def test_a_preset_fills_the_row(name):
-    found = trial(f"models.big.preset={name}")
-    assert (found.model, found.label) == ("nvae", name)
-    assert found.model_config == PRESETS[name].config
-    assert found.likelihood_spec == PRESETS[name].likelihood
+    found, preset = trial(f"models.big.preset={name}"), presets()[name]
+    assert (found.model, found.label) == (preset.model, name)
+    assert found.model_config == preset.config
+    assert found.likelihood_spec == preset.likelihood
+    recipe = preset.recipe or Recipe()
+    assert {key: getattr(found.training, key) for key in recipe.training} == recipe.training
+    assert {key: getattr(found.objective, key) for key in recipe.objective} == recipe.objective
 
 
 @pytest.mark.parametrize("name", OF_ROW)

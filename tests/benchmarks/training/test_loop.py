@@ -1,11 +1,13 @@
 """Training: reproducible, resumable bit for bit, and unharmed by a non-finite step."""
 
+import copy
 import dataclasses
 import itertools
 
 import pytest
 import torch
 
+from benchmarks.base.errors import UserError
 from benchmarks.base.streams import seed_tensor
 from benchmarks.data import DataSet
 from benchmarks.storage.weights import build_model
@@ -44,6 +46,7 @@ def data():
 
 def make_trial(row="vae", *assignments):
     name, table = read_suite("quick")
+    table["models"]["vdvae"] = {"preset": "vdvae-tiny"}
     for assignment in [*TINY, *assignments]:
         set_path(table, assignment)
     return build_suite(name, table, [row]).trials[0]
@@ -64,14 +67,14 @@ def assert_same(one, two):
         assert a.values == b.values
 
 
-@pytest.mark.parametrize("row", ["ae", "vae", "residual-vae", "nvae"])
+@pytest.mark.parametrize("row", ["ae", "vae", "residual-vae", "nvae", "vdvae"])
 def test_two_runs_are_identical(row, data, tmp_path):
     trial = make_trial(row)
     assert_same(run(trial, data, tmp_path / "a"), run(trial, data, tmp_path / "b"))
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "adamax"])
-@pytest.mark.parametrize("row", ["vae", "nvae"])
+@pytest.mark.parametrize("row", ["vae", "nvae", "vdvae"])
 def test_a_run_killed_half_way_continues_bit_for_bit(row, optimizer, data, tmp_path):
     trial = make_trial(row, f"training.optimizer='{optimizer}'", "training.ema=0.9", "training.ema_batches=2")
     whole = run(trial, data, tmp_path / "whole")
@@ -121,6 +124,40 @@ def test_a_non_finite_step_leaves_no_trace(optimizer, data):
     assert not torch.equal(model.decoder.head.weight, before["decoder.head.weight"])
 
 
+def one_step_state(trial, data):
+    """A model before its first step, and the images of that step."""
+    model = build_model(trial, data.image, CPU).train()
+    state = TrainingState(model, build_optimizer(trial.training, model, CPU), torch.full((4,), torch.nan), 4)
+    return state, training_batch(trial, data.train, torch.arange(8), 0)
+
+
+@pytest.mark.parametrize(("threshold", "taken"), [(0.0, True), (1e9, True), (1e-3, False)])
+def test_a_step_of_too_large_a_gradient_is_skipped(threshold, taken, data):
+    """Parameters, moments and average stay; the learning rate moves on; the reason is kept."""
+    settings = ("training.ema=0.5", f"training.skip_threshold={threshold}", "training.warmup_steps=2")
+    trial = make_trial("vdvae", *settings)
+    state, x = one_step_state(trial, data)
+    guard, before = StepGuard(state.model, state.optimizer), copy.deepcopy(state.model.state_dict())
+    for _ in range(2):  # the first has a learning rate of 0
+        train_step(state, guard, trial, x, Draw(seed_tensor(0, "t", CPU)))
+    same = all(torch.equal(value, before[key]) for key, value in state.model.state_dict().items())
+    assert (same, state.skipped) == (not taken, 0 if taken else 2)
+    assert bool(state.optimizer.state) == bool(state.average) == taken
+    assert state.optimizer.param_groups[0]["lr"] == trial.training.learning_rate / 2
+    assert state.trouble.startswith("" if taken else "step 1: gradient of norm ")
+    assert state.trouble.endswith("" if taken else "skipped from 0.001 on")
+
+
+def test_a_training_whose_steps_are_all_skipped_is_given_up(data, tmp_path):
+    trial = make_trial("vdvae", "training.ema=0.5", "training.skip_threshold=1e-3", "training.hopeless_after=2")
+    _, result = run(trial, data, tmp_path)
+    assert (result.steps, result.skipped, result.finished) == (2, 2, False)
+    assert (
+        "the last 2 steps were not finite, or their gradients above skip_threshold, and were undone (step 1: gradient"
+        in (result.hopeless)
+    )
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "adamax"])
 def test_a_non_finite_first_step_leaves_no_trace(optimizer, data):
     trial = make_trial("vae", f"training.optimizer='{optimizer}'")
@@ -154,6 +191,30 @@ def test_averaged_weights_follow_their_formula(data):
         decay = min(0.5, (1 + step) / (10 + step))
         expected = weight.clone() if expected is None else decay * expected + (1 - decay) * weight
         torch.testing.assert_close(state.average["decoder.head.weight"], expected)
+
+
+def test_averages_that_are_not_warmed_start_at_the_initial_weights(data):
+    trial = make_trial("vae", "training.ema=0.75", "training.ema_warmup=false", "training.warmup=0")
+    state, x = one_step_state(trial, data)
+    weight, guard = state.model.decoder.head.weight, StepGuard(state.model, state.optimizer)
+    expected = weight.detach().clone()
+    for _ in range(2):
+        train_step(state, guard, trial, x, Draw(seed_tensor(0, "t", CPU)))
+        expected = 0.75 * expected + 0.25 * weight.detach()
+        torch.testing.assert_close(state.average["decoder.head.weight"], expected)
+
+
+def test_learning_rate_warms_up_over_steps_and_stays():
+    """From 0 at the first step, as VDVAE; `final_rate` 1 keeps it there."""
+    config = make_trial("vae", "training.warmup_steps=4", "training.final_rate=1.0").training
+    rates = [learning_rate(config, step, 20) / config.learning_rate for step in range(20)]
+    assert rates == pytest.approx([0, 0.25, 0.5, 0.75, *[1.0] * 16])
+
+
+@pytest.mark.parametrize("betas", ["[0.9]", "[0.9, 1.0]", "[0.9, 0.9, 0.9]"])
+def test_impossible_betas_are_one_line(betas):
+    with pytest.raises(UserError, match="betas: expected two values in"):
+        make_trial("vae", f"training.betas={betas}")
 
 
 def test_learning_rate_warms_up_and_ends_at_its_final_fraction():

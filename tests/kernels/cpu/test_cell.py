@@ -59,6 +59,11 @@ CASES = {
     "inverted up": Case(inverted(72, repeat=True), (12, 72, 72, 20), ALL, side=6, skip=True, gain=1.0),
     "inverted down, odd": Case(inverted(36, 3, stride=2), (12, 36, 36, 50), ALL, gate=False, side=6, skip=True),
     "inverted 11x11": Case(inverted(36, 11), (12, 36, 36, 12), ALL, side=4),
+    "gelu bottleneck": Case(
+        (LayerForm("gelu"), LayerForm("gelu", 3), LayerForm("gelu", 3), LayerForm("gelu")),
+        *((16, 4, 4, 4, 16), (False,) * 5, False, True, 8),
+        gain=1.0,
+    ),
     "coarse": Case((LayerForm("swish", 3),) * 2, (128, 128, 128), TWO, bias=True, side=4),
     "one pixel": Case((LayerForm("swish", 3),) * 2, (8, 8, 8), TWO, bias=True, side=1),
     "wide": Case((LayerForm("swish", 3),) * 2, (3, 100, 3), TWO, bias=True, side=17),
@@ -173,7 +178,7 @@ def test_running_statistics_count_repeated_pixels() -> None:
     close(repeated.running_var, wanted)
 
 
-@pytest.mark.parametrize("activation", ["none", "swish", "elu"])
+@pytest.mark.parametrize("activation", ["none", "swish", "elu", "gelu"])
 @pytest.mark.parametrize(("c_in", "c_out", "kernel"), [(1, 16, 3), (64, 40, 3), (84, 64, 1), (6, 100, 5)])
 def test_convolution_equals_plain_pytorch(activation: str, c_in: int, c_out: int, kernel: int) -> None:
     form = LayerForm(activation, kernel)  # pyright: ignore[reportArgumentType]
@@ -196,7 +201,7 @@ def test_no_gradient_is_computed_for_images() -> None:
     assert weight.grad is not None
 
 
-@pytest.mark.parametrize("activation", ["none", "swish", "elu"])
+@pytest.mark.parametrize("activation", ["none", "swish", "elu", "gelu"])
 def test_values_that_are_not_finite_stay_so(activation: str) -> None:
     x = torch.zeros(2, 16, 4, 4)
     x[0, 3, 1, 1] = torch.nan

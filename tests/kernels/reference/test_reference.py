@@ -169,7 +169,7 @@ def test_probabilities_sum_to_one(channels, bits, components, sharpness):
 def test_original_edges_do_not_sum_to_one():
     x = every_level(1, 8)
     parameters = torch.tensor([0.0, 0.99, -3.0], dtype=torch.float64).view(1, 3, 1, 1).expand(256, -1, 1, 1)
-    total = REFERENCE.logistic_mixture_log_prob(parameters, x, bits=8, original_edges=True).exp().sum()
+    total = REFERENCE.logistic_mixture_log_prob(parameters, x, bits=8, published_edge=0.99).exp().sum()
     assert float(total) > 1.4  # level 254 takes the open upper bin as well as its own mass
 
 
@@ -183,7 +183,7 @@ def test_original_edges_reproduce_recorded_numbers(case):
     parameters = 1.5 * recipe(f"unit:dmol{k}_{bits}").randn(2, 10 * k, 4, 4)
     parameters[:, k:] -= 0.5
     x = torch.tensor(case["levels"], dtype=torch.float64).view(2, 3, 4, 4) / (2**bits - 1)
-    log_prob = REFERENCE.logistic_mixture_log_prob(torch.from_numpy(parameters), x, bits=bits, original_edges=True)
+    log_prob = REFERENCE.logistic_mixture_log_prob(torch.from_numpy(parameters), x, bits=bits, published_edge=0.99)
     expected = torch.tensor(case["log_prob"], dtype=torch.float64).view(2, 16).sum(1)
     torch.testing.assert_close(log_prob, expected, rtol=ORIGINAL, atol=ORIGINAL)
 
@@ -192,18 +192,18 @@ def test_edge_rules_agree_in_the_interior():
     parameters = mixture_parameters(3, 4, 1).expand(200, -1, 1, 1)
     x = torch.randint(1, 253, (200, 3, 1, 1), generator=torch.Generator().manual_seed(0)) / 255.0
     ours = REFERENCE.logistic_mixture_log_prob(parameters, x.double(), bits=8)
-    theirs = REFERENCE.logistic_mixture_log_prob(parameters, x.double(), bits=8, original_edges=True)
+    theirs = REFERENCE.logistic_mixture_log_prob(parameters, x.double(), bits=8, published_edge=0.99)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)  # their density approximation below 1e-5
 
 
-@pytest.mark.parametrize("original_edges", [False, True])
+@pytest.mark.parametrize("edge", [None, 0.99, 0.999])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_mixture_gradients_against_finite_differences(channels, original_edges):
+def test_mixture_gradients_against_finite_differences(channels, edge):
     x = torch.tensor([0, 1, 100, 254, 255], dtype=torch.float64).view(5, 1, 1, 1).expand(5, channels, 1, 1) / 255
     parameters = mixture_parameters(channels, 2, 5).requires_grad_()
 
     def log_prob(given):
-        return REFERENCE.logistic_mixture_log_prob(given, x, bits=8, original_edges=original_edges)
+        return REFERENCE.logistic_mixture_log_prob(given, x, bits=8, published_edge=edge)
 
     assert torch.autograd.gradcheck(log_prob, parameters)
 
