@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable
 
 INTERRUPTED = 130  # exit code after Ctrl-C
+FAILED = 1
+"""Exit code where a trial failed that nothing was wrong with beforehand."""
 
 
 class UserError(Exception):
@@ -18,6 +20,15 @@ class UserError(Exception):
 def printable(text: str) -> str:
     r"""`text` with escapes such as \x1b in place of what moves a cursor or cannot be encoded: names come from files."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+class GivenUpError(UserError):
+    """A training that was given up: one line as well, but no bad input; exit code 1."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, its first line; its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
 def nearest(name: str, options: Iterable[str]) -> str | None:

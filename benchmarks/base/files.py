@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import secrets
+import socket
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +21,10 @@ BEGINNINGS = {
     b"version https://git-lfs": "a pointer of Git LFS (git lfs pull fetches the file)",
 }
 """How files begin that a download leaves in the place of others, in lower case."""
+PART = re.compile(r"\..+\.[0-9a-f]{8}")
+"""Names of files being written: .NAME.HOST.PID.RANDOM; early versions left out host and pid."""
+OLD_SECONDS = 24 * 3600.0
+"""From this age on such a file is nobody's, whoever began it."""
 SPECIAL = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -69,10 +77,11 @@ def write_bytes_atomically(path: Path, data: bytes) -> None:
 def written_atomically(path: Path) -> Iterator[BinaryIO]:
     """A file to write into, which is `path` at the block's end and gone where the block raises.
 
-    Flushed to disk before the rename, readable by whom the umask lets.
+    File and name are on disk then; it is readable by whom the umask lets. What a killed process leaves is swept by
+    `sweep`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    part = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         with part.open("xb") as file:  # unlike those of `tempfile`, which are 0600
             yield file
@@ -82,3 +91,38 @@ def written_atomically(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put a folder's names on disk, where its file system has a way to do so."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes of this machine that have ended left half written in `folder`, and what is a day old."""
+    ours = re.compile(rf"\..+\.{re.escape(socket.gethostname())}\.(\d+)\.[0-9a-f]{{8}}")
+    with contextlib.suppress(OSError):  # no folder, or one that others tidy as well
+        for path in folder.iterdir():
+            if PART.fullmatch(path.name) is None or not path.is_file():
+                continue
+            found = ours.fullmatch(path.name)
+            ended = found is not None and not is_alive(int(found[1]))
+            if ended or time.time() - path.stat().st_mtime > OLD_SECONDS:
+                path.unlink(missing_ok=True)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether this machine has a process of that number."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.base.checked.typed import parse
 from benchmarks.base.errors import UserError
-from benchmarks.base.typed import parse
 from benchmarks.data import load
 from benchmarks.data.arrays import FileImages, npz_images
 from benchmarks.evaluation import per_image

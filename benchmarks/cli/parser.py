@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from benchmarks.base import arguments, bounds, output
-from benchmarks.base.arguments import file, folder, names, real, several, whole
+from benchmarks.base import output
+from benchmarks.base.checked import arguments, bounds
+from benchmarks.base.checked.arguments import file, folder, names, real, several, whole
 from benchmarks.base.errors import INTERRUPTED, UserError, unknown
 from benchmarks.base.plugins import import_plugin
 from benchmarks.cli import dispatch
@@ -93,6 +94,7 @@ def build_parser() -> Parser:
     trial = subparsers.add_parser("trial")  # internal: one trial in its own process
     trial.set_defaults(parser=trial)
     trial.add_argument("folder")
+    trial.add_argument("--with-parent", action="store_true", help="end where standard input does")
     for name, sub in subparsers.choices.items():
         if name in READING:
             sub.add_argument("--hparams", metavar="FILE.json", help=HPARAMS)

@@ -12,9 +12,9 @@ from benchmarks.report.page import build_report
 PUBLISHED = Path(__file__).resolve().parent.parent.parent / "results" / "published.csv"
 
 
-def write_report(out: Path, show: Callable[[str], None] = lambda text: None) -> None:
+def write_report(out: Path, show: Callable[[str], None] = lambda text: None, pages: bool = True) -> None:
     """Write the report of the run in `out`, published values in a block of their own; `show` its tables at once."""
-    build_report(out, PUBLISHED if PUBLISHED.exists() else None, show)
+    build_report(out, PUBLISHED if PUBLISHED.exists() else None, show, pages)
 
 
 def shown(text: str) -> None:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import signal
 import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.base import bounds
-from benchmarks.base.arguments import real
-from benchmarks.base.errors import INTERRUPTED, UserError
+from benchmarks.base.checked import bounds
+from benchmarks.base.checked.arguments import real
+from benchmarks.base.errors import FAILED, INTERRUPTED, UserError
+from benchmarks.base.signals import on_stop
 from benchmarks.cli.checkpoints import inception_fields, say_what_was_read
 from benchmarks.cli.reports import shown, write_report
 from benchmarks.machine.environment import bfloat16_by_default, choose_device, emulates_bfloat16, note_missing_kernels
 from benchmarks.records.record import load_records, run_folders
 from benchmarks.suites.config import Suite, build_suite, read_suite, table_at, with_overrides
 from benchmarks.suites.overrides import apply_overrides
+from benchmarks.trials.claims import listed_run
 from benchmarks.trials.processes import Outcome, default_jobs, execute, prepare_folder
 from benchmarks.trials.schedule import Plan, plan, schedule_rows
 from models.registry import MODELS
@@ -108,10 +109,10 @@ def run(options: argparse.Namespace) -> int:
     note_missing_kernels(choose_device(suite.trials[0].device))
     if hint := _graph_hint(planned):
         print(hint, file=sys.stderr)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
-    outcome = execute(planned, options.jobs or default_jobs(suite))
-    _print_result(out, options.json)
+    on_stop(_interrupt)
+    with listed_run(out, [one.folder.name for one in planned.trials]):
+        outcome = execute(planned, options.jobs or default_jobs(suite))
+        _print_result(out, options.json, pages=not outcome.interrupted)  # who is asked to leave draws no figures
     return _exit_code(outcome)
 
 
@@ -130,13 +131,13 @@ def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _print_result(out: Path, as_json: bool) -> None:
+def _print_result(out: Path, as_json: bool, pages: bool) -> None:
     if not run_folders(out):  # interrupted before the first trial had anything to say
         return
     if not as_json:
-        write_report(out, shown)
+        write_report(out, shown, pages)
         return
-    write_report(out)
+    write_report(out, pages=pages)
     print(json.dumps([dataclasses.asdict(record) for record in load_records(out)], indent=1))
 
 
@@ -147,7 +148,7 @@ def _exit_code(outcome: Outcome) -> int:
         print("interrupted: what is done is in the table; the same command continues", file=sys.stderr)
         return INTERRUPTED
     if outcome.failed:
-        return 2 if outcome.user_error else 1
+        return 2 if outcome.user_error else FAILED
     return 0
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
-from benchmarks.base.errors import INTERRUPTED
+from benchmarks.base.errors import FAILED, INTERRUPTED, GivenUpError
 from benchmarks.trials.trial import run_trial
 
 
 def trial(options: argparse.Namespace) -> int:
     """Run one trial (started by `run`)."""
-    record = run_trial(Path(options.folder))
+    try:
+        record = run_trial(Path(options.folder), with_parent=options.with_parent)
+    except GivenUpError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
     return INTERRUPTED if record.status == "interrupted" else 0

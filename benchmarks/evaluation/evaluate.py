@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -12,11 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.base.batches import Batches, Layers, in_batches
+from benchmarks.base.errors import first_line
 from benchmarks.base.streams import seed_tensor
 from benchmarks.data import DataSet, cache_folder, keyed_generator, model_input, to_uint8, to_unit
 from benchmarks.data.pixels import FULL_BITS
 from benchmarks.evaluation.per_image import BINARISATION
-from benchmarks.evaluation.samples import PRIOR_BATCH, draw_samples, prior_statistics
+from benchmarks.evaluation.samples import PRIOR_BATCH, draw_samples, part_key, prior_statistics
 from benchmarks.metrics.latents import LatentUsage, latent_metrics
 from benchmarks.metrics.reconstruction import mse_per_image, psnr_per_image, reconstruction_metrics
 from benchmarks.records.catalogue import (
@@ -61,7 +64,7 @@ class Evaluation:
             yield
         except Exception as error:  # whatever it is, what other parts worked out is kept
             traceback.print_exc(file=sys.stderr)
-            reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+            reason = first_line(error)
             self.failures.append(f"{name}: {reason}")
             known = {found.metric for found in self.measurements}
             self.measurements += [dash(metric, f"failed: {reason}") for metric in metrics if metric not in known]
@@ -73,12 +76,13 @@ def evaluate(
     data: DataSet,
     progress: Progress,
     keep: Callable[[Evaluation], None] = lambda found: None,
+    batches: Batches = in_batches,
 ) -> Evaluation:
     """All metrics of `model` on the test split, with keyed noise: batch size does not matter.
 
     Images are the likelihood's mean, clamped and rounded to uint8; MSE and features are against the test images at the
     likelihood's bit depth, grey where the model saw them binarised. `keep` is called after each part with what there
-    is so far.
+    is so far; `batches` runs the long loops.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -87,7 +91,7 @@ def evaluate(
     originals = at_depth(test, trial.bits)
     found = Evaluation()
     with found.part("likelihood", LIKELIHOOD):
-        _add_likelihood(found, model, trial, x, data.image.dims, progress)
+        _add_likelihood(found, model, trial, x, data, progress, batches)
     keep(found)
     reconstructions = samples = None
     with found.part("reconstruction", RECONSTRUCTION):
@@ -95,14 +99,15 @@ def evaluate(
     keep(found)
     with found.part("samples", ()):
         if model.has_prior:
-            samples = draw_samples(model, trial, trial.evaluation.samples or len(test), progress)
+            samples = draw_samples(model, trial, trial.evaluation.samples or len(test), progress, batches)
     with found.part("feature distances", FEATURE_METRICS):
-        found.measurements += quality_metrics(trial, data, originals, samples, reconstructions, model.has_prior)
+        real = originals, samples, reconstructions
+        found.measurements += quality_metrics(trial, data, *real, model.has_prior, batches)
     keep(found)
     found.pictures = pictures(originals, reconstructions, samples)
     if trial.evaluation.prior_batches:
         with found.part("samples with prior statistics", PRIOR_STATISTICS_METRICS):
-            _add_prior_statistics(found, model, trial, data, originals, progress)
+            _add_prior_statistics(found, model, trial, data, originals, progress, batches)
     return found
 
 
@@ -121,14 +126,20 @@ def reference_images(trial: TrialConfig, data: DataSet, originals: Tensor) -> Te
 
 
 def _add_likelihood(
-    found: Evaluation, model: Model, trial: TrialConfig, x: Tensor, dims: int, progress: Progress
+    found: Evaluation,
+    model: Model,
+    trial: TrialConfig,
+    x: Tensor,
+    data: DataSet,
+    progress: Progress,
+    batches: Batches,
 ) -> None:
     """Bounds of the test images x (N, C, H, W); dashes without a prior."""
     if not model.has_prior:
         found.measurements += [dash(name, NO_PRIOR) for name in ("elbo", "bits_per_dim", "iwae_bound")]
         return
-    bounds = test_bounds(model, trial, x, progress)
-    found.measurements += likelihood_metrics(bounds, trial, dims)
+    bounds = test_bounds(model, trial, x, progress, data.content_hash, batches)
+    found.measurements += likelihood_metrics(bounds, trial, data.image.dims)
     found.per_image |= {"elbo": bounds.elbo.cpu().numpy(), "iwae_bound": bounds.iwae.cpu().numpy()}
 
 
@@ -145,7 +156,13 @@ def _add_reconstruction(
 
 
 def _add_prior_statistics(
-    found: Evaluation, model: Model, trial: TrialConfig, data: DataSet, originals: Tensor, progress: Progress
+    found: Evaluation,
+    model: Model,
+    trial: TrialConfig,
+    data: DataSet,
+    originals: Tensor,
+    progress: Progress,
+    batches: Batches,
 ) -> None:
     """Scores and first images of the same latents' samples, with batch-norm statistics of images from the prior."""
     settings = trial.evaluation
@@ -154,7 +171,7 @@ def _add_prior_statistics(
             note = NO_BATCH_NORM if model.has_prior else NO_PRIOR
             found.measurements += [dash(metric, note) for metric in PRIOR_STATISTICS_METRICS]
             return
-        samples = draw_samples(model, trial, settings.samples or len(originals), progress)
+        samples = draw_samples(model, trial, settings.samples or len(originals), progress, batches)
     found.pictures["samples_prior_statistics"] = _channels_last(samples[:PICTURES])
     name = settings.extractor or data.extractor
     if not name:
@@ -163,7 +180,8 @@ def _add_prior_statistics(
     from benchmarks.metrics.extractors import open_extractor
     from benchmarks.metrics.sample_quality import prior_statistics_quality
 
-    extractor, cache = open_extractor(name, settings.extractor_weights or None, trial.device), cache_folder("features")
+    extractor = open_extractor(name, settings.extractor_weights or None, trial.device)
+    extractor, cache = dataclasses.replace(extractor, batches=batches), cache_folder("features")
     how = {"prior_batches": settings.prior_batches, "prior_batch_size": PRIOR_BATCH}
     reference, split = reference_images(trial, data, originals), settings.reference_split
     found.measurements += prior_statistics_quality(samples, reference, extractor, cache, reference_split=split, **how)
@@ -185,19 +203,28 @@ def _channels_last(images: Tensor) -> np.ndarray:
     return images.permute(0, 2, 3, 1).numpy()
 
 
-def test_bounds(model: Model, trial: TrialConfig, x: Tensor, progress: Progress) -> Bounds:
+def test_bounds(
+    model: Model,
+    trial: TrialConfig,
+    x: Tensor,
+    progress: Progress,
+    data_hash: str,
+    batches: Batches,
+) -> Bounds:
     """ELBO and importance-weighted bound of every test image x (N, C, H, W)."""
     seed = seed_tensor(trial.seed, "test latents", x.device)
     k, size = trial.evaluation.iwae_samples, trial.evaluation.batch_size
-    parts = []
-    for start in range(0, len(x), size):
-        batch = x[start : start + size]
-        parts.append(importance_weighted(model, batch, Draw(seed, first_sample=start), k))
-        progress(start + len(batch), len(x), "likelihood")
-    distortion = torch.cat([p.terms.distortion for p in parts])
-    rates = torch.cat([p.terms.rates for p in parts])
-    joined = ELBOTerms(distortion, rates, parts[0].terms.resolutions)
-    return Bounds(joined, torch.cat([p.elbo_sampled for p in parts]), torch.cat([p.iwae for p in parts]), k)
+
+    def compute(start: int, end: int) -> Layers:
+        progress(start, len(x), "likelihood")
+        found = importance_weighted(model, x[start:end], Draw(seed, first_sample=start), k)
+        terms = {"distortion": found.terms.distortion, "rates": found.terms.rates}
+        return terms | {"elbo_sampled": found.elbo_sampled, "iwae": found.iwae}
+
+    found = batches(part_key("likelihood", model, trial, data_hash), len(x), size, compute)
+    progress(len(x), len(x), "likelihood")
+    found = {name: values.to(x.device) for name, values in found.items()}
+    return Bounds(ELBOTerms(found["distortion"], found["rates"]), found["elbo_sampled"], found["iwae"], k)
 
 
 def likelihood_metrics(bounds: Bounds, trial: TrialConfig, dims: int) -> list[Measurement]:
@@ -242,6 +269,7 @@ def quality_metrics(
     samples: Tensor | None,
     reconstructions: Tensor | None,
     has_prior: bool,
+    batches: Batches = in_batches,
 ) -> list[Measurement]:
     """Feature distances of samples to the trial's reference images, and of reconstructions to the test images.
 
@@ -255,6 +283,7 @@ def quality_metrics(
     from benchmarks.metrics.sample_quality import fid_floor, reconstruction_quality, sample_metrics
 
     extractor = open_extractor(name, trial.evaluation.extractor_weights or None, trial.device)
+    extractor = dataclasses.replace(extractor, batches=batches)
     cache = cache_folder("features")
     reference, split = reference_images(trial, data, originals), trial.evaluation.reference_split
     others = at_depth(data.train, trial.bits) if split == "test" else originals

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from benchmarks.base.batches import Batches, Layers, in_batches
 from benchmarks.base.streams import seed_tensor
 from benchmarks.data import to_uint8
-from benchmarks.suites.config import TrialConfig
+from benchmarks.storage.tensors import digest
+from benchmarks.suites.config import TrialConfig, to_dict
+from kernels.backends import describe
 from models.layers.norm_statistics import averaged_anew, batch_norms, given_back
 from models.output import Draw, Model
 
@@ -19,16 +23,30 @@ PRIOR_BATCH = 100
 
 
 @torch.no_grad()
-def draw_samples(model: Model, trial: TrialConfig, n: int, progress: Callable[[int, int, str], None]) -> Tensor:
+def draw_samples(
+    model: Model,
+    trial: TrialConfig,
+    n: int,
+    progress: Callable[[int, int, str], None],
+    batches: Batches = in_batches,
+) -> Tensor:
     """`n` mean images (N, C, H, W) uint8 of latents from the prior at the evaluation's temperature."""
     seed = seed_tensor(trial.seed, "prior latents", next(model.parameters()).device)
-    images = []
-    for start in range(0, n, trial.evaluation.batch_size):
-        count = min(trial.evaluation.batch_size, n - start)
+
+    def compute(start: int, end: int) -> Layers:
+        progress(start, n, "samples")
         draw = Draw(seed, first_sample=start)
-        images.append(to_uint8(model.sample(count, draw, trial.evaluation.temperature).mean()).cpu())
-        progress(start + count, n, "samples")
-    return torch.cat(images)
+        return {"images": to_uint8(model.sample(end - start, draw, trial.evaluation.temperature).mean()).cpu()}
+
+    images = batches(part_key("samples", model, trial), n, trial.evaluation.batch_size, compute)["images"]
+    progress(n, n, "samples")
+    return images
+
+
+def part_key(name: str, model: Model, trial: TrialConfig, data_hash: str = "") -> str:
+    """Everything that a part of the evaluation depends on: weights and statistics, configuration, data, versions."""
+    versions = torch.__version__, describe(trial.device)
+    return json.dumps([name, digest(model.state_dict()), to_dict(trial), data_hash, versions], sort_keys=True)
 
 
 @contextmanager

@@ -25,6 +25,14 @@ def held(device: torch.device) -> int:
         return highest(device)
 
 
+def resident() -> int:
+    """Bytes of memory that this process holds now; where the system does not tell, the most it has held."""
+    try:
+        return status_bytes("VmRSS")
+    except (OSError, KeyError):
+        return highest(torch.device("cpu"))
+
+
 def highest(device: torch.device) -> int:
     """The most bytes held since `held`.
 

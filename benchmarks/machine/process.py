@@ -1,4 +1,4 @@
-"""Settings of a process that trains or times models; both cost nothing and save time at every step."""
+"""Settings of a process that trains or times models; they cost nothing and save time."""
 
 from __future__ import annotations
 
@@ -27,6 +27,15 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(MMAP_THRESHOLD, LARGEST_ON_HEAP)
         mallopt(TRIM_THRESHOLD, KEPT_BYTES)
+
+
+def flush_subnormals() -> None:
+    """Take numbers below the smallest normal one for zero, in this thread and in those it starts.
+
+    Processors compute with them in microcode: a training that diverges, whose gradients fade away towards the image,
+    takes ten times as long a step. A healthy one hardly meets any. To be called before torch starts its threads.
+    """
+    torch.set_flush_denormal(True)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
+from benchmarks.base.batches import Batches, Layers, in_batches
 from benchmarks.base.errors import UserError
 from benchmarks.base.files import write_bytes_atomically
 from benchmarks.data import content_hash
@@ -71,6 +72,7 @@ class Extractor:
         channels: numbers of image channels it takes.
         size: the only height and width it takes, or None for any.
         network: torch-fidelity's interface to it, in float64 and evaluation mode.
+        batches: what runs its loop over images.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Extractor:
     channels: tuple[int, ...]
     size: int | None
     network: FeatureExtractorBase
+    batches: Batches = in_batches
 
     @torch.no_grad()
     def features(self, images: Tensor, batch_size: int = 250) -> Features:
@@ -91,11 +94,12 @@ class Extractor:
         """
         self._check(images)
         device = next(self.network.parameters()).device
-        parts: list[dict[str, Tensor]] = []
-        for batch in images.split(batch_size):
-            found = self.network.convert_features_tuple_to_dict(self.network(batch.to(device)))
-            parts.append({layer: values.double().cpu() for layer, values in found.items()})
-        layers = {layer: torch.cat([part[layer] for part in parts]) for layer in parts[0]}
+
+        def compute(start: int, end: int) -> Layers:
+            found = self.network.convert_features_tuple_to_dict(self.network(images[start:end].to(device)))
+            return {layer: values.double().cpu() for layer, values in found.items()}
+
+        layers = self.batches(_key(images, self), len(images), batch_size, compute)
         return Features(layers["features"], layers.get("logits"))
 
     def require_shape(self, channels: int, height: int, width: int) -> None:

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from benchmarks.base.checked.names import is_plain
+from benchmarks.base.checked.strict_json import parse_json, read_json, sound_number
+from benchmarks.base.checked.typed import parse
 from benchmarks.base.errors import UserError
 from benchmarks.base.files import write_text_atomically
-from benchmarks.base.names import is_plain
-from benchmarks.base.strict_json import parse_json, read_json, sound_number
-from benchmarks.base.typed import parse
 from models.fields import shown
 
 SCHEMA_VERSION = 1
@@ -230,14 +230,25 @@ def run_folders(out: Path) -> list[Path]:
     """
     if not (out / RUN).exists():
         return [path.parent for path in sorted(out.glob(f"*/{RECORD}"))]
+    return [out / name for name in listed(out) if (out / name / RECORD).exists()]
+
+
+def listed(out: Path) -> list[str]:
+    """The trial folders in `out/run.json`, in table order; none without it.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
     try:
         trials = read_json(out / RUN)["cells"]
         wrong = [name for name in trials if not is_plain(name)]
+    except FileNotFoundError:
+        return []
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{out / RUN}: expected the list of a run's trials: {error}") from error
     if wrong:
         raise ValueError(f"{out / RUN}: expected names of folders beside it, got {shown(wrong[0])}")
-    return [out / name for name in trials if (out / name / RECORD).exists()]
+    return list(trials)
 
 
 def load_record(folder: Path) -> RunRecord:

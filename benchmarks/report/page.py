@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from benchmarks.base.checked.names import as_component
 from benchmarks.base.errors import UserError
 from benchmarks.base.files import write_text_atomically
-from benchmarks.base.names import as_component
 from benchmarks.records.record import RunRecord, load_trials
 from benchmarks.report import layout, published, tables
 from benchmarks.report.pictures.saved import SavedImages, images_by_label
@@ -39,12 +39,16 @@ class Picture:
 
 
 def build_report(
-    out: Path, published_values: Path | None = None, show: Callable[[str], None] = lambda text: None
+    out: Path,
+    published_values: Path | None = None,
+    show: Callable[[str], None] = lambda text: None,
+    pages: bool = True,
 ) -> str:
     """The tables of the run in `out` as text for a terminal, after writing its report there.
 
     Writes table.md, table.csv, figures/, index.md and index.html; published values go to the pages only, in a block
-    of their own. `show(text)` is called once the tables are written, before the figures are drawn.
+    of their own. `show(text)` is called once the tables are written, before the figures are drawn; without
+    `pages`, which take seconds, that is all.
 
     Raises:
         UserError: no record, a record that cannot be read, a bad file of published values, an unwritable folder.
@@ -58,9 +62,10 @@ def build_report(
         write_text_atomically(out / "table.md", text)
         write_text_atomically(out / "table.csv", tables.csv(parts))
         gone = _shown(text, show)
-        pictures = [draw(part, saved, out, _prefix(part, parts)) for part, saved in zip(parts, images, strict=True)]
-        write_text_atomically(out / "index.md", _markdown_page(parts, pictures, others))
-        write_text_atomically(out / "index.html", _html_page(parts, pictures, others))
+        if pages:
+            pictures = [draw(part, saved, out, _prefix(part, parts)) for part, saved in zip(parts, images, strict=True)]
+            write_text_atomically(out / "index.md", _markdown_page(parts, pictures, others))
+            write_text_atomically(out / "index.html", _html_page(parts, pictures, others))
     except OSError as error:
         raise UserError(f"report: cannot write below {out}: {error.strerror or error}") from error
     if gone is not None:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.base import bounds
+from benchmarks.base.checked import bounds
+from benchmarks.base.checked.typed import parse
 from benchmarks.base.errors import UserError, unknown
-from benchmarks.base.typed import parse
 from benchmarks.speed.throughput import BREAKDOWN, KNOWN, PLAIN_NAME
 from models.fields import bounded, require_bounds
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from benchmarks.base.checked.strict_json import parse_json
 from benchmarks.base.errors import UserError
 from benchmarks.base.files import mistaken_for, write_bytes_atomically
-from benchmarks.base.strict_json import parse_json
 
 WEIGHTS = "weights.safetensors"
 STATE = "training.safetensors"
+STATE_BEFORE = "training.before.safetensors"
+"""The training state, and the one before it, which is used where the later one is damaged."""
+STATE_GOOD = "training.good.safetensors"
+"""The state to which a training returns whose steps are no longer finite."""
+STATES = (STATE, STATE_BEFORE, STATE_GOOD)
+DIGEST = "sha256"
 TYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -45,21 +52,34 @@ class Stored:
 
 
 def save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    """Write tensors and metadata to `path` atomically; shared storage and strides are resolved."""
+    """Write tensors and metadata to `path` atomically, with their hash; shared storage and strides are resolved."""
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    data = safetensors.torch.save(plain, {KEY: json.dumps(metadata)})
+    data = safetensors.torch.save(plain, {KEY: json.dumps(metadata | {DIGEST: digest(plain)})})
     write_bytes_atomically(path, data)
 
 
+def digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and values, in hex."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
 def load(path: Path) -> Stored:
-    """The content of a file written by `save`.
+    """The content of a file written by `save`; its hash is compared where it holds one.
 
     Raises:
         UserError: missing, corrupt or foreign file.
     """
     file, metadata = opened(path, "checkpoint")
     with file:
-        return Stored({name: file.get_tensor(name) for name in file.keys()}, metadata)  # noqa: SIM118
+        stored = Stored({name: file.get_tensor(name) for name in file.keys()}, metadata)  # noqa: SIM118
+    if metadata.pop(DIGEST, None) not in (None, digest(stored.tensors)):
+        raise UserError(f"checkpoint {path}: its content is not what was written (the hash differs): damaged on disk")
+    return stored
 
 
 def describe(path: Path) -> Stored:

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.base.checked.strict_json import read_json
+from benchmarks.base.checked.typed import parse
 from benchmarks.base.errors import UserError
 from benchmarks.base.files import write_text_atomically
 from benchmarks.base.streams import seeded
-from benchmarks.base.strict_json import read_json
-from benchmarks.base.typed import parse
 from benchmarks.machine.environment import choose_device, collect
 from benchmarks.storage import tensors
 from benchmarks.storage.fit import check_fit, load_weights, require_sizes, skeleton

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.base import bounds
+from benchmarks.base.checked import bounds
+from benchmarks.base.checked.names import require_line, require_plain
+from benchmarks.base.checked.typed import one_of, parse
 from benchmarks.base.errors import UserError, unknown
-from benchmarks.base.names import require_line, require_plain
-from benchmarks.base.typed import one_of, parse
 from benchmarks.suites.presets import with_preset
 from models.elbo import Objective
 from models.fields import POSITIVE, SHARE, WEIGHT, Bounds, added_later, bounded, named_fields, require_bounds, shown
@@ -42,10 +42,11 @@ class TrainingConfig:
     `warmup_steps` in its place, then cosine to `final_rate` x learning_rate. `betas` are Adam's. `ema` is the decay of
     averaged weights (0: none), warmed as min(ema, (1 + t) / (10 + t)), or constant from the initial weights on without
     `ema_warmup`; `ema_batches` training batches re-estimate batch-norm statistics under them. `clip_norm` 0 means no
-    clipping; a step whose gradient's norm before clipping reaches `skip_threshold` (0: none) is not taken. `precision`
-    bfloat16 is autocast around the model; `compile` on runs its forward and backward pass through torch.compile, graph
-    replays whole steps as CUDA graphs, which compiles nothing. `hopeless_after` steps in a row that were not taken, for
-    their loss or gradient was not finite or too large, end the training.
+    clipping. `precision` bfloat16 is autocast around the model; `compile` on runs its forward and backward pass through
+    torch.compile, graph replays whole steps as CUDA graphs, which compiles nothing. A step whose loss or gradient is
+    not finite is not taken, nor one whose gradient's norm before clipping reaches `skip_threshold` (0: none). After
+    `hopeless_after` of them in a row the training returns to its last good state at half the rate, up to `back_offs`
+    times; then it is given up.
     """
 
     images: int = bounded(32_000, bounds.IMAGES)
@@ -72,6 +73,7 @@ class TrainingConfig:
     betas: tuple[float, ...] = added_later((0.9, 0.999), SHARE)
     skip_threshold: float = added_later(0.0, WEIGHT)
     ema_warmup: bool = added_later(True)
+    back_offs: int = added_later(2, bounds.or_zero(bounds.BATCHES))
 
     def __post_init__(self) -> None:
         require_bounds(self)

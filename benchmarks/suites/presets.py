@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, cast
 
-from benchmarks.base.typed import one_of
+from benchmarks.base.checked.typed import one_of
 from models.likelihoods import likelihood_name
 from models.presets import ModelSetup, Recipe
 from models.registry import presets

@@ -24,6 +24,12 @@ def first_non_finite(model: nn.Module, run: Callable[[], object]) -> str | None:
     return found[0] if found else None
 
 
+@torch.no_grad()
+def parameters_are_finite(model: nn.Module) -> bool:
+    """Whether all parameters are finite, asked of the device once."""
+    return bool(torch.stack([torch.isfinite(parameter).all() for parameter in model.parameters()]).all())
+
+
 def non_finite_gradients(model: nn.Module) -> list[str]:
     """Names of the parameters whose gradient holds a value that is not finite."""
     gradients = ((name, parameter.grad) for name, parameter in model.named_parameters())

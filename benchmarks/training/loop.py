@@ -17,10 +17,10 @@ from benchmarks.data import DataSet, batches, keyed_generator, model_input
 from benchmarks.records.record import Curve
 from benchmarks.suites.config import TrainingConfig, TrialConfig
 from benchmarks.training.compiled import compiled_forward
-from benchmarks.training.diagnostics import first_non_finite, non_finite_gradients
+from benchmarks.training.diagnostics import first_non_finite, non_finite_gradients, parameters_are_finite
 from benchmarks.training.graphed import StepGraphs
 from benchmarks.training.guard import StepGuard
-from benchmarks.training.state import TrainingState, build_optimizer, restore, save_state
+from benchmarks.training.state import TrainingState, build_optimizer, restore, return_to_good, save_good, save_state
 from benchmarks.training.step import loss_of, train_step, weights_at
 from models.elbo import terms
 from models.layers.norm_statistics import averaged_anew, batch_norms
@@ -28,6 +28,8 @@ from models.output import Draw, Model
 
 CURVE_POINTS = 100
 CALIBRATION_STEPS = 8
+GOOD_STATES = 10
+"""States of a training, evenly spread from its first step on, to the last of which it can return."""
 PROCESSOR_CALIBRATION_STEPS = 40
 """Steps measured for a budget of processor time, which is to be met whatever else the machine does."""
 
@@ -38,7 +40,8 @@ class TrainingResult:
 
     `trouble` says where a skipped step went wrong, `compilation` what came of `compile = on`, `hopeless` why the
     training was given up before its end. `cpu_seconds` is the process's, all threads together, in the steps; None where
-    the state of an older version was continued.
+    the state of an older version was continued. `over_threshold` of the `skipped` steps had too steep a gradient;
+    `back_offs` are returns to a good state, `passes` those of the last batch.
     """
 
     steps: int
@@ -51,6 +54,9 @@ class TrainingResult:
     compilation: str = ""
     hopeless: str = ""
     cpu_seconds: float | None = None
+    over_threshold: int = 0
+    back_offs: int = 0
+    passes: int = 1
 
 
 Progress = Callable[[int, int, str], None]
@@ -103,18 +109,27 @@ def training_batch(trial: TrialConfig, images: Tensor, indices: Tensor, step: in
 
 
 @torch.no_grad()
-def validation_elbo(model: Model, trial: TrialConfig, images: Tensor, device: torch.device) -> float:
-    """Mean ELBO of one draw over the validation split, nats per image; for models without a prior, -distortion."""
+def validation_elbo(
+    model: Model, trial: TrialConfig, images: Tensor, device: torch.device, stop: Callable[[], bool]
+) -> float | None:
+    """Mean ELBO of one draw over the validation split, nats per image; for models without a prior, -distortion.
+
+    None where `stop()` turned true on the way.
+    """
     model.eval()
     total = 0.0
     size = trial.evaluation.batch_size
-    for start in range(0, len(images), size):
-        gen = keyed_generator(trial.seed, "validation", start)
-        x = model_input(images[start : start + size], trial.likelihood_spec, gen).to(device)
-        output = model(x, Draw(seed_tensor(trial.seed, "validation latents", device), first_sample=start))
-        total += float(terms(output, x).elbo.double().sum())
-    model.train()
-    return total / len(images)
+    try:
+        for start in range(0, len(images), size):
+            if stop() and start:
+                return None
+            gen = keyed_generator(trial.seed, "validation", start)
+            x = model_input(images[start : start + size], trial.likelihood_spec, gen).to(device)
+            output = model(x, Draw(seed_tensor(trial.seed, "validation latents", device), first_sample=start))
+            total += float(terms(output, x).elbo.double().sum())
+        return total / len(images)
+    finally:
+        model.train()
 
 
 def planned_steps(config: TrainingConfig, train_images: int) -> int:
@@ -135,63 +150,124 @@ def train(
     """Train `model` in place, continuing from `folder`'s checkpoint if there is one.
 
     `progress(step, steps, text)` is called now and then; when `stop()` turns true, the state is saved and the result
-    says `finished = False`. So it ends after `hopeless_after` steps in a row that were not taken. `say(text)` is
-    called at the first of them.
+    says `finished = False`. After `hopeless_after` steps in a row that were not taken it goes back to its last good
+    state, at half the rate; where that has been done `back_offs` times, it ends. `say(text)` tells of such things.
     """
     device = next(model.parameters()).device
     state = restore(model, trial, folder) or fresh_state(model, trial, data, device)
-    guard = StepGuard(model, state.optimizer)
     images = data.train.to(device)
-    latents = seed_tensor(trial.seed, "latents", device)
-    order = batches(len(images), trial.training.batch_size, trial.seed, state.step)
     compilation = compile_step(state, trial, images)
-    validate_at = validation_steps(trial.training, state.steps)
-    saved, clock = time.perf_counter(), StepClock(state)
     model.train()
-    hopeless = why_hopeless(state, trial.training)  # one that was given up is so still
-    while state.step < state.steps and not (stop() or hopeless):
-        with clock:
-            x = training_batch(trial, images, next(order), state.step)
-            loss = train_step(state, guard, trial, x, Draw(latents + state.step))
-        due = time.perf_counter() - saved > trial.training.checkpoint_seconds
-        if due or math.isnan(loss):
-            if note_trouble(state, trial, images, latents):
-                say(f"a training step was not finite and is undone; {state.trouble}")
-            hopeless = why_hopeless(state, trial.training)
-        if state.step in validate_at:
-            state.validation.append((state.step, validation_elbo(model, trial, data.validation, device)))
-        if due:
-            save_state(state, folder)
-            saved = time.perf_counter()
-        progress(state.step, state.steps, "train")
+    while True:
+        _take_steps(state, trial, data, images, folder, progress, stop, say)
+        lost = why_lost(state, trial.training)
+        if not lost or state.back_offs >= trial.training.back_offs:
+            break
+        step, state = state.step, return_to_good(state, trial, folder)
+        say(f"{lost} at step {step}; back to step {state.step} at {0.5**state.back_offs:g} of the rate")
     if device.type == "cuda":
-        with clock:  # what is still in the device's queue
+        with StepClock(state):  # what is still in the device's queue
             torch.cuda.synchronize(device)
-    finished = state.step >= state.steps and not hopeless
-    note_trouble(state, trial, images, latents)
+    finished = state.step >= state.steps and not lost and not _validation_is_due(state, trial.training)
+    note_trouble(state, trial, images, seed_tensor(trial.seed, "latents", device))
     save_state(state, folder)
     if finished and trial.training.ema:
         adopt_average(state, trial, data, device)
     if state.graphs is not None and state.graphs.note:
         compilation = state.graphs.note
-    return _result(state, trial, finished, compilation, hopeless)
+    return _result(state, trial, finished, compilation, _given_up(state, trial.training, lost))
 
 
-def why_hopeless(state: TrainingState, config: TrainingConfig) -> str:
-    """Why the training is given up: the last `hopeless_after` steps in a row were not taken; empty if it goes on."""
+def _take_steps(
+    state: TrainingState,
+    trial: TrialConfig,
+    data: DataSet,
+    images: Tensor,
+    folder: Path,
+    progress: Progress,
+    stop: Callable[[], bool],
+    say: Callable[[str], None],
+) -> None:
+    """Steps from where the state is to the last one, or until `stop()`, or until they are lost."""
+    config, device = trial.training, images.device
+    guard = StepGuard(state.model, state.optimizer)
+    latents = seed_tensor(trial.seed, "latents", device)
+    order = batches(len(images), config.batch_size, trial.seed, state.step)
+    good = {state.steps * index // GOOD_STATES for index in range(GOOD_STATES)} if config.back_offs else set[int]()
+    saved, clock = time.perf_counter(), StepClock(state)
+    _validate(state, trial, data, device, stop)  # where it was stopped there
+    lost = why_lost(state, config)  # one that was given up is so still
+    while state.step < state.steps and not (stop() or lost):
+        if state.step in good and is_sound(state):
+            save_good(state, folder)
+        passes = state.passes
+        with clock:
+            x = training_batch(trial, images, next(order), state.step)
+            loss = train_step(state, guard, trial, x, Draw(latents + state.step))
+        if state.passes > passes:
+            say(f"out of memory at step {state.step}: a batch takes {state.passes} passes from here on")
+        due = time.perf_counter() - saved > config.checkpoint_seconds
+        if due or math.isnan(loss):
+            if note_trouble(state, trial, images, latents):
+                say(f"a training step was not finite and is undone; {state.trouble}")
+            lost = why_lost(state, config)
+        _validate(state, trial, data, device, stop)
+        if due:
+            save_state(state, folder)
+            saved = time.perf_counter()
+        progress(state.step, state.steps, "train")
+
+
+def _validation_is_due(state: TrainingState, config: TrainingConfig) -> bool:
+    """Whether the split is to be scored after the steps so far, and has not been."""
+    done = {step for step, _ in state.validation}
+    return state.step in validation_steps(config, state.steps) - done - {0}
+
+
+def _validate(
+    state: TrainingState, trial: TrialConfig, data: DataSet, device: torch.device, stop: Callable[[], bool]
+) -> None:
+    """Score the validation split where that is due; one that `stop()` ends is done when the training continues."""
+    if _validation_is_due(state, trial.training):
+        value = validation_elbo(state.model, trial, data.validation, device, stop)
+        if value is not None:
+            state.validation.append((state.step, value))
+
+
+def is_sound(state: TrainingState) -> bool:
+    """Whether the last step was taken and all parameters are finite."""
+    taken = state.step == 0 or not bool(state.losses[state.step - 1].isnan())
+    return taken and parameters_are_finite(state.model)
+
+
+def why_lost(state: TrainingState, config: TrainingConfig) -> str:
+    """Why going on is of no use; empty if it is of some.
+
+    The last `hopeless_after` steps in a row were not taken, or a step that was has taken a parameter out of range.
+    """
     latest = state.losses[max(0, state.step - config.hopeless_after) : state.step]
-    if len(latest) < config.hopeless_after or not bool(latest.isnan().all()):
+    if state.locked >= config.hopeless_after:
+        return (
+            f"the last {state.locked} steps were skipped, their gradient's norm at {config.skip_threshold:g} or above"
+        )
+    if len(latest) >= config.hopeless_after and bool(latest.isnan().all()):
+        return f"the last {config.hopeless_after} steps were not finite and were undone ({state.trouble})"
+    broken = state.step == state.steps or bool(latest[-1:].isnan().any())  # else the next step will tell
+    if broken and not parameters_are_finite(state.model):
+        return f"a step took parameters out of range ({state.trouble or 'the last one'})"
+    return ""
+
+
+def _given_up(state: TrainingState, config: TrainingConfig, lost: str) -> str:
+    """What is said of a training that was given up, and what to do; empty for one that was not."""
+    if not lost:
         return ""
+    backed_off = f", after {state.back_offs} returns to a good state at half the rate" if state.back_offs else ""
+    raised = "training.skip_threshold" if state.locked else "training.hopeless_after"
     return (
-        f"given up at step {state.step} of {state.steps}: the last {config.hopeless_after} steps were {fault(config)} "
-        f"and were undone ({state.trouble}); lower training.learning_rate ({config.learning_rate:g}), or raise "
-        "training.hopeless_after"
+        f"given up at step {state.step} of {state.steps}: {lost}{backed_off}; lower training.learning_rate "
+        f"({config.learning_rate:g}), or raise {raised}"
     )
-
-
-def fault(config: TrainingConfig) -> str:
-    """What is wrong with steps that are not taken."""
-    return "not finite" if not config.skip_threshold else "not finite, or their gradients above skip_threshold,"
 
 
 def compile_step(state: TrainingState, trial: TrialConfig, images: Tensor) -> str:
@@ -212,7 +288,7 @@ def compile_step(state: TrainingState, trial: TrialConfig, images: Tensor) -> st
 
 def note_trouble(state: TrainingState, trial: TrialConfig, images: Tensor, latents: Tensor) -> bool:
     """Set `state.trouble` at the first call that finds skipped steps: where the last goes wrong; whether it did so."""
-    if state.trouble or not state.skipped:
+    if state.trouble or state.skipped <= state.over_threshold:
         return False
     skipped = state.losses[: state.step].isnan()
     step = int(skipped.nonzero()[-1])
@@ -303,4 +379,7 @@ def _result(
         compilation,
         hopeless,
         state.cpu_seconds,
+        state.over_threshold,
+        state.back_offs,
+        state.passes,
     )

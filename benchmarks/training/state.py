@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from benchmarks.base.errors import UserError
 from benchmarks.storage import tensors
 from benchmarks.suites.config import TrainingConfig, TrialConfig
 from benchmarks.training.graphed import StepGraphs
@@ -19,6 +21,8 @@ from kernels.cpu.adamax import Adamax
 from models.elbo import ELBOTerms, terms
 from models.output import Draw, Model
 
+NUMBERS = ("steps", "step", "seconds", "cpu_seconds", "trouble", "back_offs", "over_threshold", "locked", "passes")
+"""What a saved state holds besides tensors; an older one lacks some."""
 Forward = Callable[[Model, Tensor, Draw, bool], ELBOTerms]
 """ELBO terms from model, images, draw, and whether the model computes in bfloat16."""
 
@@ -35,12 +39,14 @@ def forward_terms(model: Model, x: Tensor, draw: Draw, bfloat16: bool) -> ELBOTe
 class TrainingState:
     """Everything that training carries from step to step.
 
-    `forward` is `forward_terms` or its compiled form; `graphs`, where there are any, replay the steps.
+    `forward` is `forward_terms` or its compiled form; `graphs`, where there are any, replay the steps. `back_offs`
+    counts its returns to a good state, each at half the rate; `over_threshold` the steps skipped for their gradient's
+    norm, `locked` the last of them in a row; a batch takes `passes` forward and backward passes.
     """
 
     model: Model
     optimizer: Optimizer
-    losses: Tensor  # (steps,) on the host; NaN where the step was skipped
+    losses: Tensor  # (steps,) on the host; NaN where the step was not taken
     steps: int
     step: int = 0
     seconds: float = 0.0
@@ -50,10 +56,14 @@ class TrainingState:
     forward: Forward = forward_terms
     cpu_seconds: float | None = 0.0  # None: not known from the start
     graphs: StepGraphs | None = None
+    back_offs: int = 0
+    over_threshold: int = 0
+    locked: int = 0
+    passes: int = 1
 
     @property
     def skipped(self) -> int:
-        """Number of steps that were not taken: loss or gradient not finite, or the gradient too large."""
+        """Number of steps that were not taken: loss or gradient not finite, or its norm over the threshold."""
         return int(self.losses[: self.step].isnan().sum())
 
 
@@ -74,48 +84,81 @@ def build_optimizer(config: TrainingConfig, model: nn.Module, device: torch.devi
 
 
 def save_state(state: TrainingState, folder: Path) -> None:
-    """Write the training state atomically."""
+    """Write the training state whole; the one before it stays beside it."""
+    with contextlib.suppress(FileNotFoundError):
+        (folder / tensors.STATE).replace(folder / tensors.STATE_BEFORE)
+    _write(state, folder / tensors.STATE)
+
+
+def save_good(state: TrainingState, folder: Path) -> None:
+    """Write the state to which `return_to_good` goes back."""
+    _write(state, folder / tensors.STATE_GOOD)
+
+
+def _write(state: TrainingState, path: Path) -> None:
     saved, rest = tensors.flatten_optimizer(state.optimizer.state_dict())
     saved |= {f"model.{name}": tensor for name, tensor in state.model.state_dict().items()}
     saved |= {f"average.{name}": tensor for name, tensor in state.average.items()}
     saved["losses"] = state.losses
-    metadata = {
-        "steps": state.steps,
-        "step": state.step,
-        "seconds": state.seconds,
-        "cpu_seconds": state.cpu_seconds,
-        "validation": state.validation,
-        "trouble": state.trouble,
-        "optimizer": rest,
-    }
-    tensors.save(folder / tensors.STATE, saved, metadata)
+    numbers = {name: getattr(state, name) for name in NUMBERS}
+    tensors.save(path, saved, numbers | {"validation": state.validation, "optimizer": rest})
 
 
 def restore(model: Model, trial: TrialConfig, folder: Path) -> TrainingState | None:
-    """The state saved in `folder`, loaded into `model`, or None if there is none."""
-    if not (folder / tensors.STATE).exists():
-        return None
+    """The latest whole state saved in `folder`, loaded into `model`, or None if there is none.
+
+    A damaged one is said on stderr.
+    """
+    for name in (tensors.STATE, tensors.STATE_BEFORE):
+        if (folder / name).exists():
+            try:
+                return _read(model, trial, folder / name)
+            except UserError as error:
+                print(f"{error}; an earlier state is used, or the training starts again", file=sys.stderr, flush=True)
+    return None
+
+
+def return_to_good(state: TrainingState, trial: TrialConfig, folder: Path) -> TrainingState:
+    """The state of `save_good` in place of `state`, at half the rate; time spent and what was found out go on.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    good = _read(state.model, trial, folder / tensors.STATE_GOOD)
+    for name in ("seconds", "cpu_seconds", "trouble", "passes", "forward"):
+        setattr(good, name, getattr(state, name))
+    good.back_offs = state.back_offs + 1
+    if state.graphs is not None:  # they hold the memory of the optimizer that is gone
+        good.graphs = StepGraphs(good.optimizer, state.graphs.device)
+    return good
+
+
+def forget(folder: Path) -> None:
+    """Remove all states of a training from `folder`."""
+    for name in tensors.STATES:
+        (folder / name).unlink(missing_ok=True)
+
+
+def _read(model: Model, trial: TrialConfig, path: Path) -> TrainingState:
+    """The state in a file, loaded into `model`.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
     device = next(model.parameters()).device
-    stored = tensors.load(folder / tensors.STATE)
+    stored = tensors.load(path)
     model.load_state_dict(_under(stored.tensors, "model."))
     optimizer = build_optimizer(trial.training, model, device)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict(tensors.unflatten_optimizer(stored.tensors, stored.metadata["optimizer"], groups))
     _match_layout(optimizer)
-    average = {name: tensor.to(device) for name, tensor in _under(stored.tensors, "average.").items()}
     meta = stored.metadata
-    return TrainingState(
-        model,
-        optimizer,
-        stored.tensors["losses"],
-        meta["steps"],
-        meta["step"],
-        meta["seconds"],
-        average,
-        [(int(step), float(value)) for step, value in meta["validation"]],
-        meta.get("trouble", ""),
-        cpu_seconds=meta.get("cpu_seconds"),
-    )
+    state = TrainingState(model, optimizer, stored.tensors["losses"], meta["steps"], cpu_seconds=None)
+    state.average = {name: tensor.to(device) for name, tensor in _under(stored.tensors, "average.").items()}
+    state.validation = [(int(step), float(value)) for step, value in meta["validation"]]
+    for name in NUMBERS:
+        setattr(state, name, meta.get(name, getattr(state, name)))
+    return state
 
 
 def _match_layout(optimizer: Optimizer) -> None:

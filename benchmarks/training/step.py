@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import torch
 from torch import Tensor
 
+from benchmarks.base.errors import UserError, first_line
+from benchmarks.machine.memory import is_out_of_memory, release
 from benchmarks.suites.config import TrainingConfig, TrialConfig
 from benchmarks.training.graphed import LossWeights
 from benchmarks.training.guard import StepGuard
@@ -46,43 +49,75 @@ def loss_of(
 def train_step(state: TrainingState, guard: StepGuard, trial: TrialConfig, x: Tensor, draw: Draw) -> float:
     """The loss of one step on x (B, C, H, W); NaN if the step was not taken.
 
-    That is where it, or the gradient's norm, is not finite, or the latter reaches the threshold of steps to be skipped.
+    It is not where the loss or a gradient is not finite, nor where the gradient's norm reaches the skip threshold.
     """
     config = trial.training
     if config.ema and not config.ema_warmup and not state.average:
         state.average = {name: one.detach().clone() for name, one in state.model.named_parameters()}
-
-    def measured(x: Tensor, draw: Draw, weights: LossWeights) -> Tensor:
-        guard.keep()
-        loss = loss_of(state.model, trial, x, draw, weights, state.forward)
-        loss.backward()
-        return guard.measure(loss)
-
     for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate(config, state.step, state.steps)
-    weights = weights_at(trial.objective, state.step / state.steps)
-    graphs = state.graphs
-    found = measured(x, draw, weights) if graphs is None else graphs.measure(measured, x, draw, weights)
+        group["lr"] = learning_rate(config, state.step, state.steps) * 0.5**state.back_offs
+    found = _measured(state, guard, trial, x, draw)
     norm, loss = found.tolist()
-    taken = math.isfinite(norm + loss) and not 0 < config.skip_threshold <= norm
+    finite = math.isfinite(norm + loss)
+    too_steep = finite and 0 < config.skip_threshold <= norm
+    taken = finite and not too_steep
     if taken:
         limit = config.clip_norm if 0 < config.clip_norm < norm else None
-        if graphs is None:
+        if state.graphs is None:
             guard.take(found, limit)
         else:
-            graphs.take(guard.take, found, limit)
+            state.graphs.take(guard.take, found, limit)
     else:
-        if math.isfinite(norm + loss) and not state.trouble:
-            state.trouble = (
-                f"step {state.step + 1}: gradient of norm {norm:.4g}, skipped from {config.skip_threshold:g} on"
-            )
         loss = math.nan
         guard.undo()
+    state.over_threshold += too_steep
+    state.locked = state.locked + 1 if too_steep else 0
     state.losses[state.step] = loss
     state.step += 1
     if config.ema and taken:
         update_average(state, config.ema, warmed=config.ema_warmup)
     return loss
+
+
+def _measured(state: TrainingState, guard: StepGuard, trial: TrialConfig, x: Tensor, draw: Draw) -> Tensor:
+    """Norm of the gradients and loss (2,); where memory runs out, in twice as many passes from then on.
+
+    Raises:
+        UserError: one image is too much.
+    """
+
+    def measured(x: Tensor, draw: Draw, weights: LossWeights) -> Tensor:
+        guard.keep()
+        return guard.measure(backward(state, trial, x, draw, weights))
+
+    weights = weights_at(trial.objective, state.step / state.steps)
+    while True:
+        try:
+            graphs = state.graphs
+            return measured(x, draw, weights) if graphs is None else graphs.measure(measured, x, draw, weights)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if state.passes >= len(x):
+                raise UserError(f"training of one image at a time ran out of memory: {first_line(error)}") from error
+        guard.undo()
+        state.passes = min(2 * state.passes, len(x))
+        release(x.device)
+
+
+def backward(state: TrainingState, trial: TrialConfig, x: Tensor, draw: Draw, weights: LossWeights) -> Tensor:
+    """The loss () of a batch, its gradients summed over the state's passes; an image's noise is that of one pass."""
+    if state.passes == 1:
+        loss = loss_of(state.model, trial, x, draw, weights, state.forward)
+        loss.backward()
+        return loss
+    total, start = torch.zeros((), device=x.device), draw.first_sample
+    for part in x.tensor_split(state.passes):
+        one = dataclasses.replace(draw, first_sample=start)
+        loss = loss_of(state.model, trial, part, one, weights, state.forward) * (len(part) / len(x))
+        loss.backward()
+        total, start = total + loss.detach(), start + len(part)
+    return total
 
 
 @torch.no_grad()

@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
 import json
 import os
-import shlex
-import signal
-import subprocess
 import sys
-import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from benchmarks.base import children
 from benchmarks.base.errors import INTERRUPTED, UserError
 from benchmarks.base.limits import memory_limit, usable_cores
-from benchmarks.records.record import Measurement, RunRecord, save_record, save_run
+from benchmarks.base.signals import PARENT_SECONDS, STOPPING
+from benchmarks.records.record import Measurement, RunRecord, save_record
 from benchmarks.storage.weights import read_config, record_head, record_names, write_config
 from benchmarks.suites.config import Suite
+from benchmarks.trials.child import LOG, Child
+from benchmarks.trials.claims import claim, owner_of
 from benchmarks.trials.progress import Bars
 from benchmarks.trials.schedule import Plan, PlannedTrial
+from benchmarks.trials.trial import is_untidy, tidy
 
 TIMED = "train,encode,reconstruct,sample"
 """What the table shows of a trial's speed."""
 
-LOG = "log.txt"
+TO_RUN = ("train", "evaluate")
 POLL_SECONDS = 0.1
 TRIAL_BYTES = 1 << 30
 """What a small trial holds at its peak, imports and data included: 0.8 GiB in the quick suite, rounded up."""
@@ -64,56 +62,113 @@ def default_jobs(suite: Suite) -> int:
 
 
 def execute(plan: Plan, jobs: int) -> Outcome:
-    """Run all unfinished trials, `jobs` at a time, then measure throughput trial by trial on the quiet machine."""
-    save_run(plan.out, [planned.folder.name for planned in plan.trials])
-    todo = [planned for planned in plan.trials if planned.work in ("train", "evaluate")]
-    todo.sort(key=lambda p: -p.macs_per_image * p.trial.training.images)
-    for planned in plan.trials:
-        if planned.work != "nothing":
-            write_config(planned.trial, planned.folder)
-        if planned.work == "rename" and (record := planned.record) is not None:
-            save_record(dataclasses.replace(record, **record_names(planned.trial)), planned.folder)
+    """Run all unfinished trials, `jobs` at a time, then measure throughput trial by trial on the quiet machine.
+
+    A trial that another run works on is left to it for as long as it does.
+    """
     outcome = Outcome()
     with Bars() as bars:
-        _run_jobs(todo, jobs, plan.plugin_flags, bars, outcome)
+        _bring_up_to_date(plan, bars)
+        Jobs(plan, jobs, bars, outcome).run()
         if not outcome.interrupted:
             _measure_throughput(plan, bars, outcome)
     return outcome
 
 
-def _run_jobs(todo: list[PlannedTrial], jobs: int, flags: list[str], bars: Bars, outcome: Outcome) -> None:
-    """Keep up to `jobs` children going until all are done or the user interrupts."""
-    waiting, running = list(todo), list[Child]()
-    try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                running.append(Child(waiting.pop(0), flags, bars))
-            for child in [c for c in running if c.process.poll() is not None]:
-                running.remove(child)
-                _settle(child, outcome)
-            time.sleep(POLL_SECONDS)
-    except KeyboardInterrupt:
-        outcome.interrupted = True
-        print("stopping: each trial saves its state (give it a moment)", file=sys.stderr)
-        for child in running:
-            child.process.send_signal(signal.SIGINT)
-        for child in running:
+def _bring_up_to_date(plan: Plan, bars: Bars) -> None:
+    """Finish what a killed run left of finished trials, and set their names in the records."""
+    for planned in plan.trials:
+        stale = planned.work == "rename" or (planned.work == "nothing" and is_untidy(planned.folder))
+        if stale and (held := claim(planned.folder, bars.say)) is not None:
+            tidy(planned.folder)
+            if planned.work == "rename" and (record := planned.record) is not None:
+                write_config(planned.trial, planned.folder)
+                save_record(dataclasses.replace(record, **record_names(planned.trial)), planned.folder)
+            held.release()
+
+
+class Jobs:
+    """The trials of a run that are waiting and running, `most` at a time."""
+
+    def __init__(self, plan: Plan, most: int, bars: Bars, outcome: Outcome) -> None:
+        todo = [planned for planned in plan.trials if planned.work in TO_RUN]
+        self.waiting = sorted(todo, key=lambda p: -p.macs_per_image * p.trial.training.images)
+        self.running = list[Child]()
+        self.flags, self.most, self.bars, self.outcome = plan.plugin_flags, most, bars, outcome
+        self.killed, self.left = set[Path](), set[Path]()
+
+    def run(self) -> None:
+        """Keep up to `most` children going until all are done or the user interrupts."""
+        try:
+            while self.waiting or self.running:
+                for planned in list(self.waiting):
+                    if len(self.running) < self.most:
+                        self._start(planned)
+                for child in [c for c in self.running if c.process.poll() is not None]:
+                    self.running.remove(child)
+                    self._settle(child)
+                time.sleep(POLL_SECONDS)
+        except KeyboardInterrupt:
+            self.outcome.interrupted = True
+            print("stopping: each trial saves its state (give it a moment)", file=sys.stderr)
+            self._end_all()
+            for child in self.running:
+                self._settle(child)
+        except BaseException:  # a full disk, say: nobody is left behind
+            self._end_all()
+            raise
+
+    def _start(self, planned: PlannedTrial) -> None:
+        """Start a waiting trial, unless another run works on it or has done it."""
+        say = lambda text: self.bars.say(f"{planned.name}: {text}")  # noqa: E731
+        held = claim(planned.folder, say)
+        if held is None:
+            if planned.folder not in self.left:
+                say(f"is left to another run ({owner_of(planned.folder) or 'unknown'}) while that works on it")
+            self.left.add(planned.folder)
+            return
+        self.waiting.remove(planned)
+        if planned.work in TO_RUN:
+            write_config(planned.trial, planned.folder)
+            self.running.append(Child(planned, self.flags, self.bars, held))
+        else:
+            held.release()
+
+    def _end_all(self) -> None:
+        """Ask all children to leave, and end those that do not in time, or at once if asked again."""
+        for child in self.running:
+            child.ask_to_leave()
+        with contextlib.suppress(KeyboardInterrupt):
+            end = time.monotonic() + PARENT_SECONDS
+            while time.monotonic() < end and any(child.process.poll() is None for child in self.running):
+                time.sleep(POLL_SECONDS)
+        for child in self.running:
+            child.process.kill()
             child.process.wait()
-            _settle(child, outcome)
 
+    def _settle(self, child: Child) -> None:
+        """Note how a child ended; a failed trial leaves a record that says so, a killed one is started once more."""
+        code, planned = child.finish(), child.planned
+        try:
+            if code == INTERRUPTED or -code in STOPPING or (code < 0 and self.outcome.interrupted):
+                self.outcome.interrupted = True
+            elif code == 0:
+                if (record := planned.record) is not None and record.error:
+                    self._note(planned, record.error)
+            elif (code < 0 or code in children.KILLED) and planned.folder not in self.killed:
+                self.killed.add(planned.folder)
+                self.waiting.append(planned)
+                self.bars.say(f"{planned.name}: {child.last_words(code)}; it is started once more")
+            else:
+                reason = child.last_words(code)
+                self._note(planned, reason)
+                self.outcome.user_error |= code == 2
+                save_record(_failed_record(planned, reason), planned.folder)
+        finally:
+            child.claim.release()
 
-def _settle(child: Child, outcome: Outcome) -> None:
-    """Note how a child ended; a failed trial leaves a record that says so."""
-    code = child.finish()
-    record = child.planned.record
-    if code == 0 and record is not None and record.error:
-        outcome.failed.append(f"{child.planned.name}: {record.error} (log: {child.planned.folder / LOG})")
-    if code in (0, INTERRUPTED):
-        return
-    reason = child.last_words(code)
-    outcome.failed.append(f"{child.planned.name}: {reason} (log: {child.planned.folder / LOG})")
-    outcome.user_error |= code == 2
-    save_record(_failed_record(child.planned, reason), child.planned.folder)
+    def _note(self, planned: PlannedTrial, reason: str) -> None:
+        self.outcome.failed.append(f"{planned.name}: {reason} (log: {planned.folder / LOG})")
 
 
 def _failed_record(planned: PlannedTrial, reason: str) -> RunRecord:
@@ -136,67 +191,38 @@ def _failed_record(planned: PlannedTrial, reason: str) -> RunRecord:
     )
 
 
-class Child:
-    """A trial's process: its progress goes to a bar, its messages to the trial's log."""
-
-    def __init__(self, planned: PlannedTrial, flags: list[str], bars: Bars) -> None:
-        self.planned = planned
-        command = [sys.executable, "-m", "benchmarks", "trial", str(planned.folder), *flags]
-        self.log = (planned.folder / LOG).open("a")  # what an earlier start said stays
-        self.log.write(f"# {datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')} {shlex.join(command)}\n")
-        self.log.flush()
-        self.start = self.log.tell()
-        self.process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=self.log,
-            text=True,
-            errors="replace",
-            env=children.environment(planned.trial.threads),
-            start_new_session=True,
-        )
-        self.reader = threading.Thread(target=self._read, args=(bars,), daemon=True)
-        self.reader.start()
-
-    def _read(self, bars: Bars) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with contextlib.suppress(ValueError, KeyError, TypeError):  # half a line of a killed child, or a plugin's
-                self._show(json.loads(line), bars)
-
-    def _show(self, event: dict[str, Any], bars: Bars) -> None:
-        if "said" in event:
-            bars.say(f"{self.planned.name}: {event['said']}")
-        else:
-            bars.update(self.planned.name, event["phase"], event["done"], event["total"])
-
-    def finish(self) -> int:
-        """Wait for the reader, close the log; returns the exit code."""
-        self.reader.join(timeout=5)
-        self.log.close()
-        return self.process.wait()
-
-    def last_words(self, code: int) -> str:
-        """The last line that this start of the trial wrote to its log; its exit code where it wrote nothing."""
-        said = (self.planned.folder / LOG).read_bytes()[self.start :].decode(errors="replace")
-        return children.last_words(said, code)
-
-
 def _measure_throughput(plan: Plan, bars: Bars, outcome: Outcome) -> None:
     """Add throughput to every finished record that lacks it, one process at a time."""
     done = [p for p in plan.trials if (r := p.record) is not None and r.status == "done"]
     for index, planned in enumerate(done):
-        record = planned.record
-        assert record is not None
-        if record.get("train_throughput") is None:
-            try:
-                save_record(record.with_measurements(throughput_of(planned.folder, plan.plugin_flags)), planned.folder)
-            except UserError as error:
-                outcome.failed.append(f"{planned.name}: throughput: {error}")
-            except KeyboardInterrupt:
-                outcome.interrupted = True
-                return
+        try:
+            _add_throughput(planned, plan.plugin_flags, bars)
+        except UserError as error:
+            outcome.failed.append(f"{planned.name}: throughput: {error}")
+        except KeyboardInterrupt:
+            outcome.interrupted = True
+            return
         bars.update("all", "throughput", index + 1, len(done))
+
+
+def _add_throughput(planned: PlannedTrial, flags: list[str], bars: Bars) -> None:
+    """Measure what the trial's record lacks, when nobody else works on it."""
+    while lacks_throughput(planned):
+        held = claim(planned.folder, bars.say)
+        if held is None:
+            time.sleep(POLL_SECONDS)
+            continue
+        try:
+            if lacks_throughput(planned) and (record := planned.record) is not None:
+                save_record(record.with_measurements(throughput_of(planned.folder, flags)), planned.folder)
+        finally:
+            held.release()
+
+
+def lacks_throughput(planned: PlannedTrial) -> bool:
+    """Whether the trial is done but for its throughput."""
+    record = planned.record
+    return record is not None and record.status == "done" and record.get("train_throughput") is None
 
 
 def throughput_of(checkpoint: Path, flags: list[str]) -> list[Measurement]:

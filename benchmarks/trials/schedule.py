@@ -14,6 +14,7 @@ from benchmarks.base.errors import UserError
 from benchmarks.data import DataSet, load
 from benchmarks.evaluation.checks import check
 from benchmarks.machine.environment import choose_device
+from benchmarks.machine.peak import resident
 from benchmarks.records.record import (
     RECORD,
     LatentGroupInfo,
@@ -177,10 +178,14 @@ def estimated_seconds(planned: PlannedTrial, data: DataSet) -> float:
         torch.set_num_threads(threads)
 
 
-def estimated_memory(planned: PlannedTrial, data: DataSet) -> float:
-    """MiB that a training step of the trial needs, by `training_memory`."""
+def estimated_memory(planned: PlannedTrial, data: DataSet, before: int) -> float:
+    """MiB that the trial's process holds at its peak: what is there `before` it trains, and `training_memory`.
+
+    On a GPU the latter alone, as its record counts.
+    """
     model = build_model(planned.trial, data.image, torch.device("meta"))
-    return training_memory(model, planned.trial.training) / 2**20
+    resident = before if planned.trial.device == "cpu" else 0
+    return (resident + training_memory(model, planned.trial.training)) / 2**20
 
 
 STATUS: dict[Work, Literal["done", "to run", "to evaluate"]] = {
@@ -217,11 +222,12 @@ def schedule_rows(
     plan: Plan, estimate: Callable[[PlannedTrial, DataSet], float] = estimated_seconds
 ) -> list[ScheduleRow]:
     """Rows of `--dry-run`, one a trial, with counts and an estimate of training time and memory."""
-    return [_schedule_row(planned, plan.data, estimate) for planned in plan.trials]
+    before = resident()  # imports and data, as in a trial's own process; no step has been measured yet
+    return [_schedule_row(planned, plan.data, estimate, before) for planned in plan.trials]
 
 
 def _schedule_row(
-    planned: PlannedTrial, data: DataSet, estimate: Callable[[PlannedTrial, DataSet], float]
+    planned: PlannedTrial, data: DataSet, estimate: Callable[[PlannedTrial, DataSet], float], before: int
 ) -> ScheduleRow:
     training, work = planned.trial.training, planned.work
     steps = None if training.budget else planned_steps(training, len(data.train))
@@ -235,7 +241,7 @@ def _schedule_row(
         steps=steps,
         images=None if steps is None else steps * training.batch_size,
         estimated_training_seconds=estimate(planned, data) if work == "train" else 0.0,
-        estimated_memory_mib=round(estimated_memory(planned, data), 1),
+        estimated_memory_mib=round(estimated_memory(planned, data, before), 1),
         status=STATUS[work],
         folder=planned.folder.name,
         config=dataclasses.asdict(planned.trial),

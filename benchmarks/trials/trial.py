@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import signal
 import sys
 import time
 from pathlib import Path
@@ -13,22 +12,29 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.base.errors import UserError
+from benchmarks.base import output
+from benchmarks.base.errors import GivenUpError, UserError
 from benchmarks.base.files import write_bytes_atomically
+from benchmarks.base.signals import StopSignal
 from benchmarks.data import DataSet, load
 from benchmarks.evaluation.evaluate import Evaluation, Progress, evaluate
 from benchmarks.machine.environment import choose_device
 from benchmarks.machine.peak import highest
-from benchmarks.machine.process import frozen_garbage, keep_freed_memory
+from benchmarks.machine.process import flush_subnormals, frozen_garbage, keep_freed_memory
 from benchmarks.records.catalogue import measurement, of_the_machine
 from benchmarks.records.record import RECORD, LatentGroupInfo, Measurement, RunRecord, load_record, save_record
 from benchmarks.storage import tensors
+from benchmarks.storage.parts import Parts
 from benchmarks.storage.weights import build_model, read_config, record_head, record_names, save_weights
 from benchmarks.suites.config import TrialConfig
 from benchmarks.training.cost import macs_per_image, parameter_count
-from benchmarks.training.loop import TrainingResult, fault, train
+from benchmarks.training.loop import TrainingResult, train
+from benchmarks.training.state import forget
+from benchmarks.trials.claims import at_work
 from models.output import Model
 
+PARTS = "parts"
+"""Folder of an evaluation's finished parts."""
 PROGRESS_SECONDS = 0.5
 
 
@@ -40,52 +46,64 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """Hand on a line for people."""
-        print(json.dumps({"said": text}), file=sys.stdout, flush=True)
+        self._tell({"said": text})
 
     def __call__(self, done: int, total: int, phase: str) -> None:
         """Say that `done` of `total` are through in `phase`, at most twice a second."""
         now = time.monotonic()
         if now - self.last >= PROGRESS_SECONDS or done == total:
             self.last = now
-            print(json.dumps({"done": done, "total": total, "phase": phase}), file=sys.stdout, flush=True)
+            self._tell({"done": done, "total": total, "phase": phase})
+
+    def _tell(self, event: dict[str, object]) -> None:
+        try:
+            print(json.dumps(event), file=sys.stdout, flush=True)
+        except BrokenPipeError:  # nobody listens any more; the trial is asked to leave in another way
+            output.discard()
 
 
-class StopSignal:
-    """Turns true at SIGINT or SIGTERM, so that work stops at the next step and is saved."""
-
-    def __init__(self) -> None:
-        self.raised = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._raise)
-
-    def _raise(self, number: int, frame: object) -> None:
-        self.raised = True
-
-    def __call__(self) -> bool:
-        """Whether a signal came."""
-        return self.raised
-
-
-def run_trial(folder: Path) -> RunRecord:
+def run_trial(folder: Path, *, with_parent: bool = False) -> RunRecord:
     """Train and evaluate the trial of `folder`, continuing where an earlier run stopped; returns its record.
 
-    Where the training is through, its weights are evaluated.
+    Where the training is through, its weights are evaluated. One `with_parent` leaves when standard input ends.
+
+    Raises:
+        GivenUpError: the training was given up; the record says so.
     """
+    stop, report = StopSignal(), Reporter()
+    if with_parent:
+        stop.with_parent()
     keep_freed_memory()
+    flush_subnormals()
     trial = read_config(folder)
     torch.set_num_threads(trial.threads)
-    device = choose_device(trial.device)
-    stop, report = StopSignal(), Reporter()
+    with at_work(folder):
+        return _run(trial, folder, report, stop)
+
+
+def _run(trial: TrialConfig, folder: Path, report: Reporter, stop: StopSignal) -> RunRecord:
+    """What `run_trial` does once nobody else works on the trial."""
     data = load(trial.data)
-    model = build_model(trial, data.image, device)
+    model = build_model(trial, data.image, choose_device(trial.device))
     record = _trained_before(trial, folder, model) or _trained_now(trial, folder, model, data, report, stop)
     if record.status == "interrupted":
         return record
     save_weights(model, trial, data.content_hash, folder / tensors.WEIGHTS)
     record = _evaluated(record, trial, folder, model, data, lambda *event: _report_or_stop(report, stop, *event))
     if record.status == "done":
-        (folder / tensors.STATE).unlink(missing_ok=True)
+        tidy(folder)
     return record
+
+
+def is_untidy(folder: Path) -> bool:
+    """Whether a trial's folder holds what only an unfinished one needs."""
+    return (folder / PARTS).exists() or any((folder / name).exists() for name in tensors.STATES)
+
+
+def tidy(folder: Path) -> None:
+    """Remove from a trial's folder what only an unfinished one needs."""
+    forget(folder)
+    Parts(folder / PARTS).clear()
 
 
 def _trained_before(trial: TrialConfig, folder: Path, model: Model) -> RunRecord | None:
@@ -95,7 +113,14 @@ def _trained_before(trial: TrialConfig, folder: Path, model: Model) -> RunRecord
     record = load_record(folder)
     if record.status not in ("trained", "done"):
         return None
-    model.load_state_dict(tensors.load(folder / tensors.WEIGHTS).tensors)
+    try:
+        weights = tensors.load(folder / tensors.WEIGHTS).tensors
+    except UserError as error:
+        if not (folder / tensors.STATE).exists():
+            raise
+        print(f"{error}; they are made again from the training state", file=sys.stderr, flush=True)
+        return None
+    model.load_state_dict(weights)
     again = [f"evaluated again after the training of {record.environment.date}"] if record.status == "done" else []
     kept = [one for one in record.measurements if of_the_machine(one.metric)]  # others belong to other settings
     notes = [*record.notes, *again]
@@ -108,7 +133,7 @@ def _trained_now(
     """Train `model`; the record is written, also of a training that was interrupted or is hopeless.
 
     Raises:
-        UserError: the training is hopeless.
+        GivenUpError: the training is hopeless.
     """
     with frozen_garbage():
         result = train(model, trial, data, folder, report, stop, report.say)
@@ -116,7 +141,7 @@ def _trained_now(
     record = _trained_record(trial, folder, model, data, result).with_measurements(peak)
     save_record(record, folder)
     if result.hopeless:
-        raise UserError(result.hopeless)
+        raise GivenUpError(result.hopeless)
     return record
 
 
@@ -128,15 +153,15 @@ def _report_or_stop(report: Reporter, stop: StopSignal, done: int, total: int, p
 
 
 def _trained_record(trial: TrialConfig, folder: Path, model: Model, data: DataSet, result: TrainingResult) -> RunRecord:
-    """The record before evaluation."""
-    undone = f"{result.skipped} training steps were {fault(trial.training)} and were undone; {result.trouble}"
+    """The record before evaluation; what takes seconds to count is left out where the trial was asked to leave."""
+    ends = result.finished or bool(result.hopeless)
     return RunRecord(
         **record_head(trial, folder),
         data_hash=data.content_hash,
         data_note=data.note,
         status="trained" if result.finished else "interrupted",
         parameters=parameter_count(model),
-        macs_per_image=macs_per_image(model, data.image),
+        macs_per_image=macs_per_image(model, data.image) if ends else None,
         latent_groups=[LatentGroupInfo(s.channels, s.height, s.width) for s in model.latent_shapes],
         images_seen=result.images,
         steps=result.steps,
@@ -144,8 +169,25 @@ def _trained_record(trial: TrialConfig, folder: Path, model: Model, data: DataSe
         training_cpu_seconds=result.cpu_seconds,
         skipped_steps=result.skipped,
         curves=result.curves,
-        notes=[*([undone] if result.skipped else []), *([result.compilation] if result.compilation else [])],
+        notes=_training_notes(trial, result),
     )
+
+
+def _training_notes(trial: TrialConfig, result: TrainingResult) -> list[str]:
+    """What a reader of the table should know of how the training went."""
+    broken, threshold = result.skipped - result.over_threshold, trial.training.skip_threshold
+    told = {
+        f"{broken} training steps were not finite and were undone; {result.trouble}": broken,
+        f"{result.over_threshold} training steps were skipped, their gradient's norm at {threshold:g} or above": (
+            result.over_threshold
+        ),
+        f"the training returned {result.back_offs} times to its last good state, at half the rate each time; "
+        f"{result.trouble or 'steps were skipped'}": result.back_offs,
+        f"memory ran out: batches were taken in {result.passes} passes with the same noise and one update; batch norm "
+        "and the balancing of the KL saw the smaller batches": result.passes > 1,
+        result.compilation: result.compilation,
+    }
+    return [note for note, holds in told.items() if holds]
 
 
 def _peak_memory(device: torch.device) -> Measurement:
@@ -162,7 +204,8 @@ def _evaluated(
     def joined(found: Evaluation) -> RunRecord:
         return dataclasses.replace(record, status="trained").with_measurements(found.measurements)
 
-    found = evaluate(model, trial, data, progress, lambda found: save_record(joined(found), folder))
+    parts = Parts(folder / PARTS)
+    found = evaluate(model, trial, data, progress, lambda found: save_record(joined(found), folder), parts)
     _save_arrays(folder / "images.npz", found.pictures)  # for figures and paired comparisons
     _save_arrays(folder / "per_image.npz", found.per_image)
     failed = "; ".join(f"evaluation failed: {failure}" for failure in found.failures)

@@ -32,6 +32,7 @@ from benchmarks.base.plugins import import_plugin
 from benchmarks.data import DataSet, load
 from benchmarks.evaluation.checks import check
 from benchmarks.machine.environment import choose_device, collect
+from benchmarks.machine.process import flush_subnormals
 from benchmarks.storage.weights import build_model
 from benchmarks.suites.config import Suite, TrialConfig
 from benchmarks.training.cost import macs_per_image
@@ -123,7 +124,8 @@ def tune(suite: Suite, log: Path, jobs: int = 1, modules: Sequence[str] = ()) ->
         cost = macs_per_image(model, data.image) if jobs > 1 else 0
         for rate, warmup in settings(trial, model.has_prior):
             if (trial.row, rate, warmup) not in known:
-                training = dataclasses.replace(trial.training, learning_rate=rate, validations=1)
+                known_rate = {"learning_rate": rate, "back_offs": 0}  # none that a return has halved
+                training = dataclasses.replace(trial.training, **known_rate, validations=1)
                 objective = dataclasses.replace(trial.objective, kl_warmup=warmup)
                 todo.append((cost, dataclasses.replace(trial, training=training, objective=objective)))
     todo.sort(key=lambda pair: -pair[0])
@@ -179,6 +181,7 @@ def _end_with_parent() -> None:
 def timed_trial(trial: TrialConfig) -> TimedLine:
     """A trial's line of the log, and the seconds it took; the data are read once a process."""
     start = time.perf_counter()
+    flush_subnormals()
     torch.set_num_threads(trial.threads)
     return score_trial(trial, _load_once(trial.data)), time.perf_counter() - start
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.base.bounds import TEMPERATURE, or_zero
+from benchmarks.base.checked.bounds import TEMPERATURE, or_zero
 from benchmarks.base.errors import UserError
 from benchmarks.cli.checkpoints import load_checkpoint
 from benchmarks.evaluation.encoding import decoded

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from benchmarks.base.files import write_bytes_atomically, write_text_atomically
+from benchmarks.base.files import sweep, write_bytes_atomically, write_text_atomically
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
@@ -30,3 +30,26 @@ def test_a_file_has_the_mode_that_the_umask_leaves(tmp_path, mask, mode):
     finally:
         os.umask(before)
     assert (tmp_path / "deep" / "table.md").stat().st_mode & 0o777 == mode
+
+
+def test_what_dead_processes_left_half_written_is_swept(tmp_path):
+    host, dead = os.uname().nodename, os.fork()
+    if not dead:
+        os._exit(0)
+    os.waitpid(dead, 0)
+    names = {
+        f".weights.safetensors.{host}.{dead}.0123abcd": False,
+        f".weights.safetensors.{host}.{os.getpid()}.0123abcd": True,  # of a process that works
+        f".weights.safetensors.elsewhere.{dead}.0123abcd": True,
+        ".record.json.0123abcd": True,  # of an early version, and fresh
+        ".record.json.4567abcd": False,  # a week old
+        "record.json": True,
+        ".claim.lock": True,
+    }
+    for name in names:
+        (tmp_path / name).write_bytes(b"half")
+    for name in ("record.json", ".claim.lock", ".record.json.4567abcd"):
+        os.utime(tmp_path / name, (0, 0))
+    sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {name for name, stays in names.items() if stays}
+    sweep(tmp_path / "missing")

@@ -16,7 +16,7 @@ from benchmarks.base.errors import UserError
 from benchmarks.cli.parser import run_command
 from benchmarks.data import cache_folder
 from benchmarks.report.layout import markdown, stack
-from benchmarks.trials.processes import Child
+from benchmarks.trials.child import Child
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.base.checked.strict_json import read_json
 from benchmarks.base.errors import UserError
 from benchmarks.base.limits import require_memory
-from benchmarks.base.strict_json import read_json
 from benchmarks.data import load
 from benchmarks.data.decoding import FORMATS, decode
 from benchmarks.data.public import read_idx

@@ -10,8 +10,8 @@ import typing
 from collections.abc import Iterable
 from typing import Any, Literal, TypeVar
 
+from benchmarks.base.checked.strict_json import sound_number
 from benchmarks.base.errors import UserError, unknown
-from benchmarks.base.strict_json import sound_number
 from models.fields import bounds_of, shown
 
 T = TypeVar("T")
