@@ -103,6 +103,7 @@ METRICS: dict[str, Metric] = {
     "macs": Metric("MACs/image", None, "multiply-accumulates of a forward pass, on the reference operations"),
     "training_images": Metric("images", None, "images shown in training, repeats counted"),
     "training_seconds": Metric("s", None, "wall-clock time of the training steps"),
+    "training_cpu_seconds": Metric("CPU s", None, "processor time of the training steps, all threads together"),
     **{
         f"{verb}_throughput": Metric("images/s", True, f"{done}, median over repeats on the quiet machine")
         for verb, done in TIMED.items()

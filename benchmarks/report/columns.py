@@ -82,6 +82,7 @@ COST = (
     Spec("macs", "MMACs/img", ranked=False, digits=3, scale=1e6, unit="MMACs/img"),
     Spec("training_images", "Images seen", places=0, ranked=False),
     Spec("training_seconds", "Train", ranked=False, digits=3),
+    Spec("training_cpu_seconds", "Train", ranked=False, optional=True, digits=3),
     Spec("train_throughput", "Train", ranked=False, digits=3),
     Spec("encode_throughput", "Encode", ranked=False, digits=3),
     Spec("reconstruct_throughput", "Recon.", ranked=False, digits=3),

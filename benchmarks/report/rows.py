@@ -132,6 +132,7 @@ def facts(record: RunRecord) -> list[Measurement]:
         measurement("macs", record.macs_per_image),
         measurement("training_images", record.images_seen),
         measurement("training_seconds", record.training_seconds),
+        measurement("training_cpu_seconds", record.training_cpu_seconds),
     ]
 
 
