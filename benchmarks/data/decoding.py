@@ -59,6 +59,14 @@ FROM_CMYK = "converted from CMYK without a colour profile"
 
 
 @dataclass(frozen=True)
+class Rule:
+    """What is asked for beside the files: square images of this size, by `RESIZE_RULE`, and what lies behind them."""
+
+    size: int | None = None
+    background: str = "white"
+
+
+@dataclass(frozen=True)
 class Decoded:
     """The pixels of a file, C being 1 (grey) or 3; what was changed; the largest value of what was scaled, over all."""
 

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qsl
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from benchmarks.base.errors import UserError, unknown
-from benchmarks.base.limits import require_memory
+from benchmarks.data.cache.pictures import FolderPictures
+from benchmarks.data.cache.store import images_of
 from benchmarks.data.dataset import Part, Request, Splits, user_path
-from benchmarks.data.decoding import BACKGROUNDS, DEEP_SCALED, RESIZE_RULE, Decoded, decode, resized
+from benchmarks.data.decoding import BACKGROUNDS, RESIZE_RULE, Rule
 from benchmarks.data.order import SPLIT_NAMES, cut
 
 SUFFIXES = set(
@@ -38,17 +35,8 @@ BROKEN = "links that lead nowhere"
 HIDDEN = "hidden"
 SHOWN = 3
 SHOWN_DIGITS = 20
-RESIZE = "use folder:PATH?size=N"
 LARGEST_SIZE = 4096
 """Pixels of a side that `?size=N` may ask for."""
-
-
-@dataclass(frozen=True)
-class FolderOptions:
-    """What follows the path: `?size=N&background=black`."""
-
-    size: int | None = None
-    background: str = "white"
 
 
 @dataclass
@@ -115,7 +103,7 @@ def read_folder(request: Request) -> Splits:
     N x N is kept. Hidden files and files of other suffixes are skipped, links followed once; the note counts both.
     """
     path, _, query = request.argument.partition("?")
-    folder, options = user_path(path), _options(query)
+    folder, asked = user_path(path), _rule(query)
     if not _is_folder(folder):
         raise UserError(f"expected a folder of images, found none at {folder}")
     search = Search(folder)
@@ -125,14 +113,16 @@ def read_folder(request: Request) -> Splits:
         raise UserError(f"{folder}: expected image files ({', '.join(sorted(SUFFIXES))}), found {found}")
     splits, rule = _splits_of(search)
     order = [name for split in SPLIT_NAMES for name in splits[split]]
-    images, notes = _decode_all(folder, order, options)
-    parts = [Part(part) for part in images.split([len(splits[split]) for split in SPLIT_NAMES])]
-    resize = [RESIZE_RULE.format(size=options.size)] if options.size else []
+    train, validation, test = (len(splits[split]) for split in SPLIT_NAMES)
+    images = images_of(FolderPictures(folder, order), (train, validation, test), asked)
+    parts = [Part(part) for part in images.pixels.split([train, validation, test])]
+    resize = [RESIZE_RULE.format(size=asked.size)] if asked.size else []
     skipped = [f"skipped: {_skipped(search.skipped)}"] if search.skipped else []
-    return Splits(*parts, note="; ".join([f"{len(order)} files, {rule}", *resize, *notes, *skipped]))
+    note = "; ".join([f"{len(order)} files, {rule}", *resize, *images.notes, *skipped])
+    return Splits(*parts, note=note, content_hash=images.content_hash)
 
 
-def _options(query: str) -> FolderOptions:
+def _rule(query: str) -> Rule:
     """The options of `size=N&background=black`; raises UserError for any other."""
     options = dict(parse_qsl(query, keep_blank_values=True))
     for name in options:
@@ -143,7 +133,7 @@ def _options(query: str) -> FolderOptions:
         raise UserError(f"expected folder:PATH?size=N with N of 1 to {LARGEST_SIZE}, got size={size[:SHOWN_DIGITS]}")
     if background not in BACKGROUNDS:
         raise unknown("background of folder:", background, BACKGROUNDS)
-    return FolderOptions(None if size is None else int(size), background)
+    return Rule(None if size is None else int(size), background)
 
 
 def _is_folder(path: Path) -> bool:
@@ -223,61 +213,3 @@ def _listed(names: Sequence[str]) -> str:
     """The first names, and how many more."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
-
-
-def _decode_all(folder: Path, names: Sequence[str], options: FolderOptions) -> tuple[Tensor, list[str]]:
-    """All files in this order as (N, C, H, W) uint8 in one array, and what to say of them."""
-    stack = np.empty((0, 1, 0, 0), np.uint8)
-    changes, channels, brightest = Counter[str](), Counter[int](), 0.0
-    for i, name in enumerate(names):
-        image = _decoded(folder / name, options)
-        if i == 0:
-            stack = _allocated(len(names), image.pixels.shape, folder)
-        elif image.pixels.shape[:2] != stack.shape[2:]:
-            raise _sizes_differ((names[0], stack.shape[2:]), (name, image.pixels.shape[:2]))
-        if image.pixels.shape[2] > stack.shape[1]:  # the first colour image after grey ones
-            stack = _coloured(stack, i, folder)
-        stack[i] = image.pixels.transpose(2, 0, 1)
-        changes.update(image.changes)
-        channels[image.pixels.shape[2]] += 1
-        brightest = max(brightest, image.brightest)
-    return torch.from_numpy(stack), _notes(changes, channels, brightest)
-
-
-def _decoded(path: Path, options: FolderOptions) -> Decoded:
-    """The file's image, resized where a size is asked for."""
-    image = decode(path, options.background)
-    if options.size is None:
-        return image
-    return Decoded(resized(image.pixels, options.size), image.changes, image.brightest)
-
-
-def _allocated(count: int, shape: Iterable[int], folder: Path) -> np.ndarray:
-    """Room for `count` images of this shape (H, W, C): (N, C, H, W)."""
-    height, width, channels = shape
-    require_memory(count * height * width * channels, f"{folder}: {count} images of {width}x{height}", RESIZE)
-    return np.empty((count, channels, height, width), np.uint8)
-
-
-def _coloured(grey: np.ndarray, filled: int, folder: Path) -> np.ndarray:
-    """(N, 3, H, W) whose first images are the grey ones of (N, 1, H, W)."""
-    count, _, height, width = grey.shape
-    colour = _allocated(count, (height, width, 3), folder)
-    colour[:filled] = grey[:filled]
-    return colour
-
-
-def _sizes_differ(one: tuple[str, tuple[int, ...]], other: tuple[str, tuple[int, ...]]) -> UserError:
-    """The error for two files (name, (H, W)) of different sizes."""
-    sizes = " and ".join(f"{name} is {width}x{height}" for name, (height, width) in (one, other))
-    return UserError(f"expected images of one size, but {sizes}; resize and crop them with folder:PATH?size=N")
-
-
-def _notes(changes: Counter[str], channels: Counter[int], brightest: float) -> list[str]:
-    """What was changed in how many images."""
-    said = [f"{count} {change}" for change, count in sorted(changes.items())]
-    if DEEP_SCALED in changes:
-        said.append(f"the brightest of these is at {100 * brightest:.3g} % of the range")
-    if len(channels) > 1:
-        said.append(f"{channels[1]} grey images among colour repeated to three channels")
-    return said
