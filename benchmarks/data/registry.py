@@ -60,7 +60,11 @@ DATA_SETS: dict[str, Source] = {
         "1,331,167 photographs of 1,000 classes, 32x32 colour (.npz batches from image-net.org)", read_imagenet32
     ),
     "imagenet64": Source("the same at 64x64: 16 GB in memory (.npz batches from image-net.org)", read_imagenet64),
-    "folder:PATH": Source("image files of one size, or any with ?size=N; train/, val/, test/ are splits", read_folder),
+    "folder:PATH": Source(
+        "image files of one size, or any with ?size=N; train/, val/, test/ are splits; decoded once, into "
+        "~/.cache/vaebench/images, which may be emptied at any time",
+        read_folder,
+    ),
     "npz:FILE": Source("arrays 'images', or 'train', 'x_test' and so on, of an .npz file; or an .npy file", read_npz),
 }
 
