@@ -1,24 +1,22 @@
-"""Images of one's own in a folder: which files there are, the split of each, and their pixels in one array."""
+"""Images of one's own in a folder or in tar files: which there are, the split of each, their pixels in one array."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qsl
 
 from benchmarks.base.errors import UserError, unknown
-from benchmarks.data.cache.pictures import FolderPictures
+from benchmarks.data.archives.tars import SUFFIX, Contents
+from benchmarks.data.cache.pictures import FolderPictures, Pictures
 from benchmarks.data.cache.store import images_of
 from benchmarks.data.dataset import Part, Request, Splits, user_path
-from benchmarks.data.decoding import BACKGROUNDS, RESIZE_RULE, Rule
+from benchmarks.data.decoding import ARCHIVE_JUNK, BACKGROUNDS, HIDDEN, RESIZE_RULE, SUFFIXES, Rule
 from benchmarks.data.order import SPLIT_NAMES, cut
 
-SUFFIXES = set(
-    ".apng .bmp .gif .jfif .jpe .jpeg .jpg .pbm .pfm .pgm .png .pnm .ppm .tif .tiff .webp".split()  # noqa: SIM905
-)
 SPLIT_FOLDERS = {
     "train": "train",
     "training": "train",
@@ -29,10 +27,8 @@ SPLIT_FOLDERS = {
     "testing": "test",
 }
 """Names of folders, in any case, that say which split the images below are of."""
-ARCHIVE_JUNK = "__MACOSX"
 REPEATED = "links to what is there already"
 BROKEN = "links that lead nowhere"
-HIDDEN = "hidden"
 SHOWN = 3
 SHOWN_DIGITS = 20
 LARGEST_SIZE = 4096
@@ -102,8 +98,7 @@ def read_folder(request: Request) -> Splits:
     `?size=N` all images must have one size; with it the shorter side becomes N (antialiased bicubic) and the centre
     N x N is kept. Hidden files and files of other suffixes are skipped, links followed once; the note counts both.
     """
-    path, _, query = request.argument.partition("?")
-    folder, asked = user_path(path), _rule(query)
+    folder, asked = _asked(request)
     if not _is_folder(folder):
         raise UserError(f"expected a folder of images, found none at {folder}")
     search = Search(folder)
@@ -111,10 +106,36 @@ def read_folder(request: Request) -> Splits:
     if not search.found:
         found = _skipped(search.skipped) or "none"
         raise UserError(f"{folder}: expected image files ({', '.join(sorted(SUFFIXES))}), found {found}")
+    return _read(search, lambda names: FolderPictures(folder, names), asked)
+
+
+def read_tar(request: Request) -> Splits:
+    """Pictures in a tar file, or in all those below a folder, under the rules of `read_folder`.
+
+    Those of a folder are named by file and member ("train-0.tar/7.jpg"); words of a file's name name splits as well.
+    """
+    path, asked = _asked(request)
+    contents = Contents.of(path)
+    if not contents.spans:
+        found = _skipped(contents.skipped) or f"{len(contents.shards)} {SUFFIX} files"
+        raise UserError(
+            f"{path}: expected image files ({', '.join(sorted(SUFFIXES))}) in {SUFFIX} files, found {found}"
+        )
+    return _read(Search(path, sorted(contents.spans), contents.skipped), contents.pictures, asked)
+
+
+def _asked(request: Request) -> tuple[Path, Rule]:
+    """The path, and what follows it."""
+    path, _, query = request.argument.partition("?")
+    return user_path(path), _rule(query)
+
+
+def _read(search: Search, pictures: Callable[[Sequence[str]], Pictures], asked: Rule) -> Splits:
+    """The splits of what was found, decoded; `pictures` has those of given names."""
     splits, rule = _splits_of(search)
     order = [name for split in SPLIT_NAMES for name in splits[split]]
     train, validation, test = (len(splits[split]) for split in SPLIT_NAMES)
-    images = images_of(FolderPictures(folder, order), (train, validation, test), asked)
+    images = images_of(pictures(order), (train, validation, test), asked)
     parts = [Part(part) for part in images.pixels.split([train, validation, test])]
     resize = [RESIZE_RULE.format(size=asked.size)] if asked.size else []
     skipped = [f"skipped: {_skipped(search.skipped)}"] if search.skipped else []
@@ -127,12 +148,12 @@ def _rule(query: str) -> Rule:
     options = dict(parse_qsl(query, keep_blank_values=True))
     for name in options:
         if name not in ("size", "background"):
-            raise unknown("option of folder:", name, ["size", "background"])
+            raise unknown("option of folder: and tar:", name, ["size", "background"])
     size, background = options.get("size"), options.get("background", "white")
     if size is not None and not (re.fullmatch("0*[1-9][0-9]{,4}", size) and int(size) <= LARGEST_SIZE):
-        raise UserError(f"expected folder:PATH?size=N with N of 1 to {LARGEST_SIZE}, got size={size[:SHOWN_DIGITS]}")
+        raise UserError(f"expected ?size=N with N of 1 to {LARGEST_SIZE}, got size={size[:SHOWN_DIGITS]}")
     if background not in BACKGROUNDS:
-        raise unknown("background of folder:", background, BACKGROUNDS)
+        raise unknown("background of folder: and tar:", background, BACKGROUNDS)
     return Rule(None if size is None else int(size), background)
 
 
@@ -162,7 +183,8 @@ def _split_of(folders: Sequence[str]) -> str | None:
 
 def _split_name(folders: Sequence[str]) -> str | None:
     """The outermost of these folders that names a split, in lower case."""
-    return next((name.lower() for name in folders if name.lower() in SPLIT_FOLDERS), None)
+    words = (word for name in folders for word in (re.split("[-_.]", name) if name.endswith(SUFFIX) else [name]))
+    return next((word.lower() for word in words if word.lower() in SPLIT_FOLDERS), None)
 
 
 def _splits_of(search: Search) -> tuple[dict[str, list[str]], str]:

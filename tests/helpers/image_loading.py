@@ -1,8 +1,10 @@
-"""What it takes to load a folder of images: `PYTHONPATH=.:tests/helpers python -m image_loading [--n N] [--side PIXELS]`.
+"""What it takes to load a folder of images: seconds and memory.
 
-Makes so many colour PNGs in a temporary folder and loads them in fresh processes: without the cache, into an empty cache,
-and from it. Prints the seconds of `load` by the clock and of the processors, and the most memory that the process held
-before it and until its end; those that decode for it are counted in the seconds only.
+    PYTHONPATH=.:tests/helpers python -m image_loading [--n N] [--side PIXELS]
+
+Makes so many colour PNGs in a temporary folder and loads them in fresh processes: without the cache, into an empty
+cache, and from it. Prints the seconds of `load` by the clock and of the processors, and the most memory that the
+process held before it and until its end; those that decode for it are counted in the seconds only.
 """
 
 from __future__ import annotations
@@ -32,8 +34,9 @@ print(f"{seconds:8.2f} {busy:12.2f} {before:12.0f} {most():12.0f}  {data.content
 def images(folder: Path, n: int, side: int) -> None:
     """Smooth noise, so that a PNG has about the size of a photograph's."""
     for index in range(n):
-        coarse = np.random.default_rng(index).integers(0, 256, (max(1, side // 4), max(1, side // 4), 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC).save(folder / f"{index:06}.png")
+        coarse = max(1, side // 4)
+        noise = np.random.default_rng(index).integers(0, 256, (coarse, coarse, 3), dtype=np.uint8)
+        Image.fromarray(noise).resize((side, side), Image.Resampling.BICUBIC).save(folder / f"{index:06}.png")
 
 
 def load(folder: Path, **variables: str) -> str:
@@ -44,7 +47,7 @@ def load(folder: Path, **variables: str) -> str:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description="Measure the loading of a folder of images.")
     parser.add_argument("--n", type=int, default=20_000)
     parser.add_argument("--side", type=int, default=64)
     chosen = parser.parse_args()

@@ -126,7 +126,7 @@ class Decoder:
         names = self.pictures.names
         pairs = (names[0], self.sides), (names[index], shape[:2])
         sizes = " and ".join(f"{name} is {width}x{height}" for name, (height, width) in pairs)
-        return UserError(f"expected images of one size, but {sizes}; resize and crop them with folder:PATH?size=N")
+        return UserError(f"expected images of one size, but {sizes}; resize and crop them with ?size=N behind the path")
 
 
 def _decoded(pictures: Pictures, index: int, rule: Rule) -> Decoded:

@@ -68,7 +68,7 @@ class MemorySink(Sink):
     def _make_room(self) -> None:
         height, width = self.sides
         what = f"{self.where}: {self.count} images of {width}x{height}"
-        require_memory(self.nbytes, what, "use folder:PATH?size=N")
+        require_memory(self.nbytes, what, "use ?size=N behind the path")
         before, self.array = self.array, np.empty(self.shape, np.uint8)
         self.array[: self.filled] = before[: self.filled]
 
