@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from models.fields import SHARE, WEIGHT, bounded, require_bounds
 from models.output import Draw, Model, ModelOutput
 
 Balancing = Literal["none", "equal", "linear", "sqrt", "square"]
@@ -132,17 +133,15 @@ class Objective:
         free_nats: rate per group and image (batch mean) that costs nothing (Kingma et al. 2016).
     """
 
-    beta: float = 1.0
-    kl_constant: float = 0.0
-    kl_warmup: float = 0.3
-    kl_floor: float = 1e-4
+    beta: float = bounded(1.0, WEIGHT)
+    kl_constant: float = bounded(0.0, SHARE)
+    kl_warmup: float = bounded(0.3, WEIGHT)
+    kl_floor: float = bounded(1e-4, SHARE)
     balancing: Balancing = "none"
-    free_nats: float = 0.0
+    free_nats: float = bounded(0.0, WEIGHT)
 
     def __post_init__(self) -> None:
-        for name in ("beta", "kl_constant", "kl_warmup", "kl_floor", "free_nats"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"objective.{name}: expected a value >= 0, got {getattr(self, name)}")
+        require_bounds(self)
 
     def kl_weight(self, progress: float) -> float:
         """Warm-up weight in [kl_floor, 1] at `progress` in [0, 1] of the training (beta not included)."""

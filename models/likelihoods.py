@@ -19,9 +19,11 @@ from kernels.ops import SOFT_CLAMPED, Ops
 from kernels.reference.backend import REFERENCE
 from kernels.reference.mixture import MIN_LOG_SCALE, parameters_per_component
 from models.distributions import DiagonalGaussian
-from models.fields import added_later
+from models.fields import Bounds, added_later, bounded, require_bounds
 from models.output import LikelihoodSpec
 
+BITS = Bounds(1, 8)
+"""Of a pixel value: images have 8."""
 NVAE_EDGE, VDVAE_EDGE = 0.99, 0.999
 """Pixels in [-1, 1] above which the published codes take the open upper bin."""
 VDVAE_UNIFORM = 1e-5
@@ -248,11 +250,12 @@ class GaussianSpec(ConfiguredLikelihood):
     A learned log scale is clamped below at -7, so that constant pixels cannot drive the density to infinity.
     """
 
-    scale: float | Literal["learned"] = 1.0
+    scale: float | Literal["learned"] = bounded(1.0, Bounds(1e-6, 1e6))
 
     def __post_init__(self) -> None:
-        if self.scale != "learned" and not (isinstance(self.scale, (int, float)) and self.scale > 0):
-            raise ValueError(f"gaussian likelihood: expected scale > 0 or 'learned', got {self.scale!r}")
+        require_bounds(self)
+        if isinstance(self.scale, str) and self.scale != "learned":
+            raise ValueError(f"scale: expected a number > 0 or 'learned', got {self.scale!r}")
 
     def parameter_channels(self, channels: int) -> int:
         """One mean per value, and one log scale where it is learned."""
@@ -274,7 +277,7 @@ class SoftClampedNormalSpec(ConfiguredLikelihood):
     `bits` says how finely the images are quantised; the density is the same.
     """
 
-    bits: int = 8
+    bits: int = bounded(8, BITS)
 
     def parameter_channels(self, channels: int) -> int:
         """Mean and log scale per value."""
@@ -296,18 +299,15 @@ class LogisticMixtureSpec(ConfiguredLikelihood):
     not sum to one, of images that the encoder sees with 8 bits, and pixels that are cut, not rounded, when drawn.
     """
 
-    mixtures: int = 10
-    bits: int = 8
+    mixtures: int = bounded(10, Bounds(1, 32))
+    bits: int = bounded(8, BITS)
     original_edges: bool = False
     original_temperature: bool = False
     vdvae_rules: bool = added_later(False)
     over_levels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not 1 <= self.mixtures <= 32:
-            raise ValueError(f"logistic-mixture likelihood: expected 1 to 32 mixtures, got {self.mixtures}")
-        if not 1 <= self.bits <= 16:
-            raise ValueError(f"logistic-mixture likelihood: expected 1 to 16 bits, got {self.bits}")
+        require_bounds(self)
         if self.vdvae_rules and (self.original_edges or self.original_temperature):
             raise ValueError("logistic-mixture likelihood: expected VDVAE's rules or NVAE's, got both")
 

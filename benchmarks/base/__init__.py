@@ -1,4 +1,4 @@
-"""What every other folder may use: errors, keyed streams, files, child processes, plugins, limits of the machine.
+"""What every other folder may use: errors, names and numbers from outside, streams, files, children, plugins, limits.
 
-Imports nothing of this suite. Public: all of it.
+Imports nothing of this suite but `models.fields`. Public: all of it.
 """

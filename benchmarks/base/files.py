@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import secrets
@@ -13,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 BEGINNINGS = {
     b"<!doctype html": "a web page",
@@ -47,33 +46,6 @@ def special(path: Path) -> str | None:
     except (OSError, ValueError):
         return None
     return None if stat.S_ISREG(mode) else SPECIAL.get(stat.S_IFMT(mode), "no regular file")
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file of at most `MOST_TEXT` bytes.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: no regular file, too large, or not JSON.
-    """
-    found = special(path)
-    if found is None and path.stat().st_size > MOST_TEXT:
-        found = f"one of {path.stat().st_size:,} bytes"
-    if found is not None:
-        raise ValueError(f"expected a JSON file of at most {MOST_TEXT:,} bytes, got {found}")
-    return parse_json(path.read_bytes())
-
-
-def parse_json(text: str | bytes) -> Any:
-    """What JSON stands for.
-
-    Raises:
-        ValueError: not JSON, or nested beyond what Python can follow.
-    """
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("nested too deep") from None
 
 
 def mistaken_for(path: Path) -> str | None:

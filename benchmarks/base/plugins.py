@@ -23,5 +23,6 @@ def import_plugin(module: str) -> None:
         sys.path.insert(0, "")
     try:
         importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(f"--plugin {module}: expected a module that can be imported: {error}") from error
+    except Exception as error:  # whatever the module does when it runs
+        what = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+        raise UserError(f"--plugin {module}: expected a module that can be imported: {what}") from error

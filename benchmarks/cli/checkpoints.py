@@ -12,15 +12,17 @@ from typing import Any
 
 import torch
 
+from benchmarks.base.checked.typed import parse
 from benchmarks.base.errors import UserError
 from benchmarks.data import load
 from benchmarks.data.arrays import FileImages, npz_images
 from benchmarks.evaluation import per_image
+from benchmarks.evaluation.checks import missing_for_evaluation
 from benchmarks.machine.environment import choose_device
 from benchmarks.records.record import Measurement
 from benchmarks.storage.tensors import WEIGHTS
 from benchmarks.storage.weights import LoadedModel, load_model, read_config, save_weights, trained_folder, write_config
-from benchmarks.suites.config import EvaluationConfig, TrialConfig, parse, set_path
+from benchmarks.suites.config import EvaluationConfig, TrialConfig, set_path
 from benchmarks.training.cost import parameter_count
 
 FILE = "npz:"
@@ -139,6 +141,8 @@ def _score_test_split(loaded: LoadedModel) -> list[Measurement]:
         raise UserError(
             f"--data {data.name}: the model was built for {loaded.model.image}, the images are {data.image}"
         )
+    for line in missing_for_evaluation([loaded.trial], data):
+        raise UserError(line)
     say_what_was_read(data.name, data.note)
     return evaluating.evaluate(loaded.model, loaded.trial, data, lambda done, total, phase: None).measurements
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
-import math
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from benchmarks.base import output
+from benchmarks.base.checked import arguments, bounds
+from benchmarks.base.checked.arguments import file, folder, names, real, several, whole
 from benchmarks.base.errors import INTERRUPTED, UserError, unknown
 from benchmarks.base.plugins import import_plugin
 from benchmarks.cli import dispatch
@@ -23,7 +24,13 @@ READING = ("throughput", "evaluate", "sample", "encode", "decode", "convert")
 """Verbs that take checkpoints of published codes."""
 CHECKPOINT = "trial folder, OUT/ROW of the run OUT, weights file, or checkpoint of the original NVAE or VDVAE code"
 HPARAMS = "JSON file of the settings, where a checkpoint of an original code holds weights alone and fits no preset"
-UNWRITABLE = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
+UNWRITABLE = (
+    *(errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST),
+    *(errno.ENAMETOOLONG, errno.ELOOP),
+)
+
+OUT_OF_MEMORY = ("out of memory", "allocate memory")
+"""What torch says of a GPU, and of the machine."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -33,9 +40,15 @@ class Parser(argparse.ArgumentParser):
         """Raise UserError in place of printing usage and exiting."""
         raise UserError(f"{message}; see '{self.prog} --help'")
 
-    def parse_strictly(self, arguments: Sequence[str]) -> argparse.Namespace:
+    def add_argument(self, *flags: str, **settings: Any) -> argparse.Action:
+        """As in argparse; a value without a type of its own is text of which there is some."""
+        if settings.get("action", "store") in ("store", "append"):
+            settings.setdefault("type", arguments.text)
+        return super().add_argument(*flags, **settings)
+
+    def parse_strictly(self, words: Sequence[str]) -> argparse.Namespace:
         """Parsed arguments; an unknown flag is an error with the nearest known one."""
-        known, rest = self.parse_known_args(arguments)
+        known, rest = self.parse_known_args(words)
         if rest:
             flags = [flag for action in known.parser._actions for flag in action.option_strings]
             bad = rest[0].partition("=")[0]
@@ -62,7 +75,7 @@ def build_parser() -> Parser:
     _add_compare(verb("compare", "difference of two models of a run, with intervals"))
     _add_throughput(verb("throughput", "images per second, memory and breakdown of a model, alone or beside another"))
     report = verb("report", "rebuild table and figures from the records of a run")
-    report.add_argument("out", nargs="?", default="results/local/quick", help="folder of the run")
+    report.add_argument("out", nargs="?", type=folder, default="results/local/quick", help="folder of the run")
     _add_evaluate(verb("evaluate", "score a trained model on a test split"))
     _add_sample(verb("sample", "draw images from a trained model into a grid, a folder or an archive"))
     _add_encode(verb("encode", "write the latents of images to a file; say how the latent groups are used"))
@@ -92,19 +105,19 @@ def build_parser() -> Parser:
 
 def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument("suite", nargs="?", default="quick", help="a suite's name or a TOML file (default: quick)")
-    run.add_argument("--models", help="comma-separated rows to run")
+    run.add_argument("--models", type=names, help="comma-separated rows to run")
     run.add_argument("--data", help="another data set")
-    run.add_argument("--latent-size", type=int, help="latent size of every model that has one")
-    run.add_argument("--epochs", type=float, help="training length in epochs")
+    run.add_argument("--latent-size", type=whole(bounds.LATENT_SIZE), help="latent size of every model that has one")
+    run.add_argument("--epochs", type=real(bounds.EPOCHS), help="training length in epochs")
     run.add_argument(
         "--budget",
         help="equal training for every model: seconds=N by the clock, cpu_seconds=N of the processor, or images=N",
     )
-    run.add_argument("--seeds", type=int, help="number of seeds")
+    run.add_argument("--seeds", type=whole(bounds.SEEDS), help="number of seeds")
     run.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    run.add_argument("--threads", type=int, help="threads of each trial")
-    run.add_argument("--jobs", type=int, help="trials at a time (default: cores / threads; 1 on a GPU)")
-    run.add_argument("--out", help="folder of the run (default: results/local/SUITE)")
+    run.add_argument("--threads", type=whole(bounds.THREADS), help="threads of each trial")
+    run.add_argument("--jobs", type=whole(bounds.JOBS), help="trials at a time (default: cores / threads; 1 on a GPU)")
+    run.add_argument("--out", type=folder, help="folder of the run (default: results/local/SUITE)")
     run.add_argument("--inception-weights", metavar="PATH", help="weights for Inception FID")
     run.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a key of the suite")
     run.add_argument("--dry-run", action="store_true", help="print the plan with an estimate of time")
@@ -113,25 +126,33 @@ def _add_run(run: argparse.ArgumentParser) -> None:
 
 def _add_tune(tune: argparse.ArgumentParser) -> None:
     tune.add_argument("suite", help="a suite's name or a TOML file")
-    tune.add_argument("--models", help="comma-separated rows")
-    tune.add_argument("--log", help="CSV file, continued where it stopped (default: results/tuning/SUITE.csv)")
-    tune.add_argument("--jobs", type=int, default=1, help="trials at a time (default: 1)")
+    tune.add_argument("--models", type=names, help="comma-separated rows")
+    tune.add_argument(
+        "--log", type=file, help="CSV file, continued where it stopped (default: results/tuning/SUITE.csv)"
+    )
+    tune.add_argument("--jobs", type=whole(bounds.JOBS), default=1, help="trials at a time (default: 1)")
     tune.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a key of the suite")
 
 
 def _add_profile(profile: argparse.ArgumentParser) -> None:
-    profile.add_argument("--targets", default="sm_80,sm_90,sm_100,gfx942", help="comma-separated GPUs to compile for")
-    profile.add_argument("--dtypes", default="fp32,bf16", help="comma-separated: fp32, bf16, fp16")
+    profile.add_argument(
+        "--targets", type=names, default="sm_80,sm_90,sm_100,gfx942", help="comma-separated GPUs to compile for"
+    )
+    profile.add_argument("--dtypes", type=names, default="fp32,bf16", help="comma-separated: fp32, bf16, fp16")
     profile.add_argument("--static", action="store_true", help="read the compiled code only, time nothing")
-    profile.add_argument("--json", nargs="?", const="-", metavar="FILE", help="rows as JSON (no FILE: to stdout)")
-    profile.add_argument("--csv", metavar="FILE", help="rows as CSV")
-    profile.add_argument("--figure", metavar="FILE", default="results/local/roofline.png", help="roofline, PNG or SVG")
-    profile.add_argument("--trace", metavar="FILE", help="Chrome trace of one step of every timed operation")
+    profile.add_argument(
+        "--json", nargs="?", type=file, const="-", metavar="FILE", help="rows as JSON (no FILE: to stdout)"
+    )
+    profile.add_argument("--csv", type=file, metavar="FILE", help="rows as CSV")
+    profile.add_argument(
+        "--figure", type=file, metavar="FILE", default="results/local/roofline.png", help="roofline, PNG or SVG"
+    )
+    profile.add_argument("--trace", type=file, metavar="FILE", help="Chrome trace of one step of every timed operation")
 
 
 def _add_gpu(gpu: argparse.ArgumentParser) -> None:
-    gpu.add_argument("--minutes", type=positive, default=9.0, help="time for all steps (default: 9)")
-    gpu.add_argument("--out", metavar="DIR", help="folder of the findings (default: results/gpu/DEVICE)")
+    gpu.add_argument("--minutes", type=real(bounds.SECONDS), default=9.0, help="time for all steps (default: 9)")
+    gpu.add_argument("--out", type=folder, metavar="DIR", help="folder of the findings (default: results/gpu/DEVICE)")
     gpu.add_argument(
         "--only", metavar="STEPS", help="comma-separated: environment, kernels, tests, parity, timing, ..."
     )
@@ -141,21 +162,29 @@ def _add_gpu(gpu: argparse.ArgumentParser) -> None:
 def _add_compare(compare: argparse.ArgumentParser) -> None:
     compare.add_argument("a", help="row of the first model")
     compare.add_argument("b", help="row of the second model")
-    compare.add_argument("--out", default="results/local/quick", help="folder of the run")
+    compare.add_argument("--out", type=folder, default="results/local/quick", help="folder of the run")
 
 
 def _add_throughput(throughput: argparse.ArgumentParser) -> None:
     add = throughput.add_argument
     add("target", nargs="*", help=f"{CHECKPOINT}; or a suite (name or TOML file), or a preset of `list models`")
-    add("--models", help="comma-separated rows of a suite, or labels of the speed suite")
-    add("--what", help="comma-separated: train, loop, encode, reconstruct, sample, iwae, memory, breakdown")
-    add("--batch", type=whole_numbers, help="images per call, several separated by commas (default: as trained)")
-    add("--threads", type=whole_numbers, help="threads, several separated by commas (default: as trained)")
+    add("--models", type=names, help="comma-separated rows of a suite, or labels of the speed suite")
+    add("--what", type=names, help="comma-separated: train, loop, encode, reconstruct, sample, iwae, memory, breakdown")
+    add(
+        "--batch",
+        type=several(whole(bounds.BATCH)),
+        help="images per call, several separated by commas (default: as trained)",
+    )
+    add(
+        "--threads",
+        type=several(whole(bounds.THREADS)),
+        help="threads, several separated by commas (default: as trained)",
+    )
     add("--device", help="auto, cpu or cuda (default: as trained)")
     add("--precision", choices=["float32", "bfloat16"], help="of the training step (default: as trained)")
     add("--compile", choices=["off", "on", "graph"], help="torch.compile, or CUDA graphs (default: as trained)")
-    add("--iwae", type=whole_number, metavar="K", help="time the importance-weighted bound of K draws as well")
-    add("--seconds", type=positive, help="time for each verb and variant (default: 0.8, or the suite's)")
+    add("--iwae", type=whole(bounds.DRAWS), metavar="K", help="time the importance-weighted bound of K draws as well")
+    add("--seconds", type=real(bounds.SECONDS), help="time for each verb and variant (default: 0.8, or the suite's)")
     add("--set", action="append", default=[], metavar="A.B=C", help="override model.KEY, training.KEY, objective.KEY")
     add("--vs", metavar="baseline|TARGET", help="time it in turns with the plain implementation or another model")
     add(
@@ -165,36 +194,13 @@ def _add_throughput(throughput: argparse.ArgumentParser) -> None:
         metavar="A.B=C",
         help="override there; alone: against the same model under it",
     )
-    add("--trace", metavar="FILE", help="Chrome trace of one training step")
-    add("--csv", metavar="FILE", help="rows as CSV")
+    add("--trace", type=file, metavar="FILE", help="Chrome trace of one training step")
+    add("--csv", type=file, metavar="FILE", help="rows as CSV")
     add("--json", action="store_true", help="print JSON")
     add("--suite", metavar="speed|FILE", help="the comparisons of a speed suite, each in its own process")
     add("--pythae", metavar="PYTHON", help="suite: interpreter of an environment with pythae")
     add("--no-compiler", action="store_true", help="suite: as on a machine without a C compiler")
-    add("--out", help="suite: folder of the results (default: results/local/SUITE)")
-
-
-def whole_number(text: str) -> int:
-    """A number >= 1."""
-    if not (text.isascii() and text.isdigit() and int(text) >= 1):
-        raise argparse.ArgumentTypeError(f"expected a whole number >= 1, got '{text}'")
-    return int(text)
-
-
-def whole_numbers(text: str) -> tuple[int, ...]:
-    """Numbers >= 1 between commas."""
-    return tuple(whole_number(part) for part in text.split(","))
-
-
-def positive(text: str) -> float:
-    """A finite number > 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number > 0, got '{text}'")
-    return value
+    add("--out", type=folder, help="suite: folder of the results (default: results/local/SUITE)")
 
 
 def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
@@ -206,10 +212,10 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument(
         "--original-rules", action="store_true", help="likelihood as the model's original code has it"
     )
-    evaluate.add_argument("--per-image", metavar="OUT.json", help="write the likelihood of every image")
-    evaluate.add_argument("--batch-size", type=int, help="images per call (default: as configured)")
+    evaluate.add_argument("--per-image", type=file, metavar="OUT.json", help="write the likelihood of every image")
+    evaluate.add_argument("--batch-size", type=whole(bounds.BATCH), help="images per call (default: as configured)")
     evaluate.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    evaluate.add_argument("--threads", type=int, help="threads (default: as trained)")
+    evaluate.add_argument("--threads", type=whole(bounds.THREADS), help="threads (default: as trained)")
     evaluate.add_argument("--inception-weights", metavar="PATH", help="weights for Inception FID")
     evaluate.add_argument("--set", action="append", default=[], metavar="A=C", help="override a key of [evaluation]")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
@@ -217,13 +223,13 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
 
 def _add_sample(sample: argparse.ArgumentParser) -> None:
     sample.add_argument("checkpoint", help=CHECKPOINT)
-    sample.add_argument("--n", type=int, default=64, help="number of images")
-    sample.add_argument("--temperature", type=float, default=1.0, help="factor on the prior's scale")
-    sample.add_argument("--seed", type=int, default=0, help="seed of the draw")
+    sample.add_argument("--n", type=whole(bounds.SAMPLES), default=64, help="number of images")
+    sample.add_argument("--temperature", type=real(bounds.TEMPERATURE), default=1.0, help="factor on the prior's scale")
+    sample.add_argument("--seed", type=whole(bounds.SEED), default=0, help="seed of the draw")
     sample.add_argument("--draw", action="store_true", help="draw pixels in place of showing the likelihood's mean")
     sample.add_argument(
         "--prior-statistics",
-        type=whole_number,
+        type=whole(bounds.BATCHES),
         metavar="N",
         help="batch-norm statistics of N batches of images from the prior, 10 say (default: those of training)",
     )
@@ -241,61 +247,86 @@ def _add_encode(encode: argparse.ArgumentParser) -> None:
         choices=["train", "validation", "test"],
         help="default: test; of npz:FILE all images of its one array",
     )
-    encode.add_argument("--n", type=whole_number, help="the first N images (default: all)")
+    encode.add_argument("--n", type=whole(bounds.SAMPLES), help="the first N images (default: all)")
     encode.add_argument("--posterior-mean", action="store_true", help="every z at its posterior mean, not drawn")
-    encode.add_argument("--seed", type=int, default=0, help="seed of the draws")
-    encode.add_argument("--out", metavar="FILE", default="latents.safetensors", help="default: latents.safetensors")
+    encode.add_argument("--seed", type=whole(bounds.SEED), default=0, help="seed of the draws")
+    encode.add_argument(
+        "--out", type=file, metavar="FILE", default="latents.safetensors", help="default: latents.safetensors"
+    )
     encode.add_argument("--stats", action="store_true", help="print rate, active units and dead channels of the groups")
     encode.add_argument("--prune", action="store_true", help="drop dead channels, those without an active unit")
     encode.add_argument("--json", action="store_true", help="print the statistics as JSON")
-    encode.add_argument("--batch-size", type=whole_number, help="images per call (default: as configured)")
+    encode.add_argument("--batch-size", type=whole(bounds.BATCH), help="images per call (default: as configured)")
     encode.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    encode.add_argument("--threads", type=whole_number, help="threads (default: as trained)")
+    encode.add_argument("--threads", type=whole(bounds.THREADS), help="threads (default: as trained)")
 
 
 def _add_decode(decode: argparse.ArgumentParser) -> None:
     decode.add_argument("latents", help="a file that `encode` wrote")
     decode.add_argument("--checkpoint", required=True, help=CHECKPOINT)
-    decode.add_argument("--keep", type=int, metavar="K", help="take the first K groups, draw the others (default: all)")
+    decode.add_argument(
+        "--keep", type=whole(bounds.GROUPS), metavar="K", help="take the first K groups, draw the others (default: all)"
+    )
     decode.add_argument(
         "--temperature", metavar="T[,T...]", help="factor on the prior's scale of groups that are drawn, or one a group"
     )
-    decode.add_argument("--seed", type=int, help="seed of the groups that are drawn (default: 0)")
-    decode.add_argument("--batch-size", type=whole_number, help="images per call (default: as configured)")
+    decode.add_argument("--seed", type=whole(bounds.SEED), help="seed of the groups that are drawn (default: 0)")
+    decode.add_argument("--batch-size", type=whole(bounds.BATCH), help="images per call (default: as configured)")
     decode.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    decode.add_argument("--threads", type=whole_number, help="threads (default: as trained)")
+    decode.add_argument("--threads", type=whole(bounds.THREADS), help="threads (default: as trained)")
     _add_pictures(decode, "decoded.png")
 
 
 def _add_pictures(verb: argparse.ArgumentParser, grid: str) -> None:
-    verb.add_argument("--out", metavar="FILE", help=f"grid; the suffix is the format (default: {grid})")
-    verb.add_argument("--each", metavar="DIR", help="a PNG an image, into a new or empty folder")
-    verb.add_argument("--npz", metavar="FILE", help="archive of `images` (n, H, W, C) uint8")
+    verb.add_argument("--out", type=file, metavar="FILE", help=f"grid; the suffix is the format (default: {grid})")
+    verb.add_argument("--each", type=folder, metavar="DIR", help="a PNG an image, into a new or empty folder")
+    verb.add_argument("--npz", type=file, metavar="FILE", help="archive of `images` (n, H, W, C) uint8")
 
 
-def run_command(arguments: Sequence[str]) -> int:
-    """Parse `arguments`, run the verb, turn errors into exit codes; returns the code."""
+def run_command(words: Sequence[str]) -> int:
+    """Parse `words`, run the verb, turn errors into exit codes; returns the code."""
     output.allow_any_encoding()
     try:
-        options = build_parser().parse_strictly(arguments)
-        for module in getattr(options, "plugin", ()):
-            import_plugin(module)
-        code = dispatch.call(options.verb, options)
+        code = _called(words)
         output.flush()
         return code
     except BrokenPipeError:
         output.discard()
         return output.PIPE_CLOSED
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _said(f"error: {error}", 2)
     except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
         output.discard()
-        where = f" ({error.filename})" if error.filename else ""
-        print(f"error: cannot write{where}: {os.strerror(error.errno)}; free space or choose --out", file=sys.stderr)
-        return 2
+        return _said(f"error: {_of_the_system(error)}", 2)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(said in str(error) for said in OUT_OF_MEMORY):
+            raise
+        return _said(f"error: out of memory: {' '.join(str(error).split())[:200]}; ask for less at a time", 2)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return _said("interrupted", INTERRUPTED)
+
+
+def _called(words: Sequence[str]) -> int:
+    """The exit code of the verb that `words` ask for; 0 after --help."""
+    try:
+        options = build_parser().parse_strictly(words)
+    except SystemExit:  # argparse has printed the help
+        return 0
+    for module in getattr(options, "plugin", ()):
+        import_plugin(module)
+    return dispatch.call(options.verb, options)
+
+
+def _said(line: str, code: int) -> int:
+    """Print a line on stderr, whose reader may have gone away too; returns the code."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+    return code
+
+
+def _of_the_system(error: OSError) -> str:
+    """What the operating system refused."""
+    reason = " ".join(str(error.strerror or error).split())
+    where = f" {error.filename}" if error.filename else ""
+    todo = "free space or choose another place" if error.errno in UNWRITABLE else "see that it is there and try again"
+    return f"cannot read or write{where}: {reason}; {todo}"

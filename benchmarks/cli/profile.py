@@ -15,7 +15,7 @@ STDOUT = "-"
 
 def profile(options: argparse.Namespace) -> int:
     """Print the profile's tables; `--json` without a file prints the rows in their place."""
-    targets, dtypes = options.targets.split(","), options.dtypes.split(",")
+    targets, dtypes = list(options.targets), list(options.dtypes)
     profiling.check_names(targets, dtypes)
     as_json = options.json == STDOUT
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():

@@ -5,18 +5,19 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.base.checked import bounds
+from benchmarks.base.checked.arguments import real
 from benchmarks.base.errors import FAILED, INTERRUPTED, UserError
 from benchmarks.base.signals import on_stop
 from benchmarks.cli.checkpoints import inception_fields, say_what_was_read
 from benchmarks.cli.reports import shown, write_report
 from benchmarks.machine.environment import bfloat16_by_default, choose_device, emulates_bfloat16, note_missing_kernels
 from benchmarks.records.record import load_records, run_folders
-from benchmarks.suites.config import Suite, build_suite, read_suite, with_overrides
+from benchmarks.suites.config import Suite, build_suite, read_suite, table_at, with_overrides
 from benchmarks.suites.overrides import apply_overrides
 from benchmarks.trials.claims import listed_run
 from benchmarks.trials.processes import Outcome, default_jobs, execute, prepare_folder
@@ -25,18 +26,20 @@ from models.registry import MODELS
 
 NO_BUDGET = {"seconds": None, "cpu_seconds": None}
 """Training fields that count before epochs and images."""
+BUDGETS = {"seconds": bounds.SECONDS, "cpu_seconds": bounds.SECONDS, "images": bounds.IMAGES}
+"""What --budget may be counted in."""
 
 
 def suite_of(options: argparse.Namespace) -> Suite:
     """The suite that `run`'s options ask for."""
     name, table = read_suite(options.suite)
-    rows = options.models.split(",") if options.models else None
+    rows = list(options.models) if options.models else None
     apply_overrides(table, options.set, rows)
     for key in ("data", "seeds"):
         if getattr(options, key) is not None:
             table[key] = getattr(options, key)
     if options.inception_weights is not None:
-        table["evaluation"] = {**table.get("evaluation", {}), **inception_fields(options.inception_weights)}
+        table["evaluation"] = {**table_at(table, "evaluation"), **inception_fields(options.inception_weights)}
     device = choose_device(options.device)
     if bfloat16_by_default(device):
         _prefer_bfloat16(table)
@@ -44,8 +47,6 @@ def suite_of(options: argparse.Namespace) -> Suite:
     suite = build_suite(name, table, rows)
     if without:
         print(f"--latent-size leaves {', '.join(without)} as they are (see latent_channels)", file=sys.stderr)
-    if options.threads is not None and options.threads < 1:
-        raise UserError(f"--threads: expected at least 1, got {options.threads}")
     suite = with_overrides(suite, device=str(device), threads=options.threads, training=_length(options))
     _refuse_processor_time_on_a_gpu(suite)
     if any(trial.training.precision == "bfloat16" for trial in suite.trials) and emulates_bfloat16(device):
@@ -60,16 +61,15 @@ def _refuse_processor_time_on_a_gpu(suite: Suite) -> None:
 
 def _prefer_bfloat16(table: dict[str, Any]) -> None:
     """Train in bfloat16 what does not give its own precision."""
-    training = table.setdefault("training", {})
-    if isinstance(training, dict):
-        training.setdefault("precision", "bfloat16")
+    table["training"] = {"precision": "bfloat16", **table_at(table, "training")}
 
 
 def _set_latent_size(table: dict[str, Any], size: int) -> list[str]:
     """Set `latent_size` in every row whose model has that field; returns the rows that have none."""
     without = []
-    for row, fields in table.get("models", {}).items():
-        entry = MODELS.get(fields.get("name", row))
+    for row in table_at(table, "models"):
+        fields = table_at(table["models"], row)
+        entry = MODELS.get(str(fields.get("name", row)))
         if entry is not None and "latent_size" in {f.name for f in dataclasses.fields(entry.config)}:
             fields["latent_size"] = size
         else:
@@ -82,18 +82,16 @@ def _length(options: argparse.Namespace) -> dict[str, Any]:
     if options.epochs is not None and options.budget is not None:
         raise UserError("--epochs and --budget both set the training length; give one of them")
     if options.epochs is not None:
-        if options.epochs <= 0:
-            raise UserError(f"--epochs: expected a value > 0, got {options.epochs:g}")
         return NO_BUDGET | {"epochs": options.epochs}
     if options.budget is None:
         return {}
     key, _, text = options.budget.partition("=")
+    if key not in BUDGETS:
+        raise UserError(f"--budget: expected seconds=N, cpu_seconds=N or images=N, got '{options.budget}'")
     try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if key not in (*NO_BUDGET, "images") or not value > 0 or math.isinf(value):
-        raise UserError(f"--budget: expected seconds=N, cpu_seconds=N or images=N with N > 0, got '{options.budget}'")
+        value = real(BUDGETS[key])(text)
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"--budget {key}: {error}") from error
     if key == "images":
         return NO_BUDGET | {"images": int(value), "epochs": None}
     return NO_BUDGET | {key: value}
@@ -105,8 +103,6 @@ def run(options: argparse.Namespace) -> int:
     out = Path(options.out or f"results/local/{suite.name}")
     if options.dry_run:
         return _dry_run(plan(suite, out, tuple(options.plugin), to_run=False), options.json)
-    if options.jobs is not None and options.jobs < 1:
-        raise UserError(f"--jobs: expected at least 1, got {options.jobs}")
     planned = plan(suite, out, tuple(options.plugin))
     prepare_folder(out)
     say_what_was_read(planned.data.name, planned.data.note)

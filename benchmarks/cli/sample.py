@@ -14,7 +14,7 @@ from benchmarks.base.errors import UserError
 from benchmarks.base.streams import seed_tensor
 from benchmarks.cli.checkpoints import load_checkpoint
 from benchmarks.data import keyed_generator, to_uint8
-from benchmarks.evaluation.picture_files import asked_for
+from benchmarks.evaluation.picture_files import asked_for, written
 from benchmarks.evaluation.samples import prior_statistics
 from models.output import Draw, Model
 
@@ -25,8 +25,6 @@ GRID = "samples.png"
 
 def sample(options: argparse.Namespace) -> int:
     """Draw images into a grid, a folder or an archive."""
-    if options.n < 1 or not 0 < options.temperature < float("inf"):
-        raise UserError(f"expected --n >= 1 and --temperature > 0, got {options.n} and {options.temperature:g}")
     loaded = load_checkpoint(options, options.device)
     if not loaded.model.has_prior:
         raise UserError(
@@ -34,10 +32,9 @@ def sample(options: argparse.Namespace) -> int:
         )
     with _statistics(loaded.model, options):
         sinks = asked_for(options.out, options.each, options.npz, options.n, GRID)
-        for images in drawn(loaded.model, options.n, options.seed, options.temperature, pixels=options.draw):
-            for sink in sinks:
-                sink.add(images)
-    print(f"{options.n} images in {', '.join(sink.close() for sink in sinks)}", file=sys.stderr)
+        images = drawn(loaded.model, options.n, options.seed, options.temperature, pixels=options.draw)
+        places = written(images, sinks)
+    print(f"{options.n} images in {', '.join(places)}", file=sys.stderr)
     return 0
 
 

@@ -53,7 +53,7 @@ def _suite(options: argparse.Namespace) -> int:
     if options.target:
         raise UserError(f"--suite takes its models from its file, got '{options.target[0]}' as well")
     choice = plan.Choice(
-        models=_split(options.models),
+        models=options.models,
         batches=options.batch,
         threads=options.threads,
         seconds=options.seconds,
@@ -71,16 +71,11 @@ def _suite(options: argparse.Namespace) -> int:
     return 1 if done.failed else 0
 
 
-def _split(names: str | None) -> tuple[str, ...] | None:
-    """The names between commas."""
-    return tuple(names.split(",")) if names else None
-
-
 def _plan(options: argparse.Namespace) -> list[tuple[Target, int | None, int | None]]:
     """What is measured one after another: target, batch, threads."""
     if not options.target:
         raise UserError("throughput: expected a run folder, weights, a suite or a preset, or --suite speed; got none")
-    targets = [target for name in options.target for target in resolve(name, _split(options.models), options.hparams)]
+    targets = [target for name in options.target for target in resolve(name, options.models, options.hparams)]
     batches: tuple[int | None, ...] = options.batch or (None,)
     threads: tuple[int | None, ...] = options.threads or (None,)
     planned = list(itertools.product(targets, batches, threads))
@@ -99,7 +94,7 @@ def _measured(options: argparse.Namespace, target: Target, batch: int | None, th
     torch.set_num_threads(threads or target.trial.threads)
     settings = Settings(
         device=_device(options, target),
-        what=_split(options.what) or _usual(options, target),
+        what=options.what or _usual(options, target),
         seconds=options.seconds or SECONDS,
         draws=options.iwae or target.trial.evaluation.iwae_samples,
         trace=Path(options.trace) if options.trace else None,

@@ -9,6 +9,9 @@ from benchmarks.data import DataSet
 from benchmarks.records.catalogue import FEWEST
 from benchmarks.suites.config import TrialConfig
 
+FEWEST_SCORED = 2
+"""Test images from which an interval can be drawn."""
+
 
 def check(trials: Iterable[TrialConfig], data: DataSet) -> list[str]:
     """What is missing for the evaluation of trials on `data`, a line each: their extractors.
@@ -16,12 +19,21 @@ def check(trials: Iterable[TrialConfig], data: DataSet) -> list[str]:
     Raises:
         UserError: a trial that cannot be trained on `data`, or evaluated as it asks.
     """
+    found = list(trials)
+    for trial in found:
+        _require_a_batch(trial, data)
+    return missing_for_evaluation(found, data)
+
+
+def missing_for_evaluation(trials: Iterable[TrialConfig], data: DataSet) -> list[str]:
+    """As `check`, of trials that are trained."""
     asked: set[tuple[str, str]] = set()
     for trial in trials:
-        _require_a_batch(trial, data)
         name = trial.evaluation.extractor or data.extractor
+        images = len(data.test[: trial.evaluation.images or None])
+        _require_count(trial, data, "images", images, FEWEST if name else FEWEST_SCORED)
         if name:
-            _require_images(trial, data)
+            _require_count(trial, data, "samples", trial.evaluation.samples or images, FEWEST)
             asked.add((name, trial.evaluation.extractor_weights))
     return [line for name, weights in sorted(asked) if (line := _what_an_extractor_lacks(name, weights, data))]
 
@@ -48,12 +60,10 @@ def _require_a_batch(trial: TrialConfig, data: DataSet) -> None:
         )
 
 
-def _require_images(trial: TrialConfig, data: DataSet) -> None:
-    """Feature metrics need some images on both sides."""
-    images = len(data.test[: trial.evaluation.images or None])
-    for name, count in (("images", images), ("samples", trial.evaluation.samples or images)):
-        if count < FEWEST:
-            raise UserError(
-                f"{trial.suite}.evaluation.{name}: expected at least {FEWEST} for the metrics on features, got {count} "
-                f"(test split of {data.name}: {len(data.test):,})"
-            )
+def _require_count(trial: TrialConfig, data: DataSet, name: str, count: int, fewest: int) -> None:
+    """An interval needs two images, metrics on features some more on both sides."""
+    if count < fewest:
+        raise UserError(
+            f"{trial.suite}.evaluation.{name}: expected at least {fewest} for what is measured, got {count} "
+            f"(test split of {data.name}: {len(data.test):,})"
+        )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
 import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import IO
 
 import numpy as np
 from PIL import Image
@@ -30,16 +33,19 @@ FORMATS = {
 """Suffix -> format; JPEG and WebP lose a little."""
 
 
-class Sink(Protocol):
-    """Takes uint8 images (b, C, H, W), batch by batch."""
+class Sink(ABC):
+    """Takes uint8 images (b, C, H, W), batch by batch; nothing is on disk before the first."""
 
+    @abstractmethod
     def add(self, images: Tensor) -> None:
         """Take the next images."""
-        ...
 
+    @abstractmethod
     def close(self) -> str:
         """Finish; returns where the images are."""
-        ...
+
+    def discard(self) -> None:  # noqa: B027
+        """Remove what is not finished."""
 
 
 def format_of(path: Path) -> str:
@@ -66,7 +72,7 @@ def channels_last(images: Tensor) -> np.ndarray:
     return images.permute(0, 2, 3, 1).contiguous().numpy()
 
 
-class Grid:
+class Grid(Sink):
     """All images in one file, near square, row by row."""
 
     def __init__(self, path: Path, n: int) -> None:
@@ -93,17 +99,17 @@ class Grid:
         return str(self.path)
 
 
-class Each:
+class Each(Sink):
     """A PNG an image: 00000.png, 00001.png, ... in a folder that is empty or new."""
 
     def __init__(self, folder: Path) -> None:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"--each {folder}: expected a new or an empty folder; move what is there away")
-        folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.count = folder, 0
 
     def add(self, images: Tensor) -> None:
         """Write the next images."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         for image in channels_last(images):
             (self.folder / f"{self.count:05d}.png").write_bytes(encoded(image, "PNG"))
             self.count += 1
@@ -113,34 +119,57 @@ class Each:
         return str(self.folder)
 
 
-class Archive:
+class Archive(Sink):
     """`images` (n, H, W, C) uint8 in an .npz file, which `--data npz:FILE` reads back."""
 
     def __init__(self, path: Path, n: int) -> None:
         if path.suffix != ".npz":
             raise UserError(f"--npz {path}: expected a name that ends in .npz")
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.n = path, n
         self.partial = path.with_name(f".{path.name}.{os.getpid()}")
-        self.archive = zipfile.ZipFile(self.partial, "w", zipfile.ZIP_DEFLATED)
-        self.member = self.archive.open("images.npy", "w", force_zip64=True)
-        self.started = False
+        self.archive: zipfile.ZipFile | None = None
+        self.member: IO[bytes] | None = None
 
     def add(self, images: Tensor) -> None:
         """Append the next images."""
         pixels = channels_last(images)
-        if not self.started:
+        if self.member is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.archive = zipfile.ZipFile(self.partial, "w", zipfile.ZIP_DEFLATED)
+            self.member = self.archive.open("images.npy", "w", force_zip64=True)
             header = {"descr": "|u1", "fortran_order": False, "shape": (self.n, *pixels.shape[1:])}
             np.lib.format.write_array_header_1_0(self.member, header)
-            self.started = True
         self.member.write(pixels.tobytes())
 
     def close(self) -> str:
         """Finish the archive under its name."""
-        self.member.close()
-        self.archive.close()
+        self._end()
         self.partial.replace(self.path)
         return str(self.path)
+
+    def discard(self) -> None:
+        """Remove the unfinished archive."""
+        with contextlib.suppress(OSError, ValueError):  # the disk that is full, say
+            self._end()
+        self.partial.unlink(missing_ok=True)
+
+    def _end(self) -> None:
+        for part in (self.member, self.archive):
+            if part is not None:
+                part.close()
+
+
+def written(images: Iterable[Tensor], sinks: Sequence[Sink]) -> list[str]:
+    """Where the images (b, C, H, W) uint8 are, after they all have been put into every sink."""
+    try:
+        for batch in images:
+            for sink in sinks:
+                sink.add(batch)
+        return [sink.close() for sink in sinks]
+    except BaseException:
+        for sink in sinks:
+            sink.discard()
+        raise
 
 
 def asked_for(grid: str | None, each: str | None, archive: str | None, n: int, default: str) -> list[Sink]:

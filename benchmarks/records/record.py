@@ -10,13 +10,19 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+from benchmarks.base.checked.names import is_plain
+from benchmarks.base.checked.strict_json import parse_json, read_json, sound_number
+from benchmarks.base.checked.typed import parse
+from benchmarks.base.errors import UserError
 from benchmarks.base.files import write_text_atomically
+from models.fields import shown
 
 SCHEMA_VERSION = 1
 RECORD = "record.json"
 RUN = "run.json"
+T = TypeVar("T")
 
 SpreadKind = Literal["bootstrap 95%", "std over seeds", "IQR", "std over subsets", "standard error"]
 
@@ -85,12 +91,17 @@ class LatentGroupInfo:
 
 @dataclass(frozen=True)
 class Curve:
-    """A quantity over training: x in training images seen."""
+    """A quantity over training: x in training images seen; a value that was not finite is None."""
 
     name: str
     unit: str
     images: list[float]
-    values: list[float]
+    values: list[float] | list[float | None]
+
+    def __post_init__(self) -> None:
+        if len(self.images) != len(self.values):
+            found = f"{len(self.images)} and {len(self.values)}"
+            raise ValueError(f"curve {self.name!r}: expected as many values as images, got {found}")
 
 
 @dataclass(frozen=True)
@@ -137,7 +148,7 @@ class RunRecord:
 
 
 def to_json(record: RunRecord) -> str:
-    """The record as JSON text; NaN and infinities become null."""
+    """The record as JSON text; NaN, infinities and what else `parse_json` refuses become null."""
     return json.dumps(_clean(dataclasses.asdict(record)), indent=1, sort_keys=False, allow_nan=False) + "\n"
 
 
@@ -147,18 +158,58 @@ def from_json(text: str) -> RunRecord:
     Raises:
         ValueError: not a record, or of another schema version.
     """
-    raw = json.loads(text)
+    raw = parse_json(text)
     if not isinstance(raw, dict) or raw.get("schema_version") != SCHEMA_VERSION:
         found = raw.get("schema_version") if isinstance(raw, dict) else type(raw).__name__
-        raise ValueError(f"expected a run record of schema version {SCHEMA_VERSION}, found {found}")
+        newer = "; a newer version wrote it: update" if isinstance(found, int) and found > SCHEMA_VERSION else ""
+        raise ValueError(f"expected a run record of schema version {SCHEMA_VERSION}, found {found}{newer}")
+    for name in ("measurements", "curves"):
+        if name not in raw:
+            raise ValueError(f"record.{name}: expected a list, got none")
     try:
-        raw["environment"] = Environment(**raw["environment"])
-        raw["latent_groups"] = [LatentGroupInfo(**g) for g in raw["latent_groups"]]
-        raw["measurements"] = [Measurement(**m) for m in raw["measurements"]]
-        raw["curves"] = [Curve(**c) for c in raw["curves"]]
-        return RunRecord(**raw)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"expected a run record: {error}") from error
+        record = parse(RunRecord, raw, "record")
+        _require_readable(record)
+    except UserError as error:
+        raise ValueError(str(error)) from error
+    return record
+
+
+@dataclass(frozen=True)
+class _ReadConfig:
+    """What reports read of a configuration."""
+
+    training: dict[str, Any] | None = None
+    objective: dict[str, Any] | None = None
+    likelihood_spec: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class _ReadObjective:
+    """What reports read of a configuration's objective."""
+
+    beta: float | None = None
+
+
+@dataclass(frozen=True)
+class _ReadDetails:
+    """What reports reckon with of a measurement's details; the rest is text to them."""
+
+    load: float | None = None
+    n_reference: int | None = None
+
+
+def _require_readable(record: RunRecord) -> None:
+    """Raise UserError where a free table holds, under a key that reports read, what they cannot."""
+    config = _parse_known(_ReadConfig, record.config, "record.config")
+    _parse_known(_ReadObjective, config.objective or {}, "record.config.objective")
+    for one in record.measurements:
+        _parse_known(_ReadDetails, one.details, f"details of {one.metric}")
+
+
+def _parse_known(cls: type[T], table: dict[str, Any], where: str) -> T:
+    """`cls` from those keys of a table that it knows."""
+    known = [one.name for one in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    return parse(cls, {key: table[key] for key in known if key in table}, where)
 
 
 def save_record(record: RunRecord, folder: Path) -> None:
@@ -189,11 +240,15 @@ def listed(out: Path) -> list[str]:
         ValueError: it cannot be read.
     """
     try:
-        return [str(name) for name in json.loads((out / RUN).read_text())["cells"]]
+        trials = read_json(out / RUN)["cells"]
+        wrong = [name for name in trials if not is_plain(name)]
     except FileNotFoundError:
         return []
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{out / RUN}: expected the list of a run's trials: {error}") from error
+    if wrong:
+        raise ValueError(f"{out / RUN}: expected names of folders beside it, got {shown(wrong[0])}")
+    return list(trials)
 
 
 def load_record(folder: Path) -> RunRecord:
@@ -204,7 +259,7 @@ def load_record(folder: Path) -> RunRecord:
     """
     path = folder / RECORD
     try:
-        return from_json(path.read_text())
+        return from_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -224,9 +279,9 @@ def load_records(out: Path) -> list[RunRecord]:
 
 
 def _clean(value: Any) -> Any:
-    """`value` with non-finite floats replaced by None, for strict JSON."""
+    """`value` with floats that are not finite, or too large to be read again, replaced by None, for strict JSON."""
     if isinstance(value, float):
-        return value if value == value and value not in (float("inf"), float("-inf")) else None
+        return value if sound_number(value) else None
     if isinstance(value, dict):
         return {key: _clean(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -166,7 +166,7 @@ def _cells(rows: Sequence[Row], column: Column) -> list[str]:
     best = winner(rows, column)
     places = _places(rows, column)
     texts = [_cell(m, column.spec, places) for m in found]
-    return [f"**{text}**" if i == best else text for i, text in enumerate(texts)]
+    return [layout.strong(text) if i == best else text for i, text in enumerate(texts)]
 
 
 def _places(rows: Sequence[Row], column: Column) -> int:

@@ -15,6 +15,7 @@ from benchmarks.records.uncertainty import Interval, bootstrap_interval
 from benchmarks.report import layout
 from benchmarks.report.columns import SPECS, Column, columns_of
 from benchmarks.report.page import read_trials
+from benchmarks.report.pictures.saved import read_arrays
 from benchmarks.report.rows import Row, gather, reach, under_one_ruler, with_known_data
 
 PAIRED = "paired bootstrap 95%"
@@ -55,7 +56,7 @@ def compare(out: Path, a: str, b: str) -> str:
     trials = read_trials(out)
     first, second = find_row(trials.values(), a), find_row(trials.values(), b)
     found = differences(first, second, trials)
-    head = f"## {second.label} - {first.label} ({first.records[0].suite}: {first.records[0].data})"
+    head = layout.in_markdown(f"## {second.label} - {first.label} ({first.records[0].suite}: {first.records[0].data})")
     table = layout.markdown(_table(first, second, found), left=("Metric", "Basis", "Verdict"))
     notes = dict.fromkeys([*warnings(first, second), *(d.note for d in found if d.note)])
     lines = [layout.wrapped(note, "- ") for note in notes]
@@ -147,8 +148,12 @@ def _per_image(row: Row, trials: dict[Path, RunRecord]) -> dict[str, np.ndarray]
     path = folders[0] / "per_image.npz" if len(folders) == 1 else None
     if path is None or not path.exists():
         return {}
-    with np.load(path, allow_pickle=False) as arrays:
-        return {name: np.asarray(arrays[name], np.float64) for name in arrays.files}
+    arrays = read_arrays(path)
+    for name, values in arrays.items():
+        if values.ndim != 1 or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+            found = f"{values.dtype} {values.shape}"
+            raise UserError(f"{path}: expected finite numbers (N,) under '{name}', got {found}; remove that file")
+    return {name: values.astype(np.float64) for name, values in arrays.items()}
 
 
 def _table(first: Row, second: Row, found: Sequence[Difference]) -> pd.DataFrame:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
+import re
 import statistics
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +15,11 @@ import pandas as pd
 
 WIDTH = 160  # characters of a terminal line that tables and captions stay within
 DASH = "-"
+STRONG = re.compile(r"\*\*([-\d,.]+(?: ± [\d,.]+)?)\*\*")
+MARKUP = re.compile(r"<(?=[A-Za-z/!?])|(?<=\])[(\[]")
+"""Where a tag begins, or the target of a link."""
+FORMULA = "=+-@"
+"""What a cell begins with that spreadsheets evaluate."""
 Style = Literal["aligned", "closed", "bare"]
 """How markdown looks as text: columns aligned; aligned, with a rule that touches the bars; not aligned."""
 
@@ -44,9 +51,9 @@ def stack(table: pd.DataFrame, width: int = WIDTH) -> list[pd.DataFrame]:
     """`table` cut into tables of at most `width` characters a line, each with the first column."""
     first, *rest = list(table.columns)
     blocks: list[list[str]] = [[]]
-    used = start = _column_width(table, first) + 4
+    used = start = _width([first, *table[first]]) + 4
     for name in rest:
-        needed = _column_width(table, name) + 3
+        needed = _width([name, *table[name]]) + 3
         if blocks[-1] and used + needed > width:
             blocks.append([])
             used = start
@@ -65,11 +72,11 @@ def markdown(table: pd.DataFrame, left: Iterable[str] | None = None, style: Styl
     """
     names = list(table.columns)
     flush = set(names[:1] if left is None else left)
-    widths = {name: _column_width(table, name) for name in names}
-    rule = [_rule(widths[name], name in flush, style) for name in names]
-    lines = [[escape(cell) for cell in cells] for cells in (names, *table.itertuples(index=False))]
+    columns = [(_width([name, *table.iloc[:, i]]), name in flush) for i, name in enumerate(names)]
+    rule = [_rule(width, left, style) for width, left in columns]
+    lines = [[escape(cell) for cell in cells] for cells in (names, *table.itertuples(index=False, name=None))]
     if style != "bare":
-        lines = [[_fit(text, widths[n], n in flush) for n, text in zip(names, line, strict=True)] for line in lines]
+        lines = [[_fit(text, *column) for text, column in zip(line, columns, strict=True)] for line in lines]
     head, *body = (f"| {' | '.join(line)} |" for line in lines)
     return "\n".join([head, f"|{'|'.join(rule)}|", *body])
 
@@ -80,14 +87,19 @@ def frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def csv(table: pd.DataFrame) -> str:
-    """`table` as CSV; what is missing is empty."""
-    return table.to_csv(index=False, lineterminator="\n")
+    """`table` as CSV; what is missing is empty, and no text is a formula."""
+    columns = {
+        i: pd.Series([in_csv(value) for value in column], dtype=column.dtype)
+        for i, (_, column) in enumerate(table.items())
+    }
+    headings = [in_csv(name) for name in table.columns]
+    return pd.DataFrame(columns).to_csv(index=False, header=headings, lineterminator="\n")
 
 
 def wrapped(text: str, bullet: str = "") -> str:
     """`text` broken to the table's width, lines after the first indented under `bullet`."""
     return textwrap.fill(
-        text, WIDTH, initial_indent=bullet, subsequent_indent=" " * len(bullet), break_on_hyphens=False
+        in_markdown(text), WIDTH, initial_indent=bullet, subsequent_indent=" " * len(bullet), break_on_hyphens=False
     )
 
 
@@ -96,9 +108,44 @@ def join_words(words: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(words))
 
 
+def strong(text: str) -> str:
+    """`text`, a number with its spread, as the best of its column."""
+    return f"**{text}**"
+
+
+def unmarked(cell: str) -> str | None:
+    """The number that `strong` marked; None where the cell is anything else, whatever it looks like."""
+    found = STRONG.fullmatch(cell)
+    return found[1] if found else None
+
+
+def plain(text: object) -> str:
+    """`text` on one line, without what a terminal, a page or an encoder takes for more than a character."""
+    return "".join(c if c.isprintable() else " " for c in str(text))
+
+
+def in_markdown(text: object) -> str:
+    """`text` as markdown shows it: no tags, links or emphasis of its own; what tables are made of is let pass."""
+    line = MARKUP.sub(r"\\\g<0>", plain(text))
+    return line if unmarked(line) else line.replace("**", r"\*\*")
+
+
+def in_html(text: object) -> str:
+    """`text` as HTML shows it."""
+    return html.escape(plain(text))
+
+
+def in_csv(value: Any) -> Any:
+    """`value`, text behind an apostrophe where a spreadsheet would take it for a formula."""
+    if not isinstance(value, str):
+        return value
+    line = plain(value)
+    return f"'{line}" if line[:1] in FORMULA and len(line) > 1 else line
+
+
 def escape(cell: object) -> str:
-    """`cell` as text that does not break a markdown table."""
-    return str(cell).replace("|", "\\|").replace("\n", " ")
+    """`cell` as text of a markdown table."""
+    return in_markdown(cell).replace("|", "\\|")
 
 
 def _csv_cell(value: Any) -> Any:
@@ -111,9 +158,9 @@ def _exponent(size: float) -> int:
     return math.floor(math.log10(size))
 
 
-def _column_width(table: pd.DataFrame, name: str) -> int:
-    """Characters of the widest text in the column, its heading included, at least three."""
-    return max(3, len(escape(name)), *(len(escape(cell)) for cell in table[name]))
+def _width(cells: Iterable[object]) -> int:
+    """Characters of the widest text in a column, its heading included, at least three."""
+    return max(3, *(len(escape(cell)) for cell in cells))
 
 
 def _fit(text: str, width: int, left: bool) -> str:

@@ -147,7 +147,7 @@ def features(rows: Sequence[Row]) -> list[str]:
     count = f"{floor.n:,} " if floor is not None and floor.n else ""
     others, reference = "training", "the test split"
     if floor is not None and floor.details.get("reference_split") == "train":
-        others, reference = "test", f"{floor.details['n_reference']:,} training images"
+        others, reference = "test", f"{floor.details.get('n_reference') or 0:,} training images"
     real = f"Last row, the floor of FID: {count}{others} images against {reference}." if floor else ""
     return [
         f"Features by {extractors}. FID: samples against {reference}; rFID: reconstructions against their "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,12 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from benchmarks.base.checked.names import as_component
 from benchmarks.base.errors import UserError
 from benchmarks.base.files import write_text_atomically
 from benchmarks.records.record import RunRecord, load_trials
 from benchmarks.report import layout, published, tables
+from benchmarks.report.pictures.saved import SavedImages, images_by_label
 from benchmarks.report.tables import Section
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def build_report(
     """
     trials = read_trials(out)
     parts = tables.sections(trials.values())
+    images = [images_by_label(part.rows, trials) for part in parts]
     others = None if published_values is None else published.read(published_values)
     text = "\n".join(tables.markdown(part) for part in parts)
     try:
@@ -61,7 +63,7 @@ def build_report(
         write_text_atomically(out / "table.csv", tables.csv(parts))
         gone = _shown(text, show)
         if pages:
-            pictures = [draw(part, trials, out, _prefix(part, parts)) for part in parts]
+            pictures = [draw(part, saved, out, _prefix(part, parts)) for part, saved in zip(parts, images, strict=True)]
             write_text_atomically(out / "index.md", _markdown_page(parts, pictures, others))
             write_text_atomically(out / "index.html", _html_page(parts, pictures, others))
     except OSError as error:
@@ -95,11 +97,10 @@ def read_trials(out: Path) -> dict[Path, RunRecord]:
     return trials
 
 
-def draw(part: Section, trials: dict[Path, RunRecord], out: Path, prefix: str = "") -> list[Picture]:
+def draw(part: Section, images: dict[str, SavedImages], out: Path, prefix: str = "") -> list[Picture]:
     """The figures of a section, written to `out`/figures: PNG all, SVG too for charts."""
     from benchmarks.report.pictures import charts, figures  # matplotlib: slow to import, and the tables need none
 
-    images = figures.images_by_label(part.rows, trials)
     refitted = figures.samples_prior_statistics(images) if images else None
     drawn: list[tuple[str, str, Figure | None, bool]] = [
         ("reconstructions", "Reconstructions", figures.reconstructions(images) if images else None, False),
@@ -123,7 +124,7 @@ def draw(part: Section, trials: dict[Path, RunRecord], out: Path, prefix: str = 
 def _prefix(part: Section, parts: Sequence[Section]) -> str:
     """What tells the figures of several sections apart; nothing for a single one."""
     first = part.rows[0].records[0]
-    return f"{first.data.replace(':', '-').replace('/', '-')}-{first.data_hash[:6]}-" if len(parts) > 1 else ""
+    return f"{as_component(f'{first.data}-{first.data_hash[:6]}')}-" if len(parts) > 1 else ""
 
 
 def _markdown_page(parts: Sequence[Section], pictures: Sequence[list[Picture]], others: pd.DataFrame | None) -> str:
@@ -141,17 +142,17 @@ def _html_page(parts: Sequence[Section], pictures: Sequence[list[Picture]], othe
     """The same as one HTML page."""
     body: list[str] = []
     for part, shown in zip(parts, pictures, strict=True):
-        body.append(f"<h1>{html.escape(part.title)}</h1>")
-        body += [f"<p>{html.escape(text)}</p>" for text in part.caption]
+        body.append(f"<h1>{layout.in_html(part.title)}</h1>")
+        body += [f"<p>{layout.in_html(text)}</p>" for text in part.caption]
         for table in part.tables:
-            body += [f"<h2>{table.title}</h2>", _html_table(table.cells), _html_list(table.footnotes)]
+            body += [f"<h2>{layout.in_html(table.title)}</h2>", _html_table(table.cells), _html_list(table.footnotes)]
         values = _values_beside(part, others)
         if values is not None:
             cells, references = published.block(values)
-            body += [f"<h2>{published.TITLE}</h2>", f"<p>{html.escape(published.PREFACE)}</p>"]
+            body += [f"<h2>{published.TITLE}</h2>", f"<p>{layout.in_html(published.PREFACE)}</p>"]
             body += [_html_table(cells, "scroll published"), _html_list(references)]
         body += [f'<h2>{p.title}</h2><img src="{p.file}" alt="{p.title}">' for p in shown]
-    title = html.escape(layout.join_words(part.title for part in parts))
+    title = layout.in_html(layout.join_words(part.title for part in parts))
     head = f'<meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(body) + "\n</body></html>\n"
 
@@ -164,11 +165,16 @@ def _values_beside(part: Section, others: pd.DataFrame | None) -> pd.DataFrame |
 
 def _html_table(cells: pd.DataFrame, kind: str = "scroll") -> str:
     """The table as HTML, bold cells marked so."""
-    bold = cells.map(lambda text: f"<b>{text[2:-2]}</b>" if text.startswith("**") else text)
-    escaped = cells.map(html.escape).where(bold == cells, bold)
+    escaped = cells.map(_html_cell).rename(columns=layout.in_html)
     return f'<div class="{kind}">{escaped.to_html(index=False, border=0, escape=False)}</div>'
+
+
+def _html_cell(cell: str) -> str:
+    """The cell's text, bold where it is marked so."""
+    number = layout.unmarked(cell)
+    return layout.in_html(cell) if number is None else f"<b>{number}</b>"
 
 
 def _html_list(lines: Sequence[str]) -> str:
     """The lines as a list."""
-    return f"<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in lines)}</ul>" if lines else ""
+    return f"<ul>{''.join(f'<li>{layout.in_html(line)}</li>' for line in lines)}</ul>" if lines else ""

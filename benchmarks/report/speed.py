@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.records.record import Measurement
-from benchmarks.report.layout import DASH, csv, frame, markdown, wrapped
+from benchmarks.report.layout import DASH, csv, frame, in_markdown, markdown, wrapped
 
 TRAINING_PASSES = 3
 """Multiply-accumulates of a training step in those of a forward pass: forward, gradient of inputs, of weights."""
@@ -155,7 +155,7 @@ def _row_dicts(table: SpeedTable) -> list[dict[str, Any]]:
 
 def speed_markdown(table: SpeedTable) -> str:
     """The whole report: table, notes, limits, breakdowns, and how it was made."""
-    parts = [f"# {table.title}", _conditions(table), markdown(_comparison_frame(table.rows), TEXT_COLUMNS)]
+    parts = [f"# {in_markdown(table.title)}", _conditions(table), markdown(_comparison_frame(table.rows), TEXT_COLUMNS)]
     notes = [wrapped(f"{_place(row)}: {row.note}", "- ") for row in table.rows if row.note]
     parts += ["\n".join(dict.fromkeys(notes))] if notes else []
     references = _reference_frame(table)

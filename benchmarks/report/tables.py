@@ -77,9 +77,9 @@ def throughput_table(rows: Sequence[Row]) -> Table | None:
 
 def markdown(part: Section) -> str:
     """The section as markdown that reads well in a terminal."""
-    blocks = [f"## {part.title}", *(layout.wrapped(text) for text in part.caption)]
+    blocks = [f"## {layout.in_markdown(part.title)}", *(layout.wrapped(text) for text in part.caption)]
     for table in part.tables:
-        blocks.append(f"### {table.title}")
+        blocks.append(f"### {layout.in_markdown(table.title)}")
         blocks.extend(layout.markdown(piece) for piece in layout.stack(table.cells))
         if table.footnotes:
             blocks.append("\n".join(layout.wrapped(text, "- ") for text in table.footnotes))

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.base.checked import bounds
+from benchmarks.base.checked.typed import parse
 from benchmarks.base.errors import UserError, unknown
 from benchmarks.speed.throughput import BREAKDOWN, KNOWN, PLAIN_NAME
-from benchmarks.suites.config import parse
+from models.fields import bounded, require_bounds
 
 FOLDER = Path(__file__).parent
 SHIPPED = {"speed": FOLDER / "speed.toml"}
@@ -51,20 +53,21 @@ class Case:
     target: str
     aims: tuple[Aim, ...]
     row: str = ""
-    batches: tuple[int, ...] = (64,)
-    threads: tuple[int, ...] = (1,)
+    batches: tuple[int, ...] = bounded((64,), bounds.BATCH)
+    threads: tuple[int, ...] = bounded((1,), bounds.THREADS)
     vs: str = PLAIN_NAME
     set: tuple[str, ...] = ()
-    draws: int = 1
+    draws: int = bounded(1, bounds.DRAWS)
     pythae: str = ""
-    rounds: int = 5
-    steps: int = 100
+    rounds: int = bounded(5, bounds.BATCHES)
+    steps: int = bounded(100, bounds.BATCHES)
 
     def __post_init__(self) -> None:
         if self.vs not in (PLAIN_NAME, PYTHAE):
             raise unknown("opponent", self.vs, (PLAIN_NAME, PYTHAE))
-        if not self.aims or min(*self.batches, *self.threads, self.draws, self.rounds, self.steps) < 1:
-            raise ValueError(f"case {self.label}: expected aims, and batches, threads, draws, rounds, steps >= 1")
+        require_bounds(self)
+        if not (self.aims and self.batches and self.threads):
+            raise ValueError(f"case {self.label}: expected aims, batches and threads, got none of one")
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,10 @@ class Reference:
     rate: float
     source: str
 
+    def __post_init__(self) -> None:
+        if self.rate <= 0:
+            raise ValueError(f"rate: expected a value > 0, got {self.rate:g}")
+
 
 @dataclass(frozen=True)
 class SpeedSuite:
@@ -86,7 +93,7 @@ class SpeedSuite:
     title: str
     case: tuple[Case, ...]
     reference: tuple[Reference, ...] = ()
-    seconds: float = 2.0
+    seconds: float = bounded(2.0, bounds.SECONDS)
 
 
 @dataclass(frozen=True)
@@ -130,7 +137,7 @@ def read_speed_suite(source: str) -> SpeedSuite:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read speed suite {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"speed suite {path}: expected TOML, got a syntax error: {error}") from error
     suite = parse(SpeedSuite, table, path.stem)
     cases = tuple(dataclasses.replace(case, target=_beside(path, case.target)) for case in suite.case)

@@ -13,8 +13,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from benchmarks.base.checked.strict_json import parse_json
 from benchmarks.base.errors import UserError
-from benchmarks.base.files import mistaken_for, parse_json, write_bytes_atomically
+from benchmarks.base.files import mistaken_for, write_bytes_atomically
 
 WEIGHTS = "weights.safetensors"
 STATE = "training.safetensors"

@@ -16,15 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.base.checked.strict_json import read_json
+from benchmarks.base.checked.typed import parse
 from benchmarks.base.errors import UserError
-from benchmarks.base.files import read_json, write_text_atomically
+from benchmarks.base.files import write_text_atomically
 from benchmarks.base.streams import seeded
 from benchmarks.machine.environment import choose_device, collect
 from benchmarks.storage import tensors
 from benchmarks.storage.fit import check_fit, load_weights, require_sizes, skeleton
 from benchmarks.storage.published.checkpoint import is_torch_file, load_settings
 from benchmarks.storage.published.registry import read_published
-from benchmarks.suites.config import TrialConfig, build_suite, parse, to_dict, trial_from_dict
+from benchmarks.suites.config import TrialConfig, build_suite, to_dict, trial_from_dict
 from benchmarks.suites.presets import recipe_row, setup_row
 from kernels.backends import best_for
 from models.output import ImageShape, Model
@@ -59,7 +61,7 @@ def read_config(folder: Path) -> TrialConfig:
     """
     try:
         return trial_from_dict(read_json(folder / CONFIG))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, UserError) as error:
         raise UserError(f"{folder}: expected a run folder with {CONFIG}: {error}") from error
 
 

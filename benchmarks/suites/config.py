@@ -13,23 +13,23 @@ import dataclasses
 import hashlib
 import json
 import tomllib
-import types
-import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
+from benchmarks.base.checked import bounds
+from benchmarks.base.checked.names import require_line, require_plain
+from benchmarks.base.checked.typed import one_of, parse
 from benchmarks.base.errors import UserError, unknown
 from benchmarks.suites.presets import with_preset
 from models.elbo import Objective
-from models.fields import added_later, named_fields
+from models.fields import POSITIVE, SHARE, WEIGHT, Bounds, added_later, bounded, named_fields, require_bounds, shown
 from models.likelihoods import LIKELIHOODS, ConfiguredLikelihood
 from models.registry import MODELS
 
 SUITES = Path(__file__).parent
 _OF_TRAINING = ("model", "model_config", "likelihood", "likelihood_spec", "objective", "seed", "device", "threads")
 _BESIDE_WEIGHTS = ("checkpoint_seconds", "hopeless_after")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,47 +49,36 @@ class TrainingConfig:
     times; then it is given up.
     """
 
-    images: int = 32_000
-    epochs: float | None = None
-    seconds: float | None = None
-    batch_size: int = 32
+    images: int = bounded(32_000, bounds.IMAGES)
+    epochs: float | None = bounded(None, bounds.EPOCHS)
+    seconds: float | None = bounded(None, bounds.SECONDS)
+    batch_size: int = bounded(32, bounds.BATCH)
     optimizer: Literal["adam", "adamw", "adamax"] = "adamw"
-    learning_rate: float = 3e-3
-    weight_decay: float = 1e-4
-    epsilon: float = 1e-8
-    warmup: float = 0.05
-    final_rate: float = 0.01
-    clip_norm: float = 200.0
-    ema: float = 0.0
-    ema_batches: int = 50
+    learning_rate: float = bounded(3e-3, POSITIVE)
+    weight_decay: float = bounded(1e-4, Bounds(0, 1e6))
+    epsilon: float = bounded(1e-8, POSITIVE)
+    warmup: float = bounded(0.05, SHARE)
+    final_rate: float = bounded(0.01, SHARE)
+    clip_norm: float = bounded(200.0, WEIGHT)
+    ema: float = bounded(0.0, SHARE)
+    ema_batches: int = bounded(50, bounds.BATCHES)
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: Literal["off", "on", "graph"] = "off"
     flip: bool = False
-    validations: int = 4
-    checkpoint_seconds: float = 30.0
-    hopeless_after: int = added_later(100)
-    cpu_seconds: float | None = added_later(None)
-    warmup_steps: int = added_later(0)
-    betas: tuple[float, ...] = added_later((0.9, 0.999))
-    skip_threshold: float = added_later(0.0)
+    validations: int = bounded(4, bounds.or_zero(bounds.BATCHES))
+    checkpoint_seconds: float = bounded(30.0, bounds.SECONDS)
+    hopeless_after: int = added_later(100, bounds.BATCHES)
+    cpu_seconds: float | None = added_later(None, bounds.SECONDS)
+    warmup_steps: int = added_later(0, bounds.or_zero(bounds.IMAGES))
+    betas: tuple[float, ...] = added_later((0.9, 0.999), SHARE)
+    skip_threshold: float = added_later(0.0, WEIGHT)
     ema_warmup: bool = added_later(True)
-    back_offs: int = added_later(2)
+    back_offs: int = added_later(2, bounds.or_zero(bounds.BATCHES))
 
     def __post_init__(self) -> None:
-        _require_positive(
-            self, "images", "batch_size", "learning_rate", "epsilon", "checkpoint_seconds", "hopeless_after"
-        )
-        for name in ("warmup", "final_rate", "ema"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"training.{name}: expected a fraction in [0, 1], got {getattr(self, name)}")
-        for name in ("weight_decay", "clip_norm", "validations", "warmup_steps", "skip_threshold", "back_offs"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"training.{name}: expected a value >= 0, got {getattr(self, name)}")
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+        require_bounds(self)
+        if len(self.betas) != 2 or max(self.betas) == 1:
             raise ValueError(f"training.betas: expected two values in [0, 1), got {list(self.betas)}")
-        for name in ("epochs", "seconds", "cpu_seconds"):
-            if getattr(self, name) is not None and getattr(self, name) <= 0:
-                raise ValueError(f"training.{name}: expected a value > 0, got {getattr(self, name)}")
         if self.seconds is not None and self.cpu_seconds is not None:
             raise ValueError("training.cpu_seconds: expected without training.seconds; give one of them")
 
@@ -111,21 +100,18 @@ class EvaluationConfig:
     of the other images, as most published FIDs have it.
     """
 
-    iwae_samples: int = 20
-    samples: int = 0
-    images: int = 0
-    batch_size: int = 100
+    iwae_samples: int = bounded(20, bounds.DRAWS)
+    samples: int = bounded(0, bounds.or_zero(bounds.SAMPLES))
+    images: int = bounded(0, bounds.or_zero(bounds.SAMPLES))
+    batch_size: int = bounded(100, bounds.BATCH)
     extractor: str = ""
     extractor_weights: str = ""
-    temperature: float = 1.0
-    prior_batches: int = added_later(0)
+    temperature: float = bounded(1.0, bounds.TEMPERATURE)
+    prior_batches: int = added_later(0, bounds.or_zero(bounds.BATCHES))
     reference_split: Literal["test", "train"] = added_later("test")
 
     def __post_init__(self) -> None:
-        _require_positive(self, "iwae_samples", "batch_size", "temperature")
-        for name in ("samples", "images", "prior_batches"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"evaluation.{name}: expected a value >= 0, got {getattr(self, name)}")
+        require_bounds(self)
 
 
 @dataclass(frozen=True)
@@ -143,9 +129,9 @@ class TrialConfig:
     training: TrainingConfig
     objective: Objective
     evaluation: EvaluationConfig
-    seed: int = 0
+    seed: int = bounded(0, bounds.SEED)
     device: str = "cpu"
-    threads: int = 1
+    threads: int = bounded(1, bounds.THREADS)
 
     @property
     def bits(self) -> int:
@@ -193,12 +179,20 @@ class _Head:
 
     title: str = ""
     data: str = "mnist-5k"
-    seeds: int = 1
-    first_seed: int = 0
-    threads: int = 1
+    seeds: int = bounded(1, bounds.SEEDS)
+    first_seed: int = bounded(0, bounds.SEED)
+    threads: int = bounded(1, bounds.THREADS)
+
+    def __post_init__(self) -> None:
+        require_line(self.title, "title", LONGEST_LABEL)
+        require_line(self.data, "data")
 
 
 _TABLES = ("likelihood", "training", "objective", "evaluation", "models")
+LONGEST_LABEL = 200
+"""Characters of a row's label, and of a suite's title."""
+STORED = "stored config"
+"""How messages name the configuration of an earlier run."""
 _ROW_KEYS = ("name", "preset", "label", "likelihood", "training", "objective")
 
 
@@ -220,7 +214,7 @@ def read_suite(source: str) -> tuple[str, dict[str, Any]]:
         raise UserError(
             f"cannot read suite {path}: {error.strerror}; give a TOML file or a name of `list suites`"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, of a number of thousands of digits
         raise UserError(f"suite {path}: expected TOML, got a syntax error: {error}") from error
 
 
@@ -232,13 +226,25 @@ def set_path(table: dict[str, Any], assignment: str) -> None:
         raise UserError(f"--set expects a.b=value, got '{assignment}'")
     try:
         value = tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text.strip()
     for key in keys[:-1]:
         table = table.setdefault(key, {})
         if not isinstance(table, dict):
             raise UserError(f"--set {assignment}: '{key}' is a value, not a table")
     table[keys[-1]] = value
+
+
+def table_at(table: dict[str, Any], key: str) -> dict[str, Any]:
+    """The table within a raw table, {} where there is none.
+
+    Raises:
+        UserError: something else stands there.
+    """
+    found = table.get(key, {})
+    if not isinstance(found, dict):
+        raise UserError(f"{key}: expected a table, got {shown(found)}")
+    return found
 
 
 def build_suite(name: str, table: dict[str, Any], rows: list[str] | None = None) -> Suite:
@@ -251,11 +257,11 @@ def build_suite(name: str, table: dict[str, Any], rows: list[str] | None = None)
     models = table.get("models")
     if not isinstance(models, dict) or not models:
         raise UserError(f"{name}: expected at least one [models.ROW] table, got none")
+    require_plain(name, "name of the suite")
+    for row in models:
+        require_plain(row, f"row of {name}.models")
     for row in rows or ():
-        if row not in models:
-            raise unknown("model row", row, models)
-    if head.seeds < 1:
-        raise UserError(f"{name}.seeds: expected at least 1, got {head.seeds}")
+        one_of("model row", row, models)
     seeds = range(head.first_seed, head.first_seed + head.seeds)
     chosen = [row for row in models if rows is None or row in rows]
     trials = tuple(_trial(name, head, table, row, seed) for row in chosen for seed in seeds)
@@ -266,11 +272,9 @@ def _trial(name: str, head: _Head, table: dict[str, Any], row: str, seed: int) -
     """The trial of one row and seed: row tables merged over its preset's, and those over the suite's."""
     raw = table["models"][row]
     if not isinstance(raw, dict):
-        raise UserError(f"{name}.models.{row}: expected a table, got {raw!r}")
+        raise UserError(f"{name}.models.{row}: expected a table, got {shown(raw)}")
     raw = with_preset(raw)
-    model = raw.get("name", row)
-    if model not in MODELS:
-        raise unknown("model", str(model), MODELS)
+    model = one_of("model", raw.get("name", row), MODELS)
     where = f"{name}.models.{row}"
     fields = {key: value for key, value in raw.items() if key not in _ROW_KEYS}
     likelihood, spec = _likelihood(raw.get("likelihood", table.get("likelihood", {})), where)
@@ -284,7 +288,7 @@ def _trial(name: str, head: _Head, table: dict[str, Any], row: str, seed: int) -
     return TrialConfig(
         suite=name,
         row=row,
-        label=str(raw.get("label", row)),
+        label=_label(raw.get("label", row), f"{where}.label"),
         model=model,
         model_config=parse(MODELS[model].config, fields, where, extra=_ROW_KEYS),
         data=head.data,
@@ -298,64 +302,20 @@ def _trial(name: str, head: _Head, table: dict[str, Any], row: str, seed: int) -
     )
 
 
+def _label(label: Any, where: str) -> str:
+    """A row's label: one line of text."""
+    if not isinstance(label, str) or not label.strip():
+        raise UserError(f"{where}: expected text, got {shown(label)}")
+    require_line(label, where, LONGEST_LABEL)
+    return label
+
+
 def _likelihood(raw: Any, where: str) -> tuple[str, ConfiguredLikelihood]:
     if not isinstance(raw, dict) or "name" not in raw:
         raise UserError(f"{where}: expected a [likelihood] table with a name, one of {', '.join(LIKELIHOODS)}")
-    name = raw["name"]
-    if name not in LIKELIHOODS:
-        raise unknown("likelihood", str(name), LIKELIHOODS)
+    name = one_of("likelihood", raw["name"], LIKELIHOODS)
     fields = {key: value for key, value in raw.items() if key != "name"}
     return name, parse(LIKELIHOODS[name], fields, f"{where}.likelihood", extra=("name",))
-
-
-def parse(cls: type[T], table: Any, where: str, extra: tuple[str, ...] = ()) -> T:
-    """A `cls` instance from a table whose keys must be its fields; `extra` are names also offered as hints."""
-    if not isinstance(table, dict):
-        raise UserError(f"{where}: expected a table, got {table!r}")
-    hints = typing.get_type_hints(cls)
-    names = [f.name for f in dataclasses.fields(cls) if f.init]  # type: ignore[arg-type]
-    values = {}
-    for key, value in table.items():
-        if key not in names:
-            raise unknown(f"key in {where}", key, [*names, *extra])
-        values[key] = _checked(value, hints[key], f"{where}.{key}")
-    try:
-        return cls(**values)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: {error}") from error
-
-
-def _checked(value: Any, hint: Any, where: str) -> Any:
-    """`value` as the annotated type, or a UserError."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        for option in arguments:
-            try:
-                return _checked(value, option, where)
-            except UserError:
-                continue
-    elif origin is Literal:
-        if value in arguments:
-            return value
-        if isinstance(value, str):
-            raise unknown(f"value of {where}", value, [str(a) for a in arguments])
-    elif origin is tuple and isinstance(value, (list, tuple)):
-        return tuple(_checked(item, arguments[0], where) for item in value)
-    elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    elif (
-        (hint is int and isinstance(value, int) and not isinstance(value, bool))
-        or (hint in (str, bool) and isinstance(value, hint))
-        or (hint is type(None) and value is None)
-    ):
-        return value
-    elif dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return parse(hint, value, where)
-    raise UserError(f"{where}: expected {_readable(hint)}, got {value!r}")
-
-
-def _readable(hint: Any) -> str:
-    return getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint).replace("typing.", "")  # type: ignore[return-value]
 
 
 def to_dict(trial: TrialConfig) -> dict[str, Any]:
@@ -363,28 +323,25 @@ def to_dict(trial: TrialConfig) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(trial)))
 
 
-def trial_from_dict(raw: dict[str, Any]) -> TrialConfig:
+def trial_from_dict(raw: Any) -> TrialConfig:
     """The trial of `to_dict`'s output, checked as strictly as a suite file.
 
     Raises:
         UserError: a key or value that does not fit.
     """
-    try:
-        model, likelihood = raw["model"], raw["likelihood"]
-        if model not in MODELS:
-            raise unknown("model", str(model), MODELS)
-        if likelihood not in LIKELIHOODS:
-            raise unknown("likelihood", str(likelihood), LIKELIHOODS)
-        parsed = {
-            "model_config": parse(MODELS[model].config, raw["model_config"], "model_config"),
-            "likelihood_spec": parse(LIKELIHOODS[likelihood], raw["likelihood_spec"], "likelihood_spec"),
-            "training": parse(TrainingConfig, raw["training"], "training"),
-            "objective": parse(Objective, raw["objective"], "objective"),
-            "evaluation": parse(EvaluationConfig, raw["evaluation"], "evaluation"),
-        }
-        return TrialConfig(**{**raw, **parsed})
-    except (KeyError, TypeError) as error:
-        raise UserError(f"stored config: expected the fields of a trial, got a mismatch at {error}") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"{STORED}: expected a table, got {shown(raw)}")
+    model = one_of("model", raw.get("model"), MODELS)
+    likelihood = one_of("likelihood", raw.get("likelihood"), LIKELIHOODS)
+    parsed = {
+        "model_config": parse(MODELS[model].config, raw.get("model_config"), f"{STORED}.model_config"),
+        "likelihood_spec": parse(LIKELIHOODS[likelihood], raw.get("likelihood_spec"), f"{STORED}.likelihood_spec"),
+    }
+    trial = parse(TrialConfig, {**raw, **parsed}, STORED)
+    require_plain(trial.row, f"{STORED}.row")
+    for name in ("suite", "label", "data"):
+        require_line(getattr(trial, name), f"{STORED}.{name}")
+    return trial
 
 
 def with_overrides(
@@ -396,9 +353,3 @@ def with_overrides(
         new = dataclasses.replace(trial.training, **training) if training else trial.training
         trials.append(dataclasses.replace(trial, device=device, threads=threads or trial.threads, training=new))
     return dataclasses.replace(suite, trials=tuple(trials))
-
-
-def _require_positive(config: object, *names: str) -> None:
-    for name in names:
-        if getattr(config, name) <= 0:
-            raise ValueError(f"{name}: expected a value > 0, got {getattr(config, name)}")

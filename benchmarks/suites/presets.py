@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, cast
 
-from benchmarks.base.errors import unknown
+from benchmarks.base.checked.typed import one_of
 from models.likelihoods import likelihood_name
 from models.presets import ModelSetup, Recipe
 from models.registry import presets
@@ -31,9 +31,7 @@ def preset_row(name: str) -> dict[str, Any]:
         UserError: no such preset.
     """
     known = presets()
-    if name not in known:
-        raise unknown("preset", name, known)
-    preset = known[name]
+    preset = known[one_of("preset", name, known)]
     return {"label": name, **setup_row(preset), **(recipe_row(preset.recipe) if preset.recipe else {})}
 
 
@@ -45,7 +43,7 @@ def with_preset(raw: dict[str, Any]) -> dict[str, Any]:
     """
     if "preset" not in raw:
         return raw
-    row = preset_row(str(raw["preset"]))
+    row = preset_row(raw["preset"])
     for key, value in raw.items():
         if key in TABLES and isinstance(value, dict):
             value = {**row.get(key, {}), **value}

@@ -30,6 +30,7 @@ from benchmarks.base.children import OUT_OF_MEMORY
 from benchmarks.base.errors import UserError
 from benchmarks.base.plugins import import_plugin
 from benchmarks.data import DataSet, load
+from benchmarks.evaluation.checks import check
 from benchmarks.machine.environment import choose_device, collect
 from benchmarks.machine.process import flush_subnormals
 from benchmarks.storage.weights import build_model
@@ -58,6 +59,7 @@ def score_trial(trial: TrialConfig, data: DataSet) -> dict[str, object]:
         result = train(model, trial, data, Path(folder), lambda done, total, phase: None, lambda: False)
     environment = collect(choose_device(trial.device), trial.threads, trial.training.precision)
     validation = next(curve for curve in result.curves if curve.name == "validation elbo")
+    score = validation.values[-1] if result.finished else None
     return {
         "suite": trial.suite,
         "row": trial.row,
@@ -67,7 +69,7 @@ def score_trial(trial: TrialConfig, data: DataSet) -> dict[str, object]:
         "optimizer": trial.training.optimizer,
         "learning_rate": trial.training.learning_rate,
         "kl_warmup": trial.objective.kl_warmup,
-        "validation_elbo": round(validation.values[-1], 4) if result.finished else "",
+        "validation_elbo": "" if score is None else round(score, 4),
         "unit": validation.unit,
         "skipped": result.skipped,
         "training_seconds": round(result.seconds, 1),
@@ -88,7 +90,10 @@ def known_trials(log: Path) -> set[tuple[str, float, float]]:
         lines = csv.DictReader(file)
         if tuple(lines.fieldnames or ()) != COLUMNS:
             raise UserError(f"{log}: expected the columns {', '.join(COLUMNS)}; give another --log, or move it away")
-        return {(line["row"], float(line["learning_rate"]), float(line["kl_warmup"])) for line in lines}
+        try:
+            return {(line["row"], float(line["learning_rate"]), float(line["kl_warmup"])) for line in lines}
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{log}, line {lines.line_num}: expected a trial, got {error}; repair that line") from error
 
 
 def append(log: Path, line: dict[str, object]) -> None:
@@ -112,6 +117,7 @@ def tune(suite: Suite, log: Path, jobs: int = 1, modules: Sequence[str] = ()) ->
         modules: plug-ins that the processes import.
     """
     data = _load_once(suite.data)
+    check(suite.trials, data)
     known, todo = known_trials(log), []
     for trial in suite.trials:
         model = build_model(trial, data.image, torch.device("meta"))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from kernels.cell_form import CellActivation
+from models.fields import MOST_HALVINGS, PAD, POSITIVE, SHARE, WEIGHT, WIDTH, Bounds, bounded, require_bounds
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,9 @@ E6K11 = InvertedResidualOp(6, 11)
 E3K5 = InvertedResidualOp(3, 5)
 E3K5G8 = InvertedResidualOp(3, 5, groups=8)
 
+CELLS = Bounds(1, 1000)
+"""Cells, or groups, in a row."""
+
 ARCHITECTURES: dict[str, Architecture] = {
     # operations of cells in the encoder, decoder, preprocessing and postprocessing
     "res_elu": Architecture((ELU, ELU), (ELU, ELU), (ELU, ELU), (ELU, ELU)),
@@ -94,41 +98,35 @@ class NVAEConfig:
         norm_penalty_start: its value at KL weight 0, annealed geometrically to `norm_penalty`; None is constant.
     """
 
-    groups_fine_to_coarse: tuple[int, ...] = (2, 1, 1)
-    latent_channels: int = 8
-    channels_encoder: int = 8
-    channels_decoder: int = 8
-    channel_cap: int | None = 32
-    preprocess_blocks: int = 2
-    preprocess_cells: int = 1
-    postprocess_cells: int = 1
-    cells_per_group_encoder: int = 1
-    cells_per_group_decoder: int = 1
+    groups_fine_to_coarse: tuple[int, ...] = bounded((2, 1, 1), CELLS)
+    latent_channels: int = bounded(8, WIDTH)
+    channels_encoder: int = bounded(8, WIDTH)
+    channels_decoder: int = bounded(8, WIDTH)
+    channel_cap: int | None = bounded(32, WIDTH)
+    preprocess_blocks: int = bounded(2, Bounds(0, MOST_HALVINGS))
+    preprocess_cells: int = bounded(1, CELLS)
+    postprocess_cells: int = bounded(1, CELLS)
+    cells_per_group_encoder: int = bounded(1, CELLS)
+    cells_per_group_decoder: int = bounded(1, CELLS)
     arch: str = "res_bnswish"
     squeeze_excitation: bool = True
     residual_posterior: bool = True
-    flows: int = 0
-    residual_gain: float = 1.0
+    flows: int = bounded(0, Bounds(0, CELLS.most))
+    residual_gain: float = bounded(1.0, WEIGHT)
     weight_norm: bool = False
-    pad: int | None = None
-    batch_norm_momentum: float = 0.05
+    pad: int | None = bounded(None, PAD)
+    batch_norm_momentum: float = bounded(0.05, SHARE)
     recompute: bool = False
-    norm_penalty: float = 0.0
-    norm_penalty_start: float | None = None
+    norm_penalty: float = bounded(0.0, WEIGHT)
+    norm_penalty_start: float | None = bounded(None, POSITIVE)
 
     def __post_init__(self) -> None:
+        require_bounds(self)
         if self.arch not in ARCHITECTURES:
             raise ValueError(f"arch: expected one of {', '.join(ARCHITECTURES)}, got {self.arch!r}")
-        if not self.groups_fine_to_coarse or min(self.groups_fine_to_coarse) < 1:
-            raise ValueError(f"groups_fine_to_coarse: expected counts >= 1, got {self.groups_fine_to_coarse}")
-        for name in _POSITIVE:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        for name in ("preprocess_blocks", "flows", "norm_penalty"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: expected at least 0, got {getattr(self, name)}")
-        if self.pad is not None and self.pad < 0:
-            raise ValueError(f"pad: expected at least 0, got {self.pad}")
+        if not 1 <= len(self.groups_fine_to_coarse) <= MOST_HALVINGS:
+            found = len(self.groups_fine_to_coarse)
+            raise ValueError(f"groups_fine_to_coarse: expected 1 to {MOST_HALVINGS} counts, got {found}")
         if self.channel_cap is not None and self.channel_cap < max(self.channels_encoder, self.channels_decoder):
             raise ValueError(f"channel_cap: expected at least the channels at the image, got {self.channel_cap}")
         if self.single_group and self.channels_encoder != self.channels_decoder:
@@ -166,19 +164,8 @@ class NVAEConfig:
         return self.norm_penalty_start ** (1 - kl_weight) * self.norm_penalty**kl_weight
 
 
-_POSITIVE = (
-    "latent_channels",
-    "channels_encoder",
-    "channels_decoder",
-    "preprocess_cells",
-    "postprocess_cells",
-    "cells_per_group_encoder",
-    "cells_per_group_decoder",
-)
-
-
 @dataclass(frozen=True)
 class ResidualVAEConfig(NVAEConfig):
     """NVAE's cells and towers with latents in the first (coarsest) group only: layers without hierarchy."""
 
-    latent_channels: int = 32
+    latent_channels: int = bounded(32, WIDTH)

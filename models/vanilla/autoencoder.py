@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from kernels.ops import Ops
+from models.fields import WIDTH, bounded
 from models.output import Draw, Encoding, ImageShape, LatentShape, LikelihoodSpec, Model
 from models.vanilla.coders import CoderConfig, coders
 
@@ -15,7 +16,7 @@ from models.vanilla.coders import CoderConfig, coders
 class AEConfig(CoderConfig):
     """The encoder and decoder; see `CoderConfig`."""
 
-    latent_size: int = 32
+    latent_size: int = bounded(32, WIDTH)
 
 
 class AE(Model):

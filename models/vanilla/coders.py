@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import nn
 
 from kernels.ops import Ops
-from models.fields import added_later
+from models.fields import MOST_HALVINGS, PAD, WIDTH, Bounds, added_later, bounded, require_bounds
 from models.output import ImageShape
 from models.vanilla.convnet import ConvDecoder, ConvEncoder, ConvNetShape
 from models.vanilla.mlp import MLPDecoder, MLPEncoder
@@ -23,21 +23,18 @@ class CoderConfig:
     then mean nothing, and there is nothing to pad for.
     """
 
-    channels: int = 16
-    latent_size: int = 16
-    halvings: int = 2
-    pad: int | None = None
-    hidden: tuple[int, ...] = ()
-    residual_blocks: int = added_later(0)
+    channels: int = bounded(16, WIDTH)
+    latent_size: int = bounded(16, WIDTH)
+    halvings: int = bounded(2, Bounds(1, MOST_HALVINGS))
+    pad: int | None = bounded(None, PAD)
+    hidden: tuple[int, ...] = bounded((), WIDTH)
+    residual_blocks: int = added_later(0, Bounds(0, 1000))
 
     def __post_init__(self) -> None:
-        if self.latent_size < 1:
-            raise ValueError(f"latent_size: expected at least 1, got {self.latent_size}")
-        if any(size < 1 for size in self.hidden):
-            raise ValueError(f"hidden: expected sizes of at least 1, such as [512], got {list(self.hidden)}")
-        if self.residual_blocks < 0 or (self.hidden and self.residual_blocks):
-            found = f"{self.residual_blocks}" + (" with hidden layers" if self.hidden else "")
-            raise ValueError(f"residual_blocks: expected 0 or more, of the convolutional network, got {found}")
+        require_bounds(self)
+        if self.hidden and self.residual_blocks:
+            found = f"{self.residual_blocks} with hidden layers"
+            raise ValueError(f"residual_blocks: expected none but in the convolutional network, got {found}")
         if self.hidden and self.pad:
             raise ValueError(f"pad: expected none with hidden layers, for an MLP takes any image, got {self.pad}")
 

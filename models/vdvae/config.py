@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+from models.fields import MOST_HALVINGS, POSITIVE, WIDTH, Bounds, bounded, require_bounds
 from models.vdvae.layers import DecoderBlock, EncoderBlock, decoder_layers, encoder_layers, widths
 
 LatentScale = Literal["log", "softplus", "smooth log"]
@@ -35,24 +36,19 @@ class VDVAEConfig:
 
     encoder_blocks: str = "32x1,32d2,16x2,16d2,8x2,8d2,4x2"
     decoder_blocks: str = "4x2,8m4,8x2,16m8,16x2,32m16"
-    width: int = 32
+    width: int = bounded(32, WIDTH)
     custom_widths: str = ""
-    latent_channels: int = 4
-    bottleneck: float = 0.25
-    bias_up_to: int = 64
-    pixel_mean: float = 127.5
-    pixel_std: float = 127.5
+    latent_channels: int = bounded(4, WIDTH)
+    bottleneck: float = bounded(0.25, Bounds(above=0, most=16))
+    bias_up_to: int = bounded(64, Bounds(0, 2**MOST_HALVINGS))
+    pixel_mean: float = bounded(127.5, Bounds(0, 255))
+    pixel_std: float = bounded(127.5, POSITIVE)
     latent_scale: LatentScale = "log"
-    smoothing: float = 0.6931471805599453
+    smoothing: float = bounded(0.6931471805599453, POSITIVE)
     recompute: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("width", "latent_channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        for name in ("pixel_std", "smoothing"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: expected a value > 0, got {getattr(self, name)}")
+        require_bounds(self)
         self._check_resolutions()
         self._check_widths()
 

@@ -158,7 +158,7 @@ def write_run(out: Path) -> Path:
     return out
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_record() -> Callable[..., RunRecord]:
     """`make_record(row, seed, measurements, **fields)`."""
     return build_record

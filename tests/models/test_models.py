@@ -317,7 +317,7 @@ def test_an_mlp_takes_any_image_and_no_padding(name):
     assert make(f"{name}{MLP}", odd)(images(odd), draw()).likelihood.mean().shape == (3, 1, 27, 25)
     with pytest.raises(ValueError, match="pad: expected none"):
         MODELS[name].config(hidden=(12,), pad=2)
-    with pytest.raises(ValueError, match="hidden: expected sizes of at least 1"):
+    with pytest.raises(ValueError, match="hidden: expected a value >= 1"):
         MODELS[name].config(hidden=(12, 0))
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.base.checked.bounds import TEMPERATURE, or_zero
 from benchmarks.base.errors import UserError
 from benchmarks.cli.checkpoints import load_checkpoint
 from benchmarks.evaluation.encoding import decoded
-from benchmarks.evaluation.picture_files import asked_for
+from benchmarks.evaluation.picture_files import asked_for, written
 from benchmarks.storage.latents import LatentsFile, LatentsHead, group_name
 from benchmarks.storage.weights import LoadedModel, weights_hash
 from models.output import Temperature
@@ -36,11 +37,10 @@ def decode(options: argparse.Namespace) -> int:
     torch.set_num_threads(options.threads or loaded.trial.threads)
     size = options.batch_size or loaded.trial.evaluation.batch_size
     sinks = asked_for(options.out, options.each, options.npz, file.head.n, GRID)
-    for images in decoded(loaded, file, keep, temperature=temperature, seed=options.seed or 0, batch_size=size):
-        for sink in sinks:
-            sink.add(images)
+    images = decoded(loaded, file, keep, temperature=temperature, seed=options.seed or 0, batch_size=size)
+    places = written(images, sinks)
     print(_read(file, keep, options.temperature or "1"), file=sys.stderr)
-    print(f"{file.head.n} images in {', '.join(sink.close() for sink in sinks)}", file=sys.stderr)
+    print(f"{file.head.n} images in {', '.join(places)}", file=sys.stderr)
     return 0
 
 
@@ -60,7 +60,7 @@ def _temperature(text: str | None, groups: int) -> Temperature:
         values = [float(part) for part in (text or "1").split(",")]
     except ValueError:
         values = [math.nan]
-    if not all(0 <= value < math.inf for value in values) or len(values) not in (1, groups):
+    if not all(value in or_zero(TEMPERATURE) for value in values) or len(values) not in (1, groups):
         raise UserError(
             f"--temperature: expected a number >= 0, or {groups} between commas, one a latent group, got {text}"
         )

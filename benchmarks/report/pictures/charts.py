@@ -21,6 +21,7 @@ from benchmarks.records.record import Curve, Measurement
 from benchmarks.report.columns import QUALITY, Column, columns_of
 from benchmarks.report.equal_rate import families
 from benchmarks.report.pictures.figures import new_figure
+from benchmarks.report.pictures.words import drawn_text
 from benchmarks.report.rows import Row, under_one_ruler
 
 # Okabe and Ito's palette (2008), distinguishable with every common kind of colour blindness; yellow left out.
@@ -101,8 +102,8 @@ def training_curves(rows: Sequence[Row]) -> Figure | None:
         sharing = [row for row in rows if _ruler(row) == ruler]
         for axis, (name, unit) in zip(line, kinds, strict=True):
             _draw_curves(axis, sharing, name, unit, looks(rows))
-            _dress(axis, "Training images seen", f"{_curve_name(name, ruler)} ({unit})")
-            axis.set_title(f"Likelihood: {ruler.likelihood}" if len(rulers) > 1 else "", fontsize=9)
+            _dress(axis, "Training images seen", drawn_text(f"{_curve_name(name, ruler)} ({unit})"))
+            axis.set_title(drawn_text(f"Likelihood: {ruler.likelihood}") if len(rulers) > 1 else "", fontsize=9)
     _legend(figure, rows)
     return figure
 
@@ -135,7 +136,7 @@ def quality_against_speed(rows: Sequence[Row]) -> Figure | None:
             _draw_point(axis, looks(rows)[label], across, up)
         _log_axis(axis)
         verb = speed.removesuffix("_throughput")
-        _dress(axis, f"{verb.capitalize()} (images/s, log scale) →", column.heading)
+        _dress(axis, f"{verb.capitalize()} (images/s, log scale) →", drawn_text(column.heading))
     _legend(figure, rows, markers=True)
     return figure
 
@@ -157,7 +158,7 @@ def rate_distortion(rows: Sequence[Row]) -> Figure | None:
     _draw_equal_elbo(axis)
     _dress(axis, "Rate (nats/image)", "Distortion (nats/image)")
     handles, names = axis.get_legend_handles_labels()
-    names = [f"{name} (numbers: beta)" for name in names]
+    names = [f"{name} (numbers: beta)" for name in names]  # drawn text already
     figure.legend(handles, names, loc="outside upper center", ncols=min(len(lines), 2), frameon=False, fontsize=9)
     return figure
 
@@ -179,7 +180,7 @@ def _trade_point(row: Row) -> list[TradePoint]:
 def _draw_trade(axis: Axes, name: str, points: Sequence[TradePoint], look: Look) -> None:
     """One family's line with its intervals and the beta of every point."""
     across, up = [p.rate.value or 0.0 for p in points], [p.distortion.value or 0.0 for p in points]
-    axis.plot(across, up, color=look.colour, linewidth=1.4, label=name)
+    axis.plot(across, up, color=look.colour, linewidth=1.4, label=drawn_text(name))
     for point, x, y in zip(points, across, up, strict=True):
         _draw_point(axis, look, point.rate, point.distortion)
         axis.annotate(f"{point.beta:g}", (x, y), xytext=(6, 5), textcoords="offset points", fontsize=8)
@@ -247,7 +248,7 @@ def _draw_rates(axis: Axes, row: Row, look: Look) -> None:
     ticks = [f"{g.height}×{g.width}" for g in groups]
     axis.set_xticks(range(len(groups)), ticks, fontsize=7, rotation=90 if len(groups) > CROWDED else 0)
     axis.set_xlim(-0.75, len(groups) - 0.25)
-    axis.set_title(textwrap.fill(row.label, 12 + 4 * len(groups)), fontsize=9)
+    axis.set_title(textwrap.fill(drawn_text(row.label), 12 + 4 * len(groups)), fontsize=9)
     axis.margins(y=0.15)
     _clean(axis)
 
@@ -318,4 +319,11 @@ def _legend(figure: Figure, rows: Sequence[Row], markers: bool = False) -> None:
         for look in looks(rows).values()
     ]
     columns = min(len(rows), LEGEND_COLUMNS)
-    figure.legend(handles, list(looks(rows)), loc="outside upper center", ncols=columns, frameon=False, fontsize=9)
+    figure.legend(
+        handles,
+        [drawn_text(label) for label in looks(rows)],
+        loc="outside upper center",
+        ncols=columns,
+        frameon=False,
+        fontsize=9,
+    )

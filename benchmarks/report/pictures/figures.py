@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -15,49 +13,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks.base.files import write_bytes_atomically
-from benchmarks.records.record import RunRecord
-from benchmarks.report.rows import Row
-
-Images = np.ndarray[Any, np.dtype[np.uint8]]  # (N, H, W, C)
+from benchmarks.report.pictures.saved import Images, SavedImages
+from benchmarks.report.pictures.words import drawn_text
 
 SHOWN = 12  # images in a line of reconstructions
 GRID = 8  # samples along a side of a grid
 DPI = 150
 TEXT = {"fontsize": 9}
-
-
-@dataclass(frozen=True)
-class SavedImages:
-    """The images of one trial; `samples` is None for a model without a prior.
-
-    `samples_prior_statistics` are of the same latents, with batch-norm statistics of images from the prior.
-    """
-
-    originals: Images
-    reconstructions: Images
-    samples: Images | None
-    samples_prior_statistics: Images | None = None
-
-
-def load_images(folder: Path) -> SavedImages | None:
-    """The images in the trial's folder, None where none were saved."""
-    path = folder / "images.npz"
-    if not path.exists():
-        return None
-    with np.load(path, allow_pickle=False) as arrays:
-        drawn = (arrays.get(name) for name in ("samples", "samples_prior_statistics"))
-        return SavedImages(arrays["originals"], arrays["reconstructions"], *drawn)
-
-
-def images_by_label(rows: Sequence[Row], trials: Mapping[Path, RunRecord]) -> dict[str, SavedImages]:
-    """The saved images of each row's first seed that has any, by label."""
-    found = {}
-    for row in rows:
-        folders = [folder for record in row.records for folder, other in trials.items() if other is record]
-        images = next((saved for folder in folders if (saved := load_images(folder)) is not None), None)
-        if images is not None:
-            found[row.label] = images
-    return found
 
 
 def reconstructions(images: Mapping[str, SavedImages]) -> Figure:
@@ -77,7 +39,7 @@ def reconstructions(images: Mapping[str, SavedImages]) -> Figure:
     axes = figure.subplots(len(lines), 1, squeeze=False)[:, 0]
     for axis, (label, line) in zip(axes, lines, strict=True):
         show(axis, tiled(line, columns=SHOWN, rows=1))
-        axis.set_ylabel(label, rotation=0, ha="right", va="center", **TEXT)
+        axis.set_ylabel(drawn_text(label), rotation=0, ha="right", va="center", **TEXT)
     axes[0].set_title("Test images and their reconstructions (z at the posterior mean)", fontsize=10)
     return figure
 
@@ -105,7 +67,7 @@ def _panels(images: Mapping[str, SavedImages], panels: Mapping[str, Images], tit
     axes = figure.subplots(1, len(across), squeeze=False)[0]
     for axis, (label, panel) in zip(axes, across.items(), strict=True):
         show(axis, tiled(panel, columns=GRID, rows=GRID))
-        axis.set_title(label, fontsize=10)
+        axis.set_title(drawn_text(label), fontsize=10)
     figure.suptitle(title, fontsize=10)
     return figure
 

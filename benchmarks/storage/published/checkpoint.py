@@ -105,7 +105,7 @@ def load_settings(path: Path) -> dict[str, Any]:
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ValueError(f"--hparams {path}: expected a JSON file of settings: {reason}") from error
     if not isinstance(found, dict):

@@ -204,8 +204,8 @@ def test_the_table_holds_what_the_json_holds(encode):
     ("flags", "said"),
     [
         (["--keep", 6], "--keep: expected 0 to 5, the latent groups of NVAE, got 6"),
-        (["--keep", -1], "--keep: expected 0 to 5"),
-        (["--keep", "two"], "--keep: invalid int value"),
+        (["--keep", -1], "--keep: expected a whole number >= 0"),
+        (["--keep", "two"], "--keep: expected a whole number >= 0"),
         (["--keep", 1, "--temperature", "1,1"], "--temperature: expected a number >= 0, or 5 between commas"),
         (["--keep", 1, "--temperature", "warm"], "got warm"),
         (["--keep", 1, "--temperature", "-1"], "got -1"),

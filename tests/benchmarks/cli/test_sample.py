@@ -67,8 +67,8 @@ def test_the_suffix_is_the_format(weights, tmp_path, capsys, name, kind):
         (["--out", "grid"], "unknown suffix of an image file 'grid'"),
         (["--npz", "a.zip"], "ends in .npz"),
         (["--each", "."], "new or an empty folder"),
-        (["--temperature", "nan"], "--temperature > 0"),
-        (["--temperature", "inf"], "--temperature > 0"),
+        (["--temperature", "nan"], "--temperature: expected a number > 0"),
+        (["--temperature", "inf"], "--temperature: expected a number > 0"),
     ],
 )
 def test_what_cannot_be_written_is_one_line(weights, tmp_path, capsys, monkeypatch, flags, said):

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.base.checked.strict_json import read_json
 from benchmarks.base.errors import UserError
-from benchmarks.base.files import read_json
 from benchmarks.base.limits import require_memory
 from benchmarks.data import load
 from benchmarks.data.decoding import FORMATS, decode

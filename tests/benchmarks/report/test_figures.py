@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.records.record import Curve, LatentGroupInfo, load_trials
-from benchmarks.report.pictures import charts, figures
+from benchmarks.report.pictures import charts, figures, saved
 from benchmarks.report.rows import gather
 
 
@@ -34,14 +34,14 @@ def test_a_grid_of_too_few_images_is_white_where_they_lack():
 
 def test_reconstructions_show_the_originals_once_and_every_model(run_folder):
     trials = load_trials(run_folder)
-    shown = figures.images_by_label(gather(trials.values()), trials)
+    shown = saved.images_by_label(gather(trials.values()), trials)
     figure = figures.reconstructions(shown)
     assert [axis.get_ylabel() for axis in figure.axes] == ["Originals", "AE", "VAE", "Residual VAE", "NVAE"]
 
 
 def test_originals_are_repeated_for_a_model_that_saw_others(run_folder):
     trials = load_trials(run_folder)
-    shown = figures.images_by_label(gather(trials.values()), trials)
+    shown = saved.images_by_label(gather(trials.values()), trials)
     shown["NVAE"] = dataclasses.replace(shown["NVAE"], originals=shown["NVAE"].originals[::-1].copy())
     labels = [axis.get_ylabel() for axis in figures.reconstructions(shown).axes]
     assert labels == ["Originals", "AE", "VAE", "Residual VAE", "Originals", "NVAE"]
@@ -49,13 +49,13 @@ def test_originals_are_repeated_for_a_model_that_saw_others(run_folder):
 
 def test_samples_leave_out_models_without_a_prior(run_folder):
     trials = load_trials(run_folder)
-    figure = figures.samples(figures.images_by_label(gather(trials.values()), trials))
+    figure = figures.samples(saved.images_by_label(gather(trials.values()), trials))
     assert [axis.get_title() for axis in figure.axes] == ["Real test images", "VAE", "Residual VAE", "NVAE"]
 
 
 def test_samples_with_prior_statistics_have_a_figure_where_there_are_any(run_folder):
     trials = load_trials(run_folder)
-    shown = figures.images_by_label(gather(trials.values()), trials)
+    shown = saved.images_by_label(gather(trials.values()), trials)
     assert figures.samples_prior_statistics(shown) is None
     shown["NVAE"] = dataclasses.replace(shown["NVAE"], samples_prior_statistics=shown["NVAE"].samples)
     figure = figures.samples_prior_statistics(shown)
@@ -64,7 +64,7 @@ def test_samples_with_prior_statistics_have_a_figure_where_there_are_any(run_fol
 
 def test_no_samples_no_figure(run_folder):
     trials = {folder: record for folder, record in load_trials(run_folder).items() if record.row == "ae"}
-    assert figures.samples(figures.images_by_label(gather(trials.values()), trials)) is None
+    assert figures.samples(saved.images_by_label(gather(trials.values()), trials)) is None
 
 
 def test_colour_images_keep_their_colours(tmp_path):

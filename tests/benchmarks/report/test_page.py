@@ -174,7 +174,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(small_run):
 def test_labels_cannot_break_the_page(tmp_path, make_record):
     save_record(make_record("vae", label="<b>|VAE|</b> & co"), tmp_path / "trial")
     text = build_report(tmp_path)
-    assert "<b>\\|VAE\\|</b>" in text
+    assert r"\<b>\|VAE\|\</b>" in text
     page = (tmp_path / "index.html").read_text()
     assert "&lt;b&gt;|VAE|&lt;/b&gt; &amp; co" in page
     assert "<b>|VAE" not in page

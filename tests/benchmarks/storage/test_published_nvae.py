@@ -215,9 +215,9 @@ def test_other_files_are_one_line(folder, tmp_path, capsys):
         ({"images": np.full((2, 28, 28), 2.5)}, [], "floating point of 0-1"),
         ({"images": np.zeros((0, 28, 28))}, [], "no empty axis"),
         ({"pictures": np.zeros((2, 28, 28))}, [], "expected arrays 'images', "),
-        ({"images": np.zeros((2, 28, 28))}, ["--batch-size", "0"], "batch_size: expected a value > 0"),
+        ({"images": np.zeros((2, 28, 28))}, ["--batch-size", "0"], "--batch-size: expected a whole number >= 1"),
         ({"images": np.zeros((2, 28, 28))}, ["--set", "iwae_samples=9"], "iwae_samples=9 changes nothing"),
-        ({"images": np.zeros((2, 28, 28))}, ["--per-image", "{folder}"], "expected a file that can be written"),
+        ({"images": np.zeros((2, 28, 28))}, ["--per-image", "{folder}"], "expected a file, got the folder"),
     ],
 )
 def test_images_that_do_not_fit_are_one_line(arrays, options, hint, folder, tmp_path, capsys):

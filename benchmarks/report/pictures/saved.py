@@ -1,0 +1,92 @@
+"""The images that trials have left for figures, checked; no matplotlib, so that they are read before it is imported."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.base.errors import UserError
+from benchmarks.records.record import RunRecord
+from benchmarks.report.rows import Row
+
+Images = np.ndarray[Any, np.dtype[np.uint8]]  # (N, H, W, C)
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+FILE = "images.npz"
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, NotImplementedError)
+"""What numpy and zipfile raise of a file that is no archive of arrays, besides errors of their own."""
+
+
+@dataclass(frozen=True)
+class SavedImages:
+    """The images of one trial; `samples` is None for a model without a prior.
+
+    `samples_prior_statistics` are of the same latents, with batch-norm statistics of images from the prior.
+    """
+
+    originals: Images
+    reconstructions: Images
+    samples: Images | None = None
+    samples_prior_statistics: Images | None = None
+
+
+def read_arrays(path: Path) -> Arrays:
+    """All arrays of an .npz file.
+
+    Raises:
+        UserError: it cannot be read, or holds Python objects.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (*UNREADABLE, zipfile.BadZipFile, zlib.error, MemoryError, OverflowError) as error:
+        raise _damaged(path, "an archive of arrays", str(error) or type(error).__name__) from error
+
+
+def load_images(folder: Path) -> SavedImages | None:
+    """The images in the trial's folder, None where none were saved.
+
+    Raises:
+        UserError: a file that holds no such images.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return None
+    arrays = read_arrays(path)
+    for name in ("originals", "reconstructions"):
+        if name not in arrays:
+            raise _damaged(path, f"an array '{name}'", f"{sorted(arrays)}")
+    names = ("originals", "reconstructions", "samples", "samples_prior_statistics")
+    images = {name: arrays[name] for name in names if name in arrays}
+    shape = images["originals"].shape[1:]
+    for name, found in images.items():
+        fits = found.dtype == np.uint8 and found.ndim == 4 and found.size and found.shape[-1] in (1, 3)
+        if not fits or found.shape[1:] != shape:
+            kind = f"{found.dtype} {found.shape}"
+            raise _damaged(path, f"'{name}' as uint8 (N, H, W, 1 or 3), all of one size", kind)
+    return SavedImages(**images)
+
+
+def images_by_label(rows: Sequence[Row], trials: Mapping[Path, RunRecord]) -> dict[str, SavedImages]:
+    """The saved images of each row's first seed that has any, by label.
+
+    Raises:
+        UserError: as `load_images`.
+    """
+    found = {}
+    for row in rows:
+        folders = [folder for record in row.records for folder, other in trials.items() if other is record]
+        images = next((saved for folder in folders if (saved := load_images(folder)) is not None), None)
+        if images is not None:
+            found[row.label] = images
+    return found
+
+
+def _damaged(path: Path, expected: str, found: str) -> UserError:
+    return UserError(f"{path}: expected {expected}, got {found}; remove that file or run the trial again")
