@@ -23,7 +23,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from benchmarks.base.files import read_json, written_atomically
+from benchmarks.base.checked.strict_json import read_json
+from benchmarks.base.files import written_atomically
 from kernels.cpu.build import is_private
 
 BUFFER = 1 << 20
