@@ -21,6 +21,8 @@ BEGINNINGS = {
     b"version https://git-lfs": "a pointer of Git LFS (git lfs pull fetches the file)",
 }
 """How files begin that a download leaves in the place of others, in lower case."""
+HEAD = 256
+"""Bytes that are looked at for that."""
 PART = re.compile(r"\..+\.[0-9a-f]{8}")
 """Names of files being written: .NAME.HOST.PID.RANDOM; early versions left out host and pid."""
 OLD_SECONDS = 24 * 3600.0
@@ -53,12 +55,17 @@ def mistaken_for(path: Path) -> str | None:
         return found
     try:
         with path.open("rb") as file:
-            head = file.read(256)
+            head = file.read(HEAD)
     except OSError:
         return None
+    return begins_as(head)
+
+
+def begins_as(head: bytes) -> str | None:
+    """What `mistaken_for` says of a file with these first bytes."""
     if not head:
         return "an empty file"
-    start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    start = head[:HEAD].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     return next((what for begins, what in BEGINNINGS.items() if start.startswith(begins)), None)
 
 

@@ -59,12 +59,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Splits:
-    """The three splits as a reader gives them."""
+    """The three splits as a reader gives them, with their `content_hash` where the reader knows it already."""
 
     train: Part
     validation: Part
     test: Part
     note: str
+    content_hash: str | None = None
 
     @property
     def parts(self) -> dict[str, Part]:
@@ -178,5 +179,5 @@ def build(name: str, splits: Splits, extractor: str | None) -> DataSet:
     if len(set(shapes.values())) > 1 or shapes["train"][0] not in (1, 3):
         raise UserError(f"data set '{name}': expected one image shape with 1 or 3 channels, got (C, H, W) = {shapes}")
     train, validation, test = (part.images.contiguous() for part in splits.parts.values())
-    digest = content_hash(train, validation, test)
+    digest = splits.content_hash or content_hash(train, validation, test)
     return DataSet(name, ImageShape(*shapes["train"]), train, validation, test, digest, extractor, splits.note)

@@ -7,24 +7,31 @@ profiles are not applied. What has no such rule is refused.
 
 from __future__ import annotations
 
+import io
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 from benchmarks.base.errors import UserError
-from benchmarks.base.files import mistaken_for, special
+from benchmarks.base.files import begins_as, mistaken_for, special
 
 PLUGINS = (TiffImagePlugin, WebPImagePlugin)
 """Pillow knows these formats once their modules are imported; the others it imports by itself."""
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Pillow's names of what is read, whatever a file is called: pixels, never programs or scenes as EPS and WMF are."""
+SUFFIXES = set(
+    ".apng .bmp .gif .jfif .jpe .jpeg .jpg .pbm .pfm .pgm .png .pnm .ppm .tif .tiff .webp".split()  # noqa: SIM905
+)
+"""How names of files end that are read as images."""
+ARCHIVE_JUNK = "__MACOSX"
+HIDDEN = "hidden"
 BACKGROUNDS = {"white": 255, "black": 0}
 RESIZE_RULE = "shorter side to {size} (antialiased bicubic), centre crop to {size}x{size}"
 PLAIN_MODES = {
@@ -49,6 +56,7 @@ FORMATS_OF_16_BITS = {"PNG", "PPM"}
 TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_SAMPLE_FORMAT = 258, 262, 339
 WHITE_IS_ZERO, UNSIGNED = 0, 1
 
+ADVICE = "remove or replace it"
 TURNED = "turned by EXIF orientation"
 FIRST_FRAME = "of several frames, the first taken"
 DEEP_SCALED = "of 12 or 16 bits of grey scaled to 8 by the range of the format"
@@ -56,6 +64,14 @@ DEEP_CUT = "of 16 bits a channel cut to 8"
 FLOAT_SCALED = "of floating point scaled from 0-1"
 ON_BACKGROUND = "with transparent pixels laid on {background}"
 FROM_CMYK = "converted from CMYK without a colour profile"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What is asked for beside the files: square images of this size, by `RESIZE_RULE`, and what lies behind them."""
+
+    size: int | None = None
+    background: str = "white"
 
 
 @dataclass(frozen=True)
@@ -77,24 +93,44 @@ def decode(path: Path, background: str = "white") -> Decoded:
         return _decoded(image, background)
 
 
+def decode_bytes(raw: bytes, name: str, background: str = "white") -> Decoded:
+    """As `decode`, for the content of a file that `name` stands for in messages."""
+    with _explained(name, lambda: begins_as(raw)), _unloaded(io.BytesIO(raw)) as image:
+        return _decoded(image, background)
+
+
 @contextmanager
-def opened(path: Path, advice: str = "remove or replace it") -> Iterator[Image.Image]:
+def opened(path: Path, advice: str = ADVICE) -> Iterator[Image.Image]:
     """The image of a regular file in one of `FORMATS`, of no more pixels than Pillow's limit; not decoded yet.
 
     Raises:
         UserError: another file; or one that the body of the `with` finds to be damaged. It ends with `advice`.
     """
-    try:  # an open file, not its path: Pillow maps files of known path into memory, and then scrambles turned TIFFs
+    with _explained(str(path), lambda: mistaken_for(path), advice):
         _require_regular(path)
-        with warnings.catch_warnings(action="ignore"):
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
-                yield image
+        with path.open("rb") as file, _unloaded(file) as image:
+            yield image
+
+
+@contextmanager
+def _unloaded(file: io.BufferedIOBase) -> Iterator[Image.Image]:
+    """The image of an open file: Pillow maps files of known path into memory, and then scrambles turned TIFFs."""
+    with warnings.catch_warnings(action="ignore"):
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(cast(IO[bytes], file), formats=FORMATS) as image:
+            yield image
+
+
+@contextmanager
+def _explained(name: str, mistaken: Callable[[], str | None], advice: str = ADVICE) -> Iterator[None]:
+    """Turn what a decoder raises into one line; `mistaken` knows what lies in the place of an image."""
+    try:
+        yield
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{name}: {error}") from error
     except Exception as error:  # a decoder raises anything on a damaged file
-        reason = mistaken_for(path) or _reason(error)
-        raise UserError(f"{path}: expected an image file, got {reason}; {advice}") from error
+        reason = mistaken() or _reason(error)
+        raise UserError(f"{name}: expected an image file, got {reason}; {advice}") from error
 
 
 def _require_regular(path: Path) -> None:
@@ -250,5 +286,5 @@ def _without_alpha(pixels: np.ndarray, background: str) -> tuple[np.ndarray, tup
     laid = (colour * alpha + BACKGROUNDS[background] * (255 - alpha) + 127) // 255
     if alpha.max() > alpha.min() and (laid == BACKGROUNDS[background]).all():
         other = next(name for name in BACKGROUNDS if name != background)
-        raise UserError(f"it vanishes on a {background} background; use folder:PATH?background={other}")
+        raise UserError(f"it vanishes on a {background} background; use ?background={other} behind the path")
     return laid.astype(np.uint8), (ON_BACKGROUND.format(background=background),)

@@ -1,27 +1,22 @@
-"""Images of one's own in a folder: which files there are, the split of each, and their pixels in one array."""
+"""Images of one's own in a folder or in tar files: which there are, the split of each, their pixels in one array."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qsl
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from benchmarks.base.errors import UserError, unknown
-from benchmarks.base.limits import require_memory
+from benchmarks.data.archives.tars import SUFFIX, Contents
+from benchmarks.data.cache.pictures import FolderPictures, Pictures
+from benchmarks.data.cache.store import images_of
 from benchmarks.data.dataset import Part, Request, Splits, user_path
-from benchmarks.data.decoding import BACKGROUNDS, DEEP_SCALED, RESIZE_RULE, Decoded, decode, resized
+from benchmarks.data.decoding import ARCHIVE_JUNK, BACKGROUNDS, HIDDEN, RESIZE_RULE, SUFFIXES, Rule
 from benchmarks.data.order import SPLIT_NAMES, cut
 
-SUFFIXES = set(
-    ".apng .bmp .gif .jfif .jpe .jpeg .jpg .pbm .pfm .pgm .png .pnm .ppm .tif .tiff .webp".split()  # noqa: SIM905
-)
 SPLIT_FOLDERS = {
     "train": "train",
     "training": "train",
@@ -32,23 +27,12 @@ SPLIT_FOLDERS = {
     "testing": "test",
 }
 """Names of folders, in any case, that say which split the images below are of."""
-ARCHIVE_JUNK = "__MACOSX"
 REPEATED = "links to what is there already"
 BROKEN = "links that lead nowhere"
-HIDDEN = "hidden"
 SHOWN = 3
 SHOWN_DIGITS = 20
-RESIZE = "use folder:PATH?size=N"
 LARGEST_SIZE = 4096
 """Pixels of a side that `?size=N` may ask for."""
-
-
-@dataclass(frozen=True)
-class FolderOptions:
-    """What follows the path: `?size=N&background=black`."""
-
-    size: int | None = None
-    background: str = "white"
 
 
 @dataclass
@@ -114,8 +98,7 @@ def read_folder(request: Request) -> Splits:
     `?size=N` all images must have one size; with it the shorter side becomes N (antialiased bicubic) and the centre
     N x N is kept. Hidden files and files of other suffixes are skipped, links followed once; the note counts both.
     """
-    path, _, query = request.argument.partition("?")
-    folder, options = user_path(path), _options(query)
+    folder, asked = _asked(request)
     if not _is_folder(folder):
         raise UserError(f"expected a folder of images, found none at {folder}")
     search = Search(folder)
@@ -123,27 +106,55 @@ def read_folder(request: Request) -> Splits:
     if not search.found:
         found = _skipped(search.skipped) or "none"
         raise UserError(f"{folder}: expected image files ({', '.join(sorted(SUFFIXES))}), found {found}")
+    return _read(search, lambda names: FolderPictures(folder, names), asked)
+
+
+def read_tar(request: Request) -> Splits:
+    """Pictures in a tar file, or in all those below a folder, under the rules of `read_folder`.
+
+    Those of a folder are named by file and member ("train-0.tar/7.jpg"); words of a file's name name splits as well.
+    """
+    path, asked = _asked(request)
+    contents = Contents.of(path)
+    if not contents.spans:
+        found = _skipped(contents.skipped) or f"{len(contents.shards)} {SUFFIX} files"
+        raise UserError(
+            f"{path}: expected image files ({', '.join(sorted(SUFFIXES))}) in {SUFFIX} files, found {found}"
+        )
+    return _read(Search(path, sorted(contents.spans), contents.skipped), contents.pictures, asked)
+
+
+def _asked(request: Request) -> tuple[Path, Rule]:
+    """The path, and what follows it."""
+    path, _, query = request.argument.partition("?")
+    return user_path(path), _rule(query)
+
+
+def _read(search: Search, pictures: Callable[[Sequence[str]], Pictures], asked: Rule) -> Splits:
+    """The splits of what was found, decoded; `pictures` has those of given names."""
     splits, rule = _splits_of(search)
     order = [name for split in SPLIT_NAMES for name in splits[split]]
-    images, notes = _decode_all(folder, order, options)
-    parts = [Part(part) for part in images.split([len(splits[split]) for split in SPLIT_NAMES])]
-    resize = [RESIZE_RULE.format(size=options.size)] if options.size else []
+    train, validation, test = (len(splits[split]) for split in SPLIT_NAMES)
+    images = images_of(pictures(order), (train, validation, test), asked)
+    parts = [Part(part) for part in images.pixels.split([train, validation, test])]
+    resize = [RESIZE_RULE.format(size=asked.size)] if asked.size else []
     skipped = [f"skipped: {_skipped(search.skipped)}"] if search.skipped else []
-    return Splits(*parts, note="; ".join([f"{len(order)} files, {rule}", *resize, *notes, *skipped]))
+    note = "; ".join([f"{len(order)} files, {rule}", *resize, *images.notes, *skipped])
+    return Splits(*parts, note=note, content_hash=images.content_hash)
 
 
-def _options(query: str) -> FolderOptions:
+def _rule(query: str) -> Rule:
     """The options of `size=N&background=black`; raises UserError for any other."""
     options = dict(parse_qsl(query, keep_blank_values=True))
     for name in options:
         if name not in ("size", "background"):
-            raise unknown("option of folder:", name, ["size", "background"])
+            raise unknown("option of folder: and tar:", name, ["size", "background"])
     size, background = options.get("size"), options.get("background", "white")
     if size is not None and not (re.fullmatch("0*[1-9][0-9]{,4}", size) and int(size) <= LARGEST_SIZE):
-        raise UserError(f"expected folder:PATH?size=N with N of 1 to {LARGEST_SIZE}, got size={size[:SHOWN_DIGITS]}")
+        raise UserError(f"expected ?size=N with N of 1 to {LARGEST_SIZE}, got size={size[:SHOWN_DIGITS]}")
     if background not in BACKGROUNDS:
-        raise unknown("background of folder:", background, BACKGROUNDS)
-    return FolderOptions(None if size is None else int(size), background)
+        raise unknown("background of folder: and tar:", background, BACKGROUNDS)
+    return Rule(None if size is None else int(size), background)
 
 
 def _is_folder(path: Path) -> bool:
@@ -172,7 +183,8 @@ def _split_of(folders: Sequence[str]) -> str | None:
 
 def _split_name(folders: Sequence[str]) -> str | None:
     """The outermost of these folders that names a split, in lower case."""
-    return next((name.lower() for name in folders if name.lower() in SPLIT_FOLDERS), None)
+    words = (word for name in folders for word in (re.split("[-_.]", name) if name.endswith(SUFFIX) else [name]))
+    return next((word.lower() for word in words if word.lower() in SPLIT_FOLDERS), None)
 
 
 def _splits_of(search: Search) -> tuple[dict[str, list[str]], str]:
@@ -223,61 +235,3 @@ def _listed(names: Sequence[str]) -> str:
     """The first names, and how many more."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
-
-
-def _decode_all(folder: Path, names: Sequence[str], options: FolderOptions) -> tuple[Tensor, list[str]]:
-    """All files in this order as (N, C, H, W) uint8 in one array, and what to say of them."""
-    stack = np.empty((0, 1, 0, 0), np.uint8)
-    changes, channels, brightest = Counter[str](), Counter[int](), 0.0
-    for i, name in enumerate(names):
-        image = _decoded(folder / name, options)
-        if i == 0:
-            stack = _allocated(len(names), image.pixels.shape, folder)
-        elif image.pixels.shape[:2] != stack.shape[2:]:
-            raise _sizes_differ((names[0], stack.shape[2:]), (name, image.pixels.shape[:2]))
-        if image.pixels.shape[2] > stack.shape[1]:  # the first colour image after grey ones
-            stack = _coloured(stack, i, folder)
-        stack[i] = image.pixels.transpose(2, 0, 1)
-        changes.update(image.changes)
-        channels[image.pixels.shape[2]] += 1
-        brightest = max(brightest, image.brightest)
-    return torch.from_numpy(stack), _notes(changes, channels, brightest)
-
-
-def _decoded(path: Path, options: FolderOptions) -> Decoded:
-    """The file's image, resized where a size is asked for."""
-    image = decode(path, options.background)
-    if options.size is None:
-        return image
-    return Decoded(resized(image.pixels, options.size), image.changes, image.brightest)
-
-
-def _allocated(count: int, shape: Iterable[int], folder: Path) -> np.ndarray:
-    """Room for `count` images of this shape (H, W, C): (N, C, H, W)."""
-    height, width, channels = shape
-    require_memory(count * height * width * channels, f"{folder}: {count} images of {width}x{height}", RESIZE)
-    return np.empty((count, channels, height, width), np.uint8)
-
-
-def _coloured(grey: np.ndarray, filled: int, folder: Path) -> np.ndarray:
-    """(N, 3, H, W) whose first images are the grey ones of (N, 1, H, W)."""
-    count, _, height, width = grey.shape
-    colour = _allocated(count, (height, width, 3), folder)
-    colour[:filled] = grey[:filled]
-    return colour
-
-
-def _sizes_differ(one: tuple[str, tuple[int, ...]], other: tuple[str, tuple[int, ...]]) -> UserError:
-    """The error for two files (name, (H, W)) of different sizes."""
-    sizes = " and ".join(f"{name} is {width}x{height}" for name, (height, width) in (one, other))
-    return UserError(f"expected images of one size, but {sizes}; resize and crop them with folder:PATH?size=N")
-
-
-def _notes(changes: Counter[str], channels: Counter[int], brightest: float) -> list[str]:
-    """What was changed in how many images."""
-    said = [f"{count} {change}" for change, count in sorted(changes.items())]
-    if DEEP_SCALED in changes:
-        said.append(f"the brightest of these is at {100 * brightest:.3g} % of the range")
-    if len(channels) > 1:
-        said.append(f"{channels[1]} grey images among colour repeated to three channels")
-    return said

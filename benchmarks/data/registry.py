@@ -12,7 +12,7 @@ from benchmarks.base.errors import UserError, unknown
 from benchmarks.data.arrays import read_npz
 from benchmarks.data.dataset import DataSet, Request, Source, Splits, build, cache_folder
 from benchmarks.data.embedded import read_mnist_5k, read_patches
-from benchmarks.data.files import read_folder
+from benchmarks.data.files import read_folder, read_tar
 from benchmarks.data.glyphs import read_glyphs
 from benchmarks.data.photographs import read_photos, read_small_photos
 from benchmarks.data.public import (
@@ -60,7 +60,14 @@ DATA_SETS: dict[str, Source] = {
         "1,331,167 photographs of 1,000 classes, 32x32 colour (.npz batches from image-net.org)", read_imagenet32
     ),
     "imagenet64": Source("the same at 64x64: 16 GB in memory (.npz batches from image-net.org)", read_imagenet64),
-    "folder:PATH": Source("image files of one size, or any with ?size=N; train/, val/, test/ are splits", read_folder),
+    "folder:PATH": Source(
+        "image files of one size, or any with ?size=N; train/, val/, test/ are splits; decoded once, into "
+        "~/.cache/vaebench/images, which may be emptied at any time",
+        read_folder,
+    ),
+    "tar:PATH": Source(
+        "the same in a tar file, or in all below a folder (shards of webdataset), read in place", read_tar
+    ),
     "npz:FILE": Source("arrays 'images', or 'train', 'x_test' and so on, of an .npz file; or an .npy file", read_npz),
 }
 

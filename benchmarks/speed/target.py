@@ -97,7 +97,7 @@ class Target:
         """At least `n` uint8 images: the training split, repeated if it is smaller; keyed noise without a data set."""
         if self.trial.data:
             train = load(self.trial.data).train
-            return train[torch.arange(max(n, len(train))) % len(train)]
+            return train if n <= len(train) else train[torch.arange(n) % len(train)]
         gen = keyed_generator(self.trial.seed, "timed images")
         size = (n, self.image.channels, self.image.height, self.image.width)
         return torch.randint(256, size, dtype=torch.uint8, generator=gen)

@@ -1,4 +1,4 @@
-"""What .npy files and .npz archives say of themselves, checked before anything of them is unpacked.
+"""What archives say of themselves, checked before anything of them is unpacked: .npy, .npz and tar files.
 
-Imports `base`. Public: `headers`, used by the readers of arrays.
+Imports `base`, `cache` and the folder above. Public: `headers`, used by readers of arrays; `tars`, by that of folders.
 """

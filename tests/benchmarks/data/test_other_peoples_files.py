@@ -269,7 +269,7 @@ REFUSED = {
     ),
     "white on transparent": (
         lambda: encoded(image(np.dstack([0 * COLOUR + 255, ALPHA])), "PNG"),
-        r"vanishes on a white background; use folder:PATH\?background=black",
+        r"vanishes on a white background; use \?background=black behind the path",
     ),
     "truncated PNG": (lambda: encoded(image(COLOUR), "PNG")[:60], "expected an image file, got"),
     "truncated JPEG": (lambda: turned(1)[:-40], "expected an image file, got"),
@@ -461,7 +461,7 @@ def test_two_sizes_are_named_with_the_way_out(tmp_path):
     Image.new("L", (7, 5)).save(tmp_path / "c.png")
     with pytest.raises(UserError, match=r"is 4x4.*7x5|7x5.*4x4") as error:
         load(f"folder:{tmp_path}")
-    assert "resize and crop them with folder:PATH?size=N" in str(error.value)
+    assert "resize and crop them with ?size=N behind the path" in str(error.value)
 
 
 @pytest.mark.parametrize("kind", ["RGBA", "palette with a transparent colour", "16-bit grey PNG", "1-bit PNG", "LA"])

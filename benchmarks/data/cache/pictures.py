@@ -1,0 +1,128 @@
+"""What is to be decoded: pictures in a fixed order, the files that hold them, and how one tells that they changed.
+
+A file's bytes are hashed once. After that, size, times and inode say whether it is still the same: the kernel moves the
+time of change (ctime) with every write, and no program sets it back. What was changed less than `RECENT` ago may change
+once more within one tick of the clock, and is hashed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import PIL
+from PIL import features
+
+from benchmarks.base.limits import usable_cores
+from benchmarks.data import decoding
+from benchmarks.data.decoding import Decoded, Rule, decode
+
+RECENT = 2_000_000_000
+"""Nanoseconds; the coarsest clock of a common file system (FAT) ticks once in them."""
+AT_ONCE = 1024
+"""Files handed to the threads that hash them."""
+CODECS = ("jpg", "libtiff")
+UNREADABLE = b"unreadable"
+"""In place of a hash; who decodes such a file says what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Pictures(ABC):
+    """Pictures of one source in the order of the splits; travels to other processes.
+
+    Args:
+        place: the file or folder that they are in.
+        names: one for each picture, in their order.
+    """
+
+    place: Path
+    names: Sequence[str]
+
+    @property
+    @abstractmethod
+    def files(self) -> Sequence[Path]:
+        """The files whose content counts."""
+
+    @abstractmethod
+    def decode(self, index: int, background: str) -> Decoded:
+        """The pixels of a picture; raises UserError where there are none."""
+
+
+@dataclass(frozen=True)
+class FolderPictures(Pictures):
+    """One picture a file: paths below a folder."""
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """All of them."""
+        return [self.place / name for name in self.names]
+
+    def decode(self, index: int, background: str) -> Decoded:
+        """The image of a file, as `decode` reads it."""
+        return decode(self.place / self.names[index], background)
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """All that the file system says of the files, hashed; and whether it will say otherwise if one changes."""
+
+    digest: str
+    settled: bool
+
+
+def stamp(pictures: Pictures) -> Stamp:
+    """Names, sizes, times and inodes of the files; none is opened."""
+    digest, newest = hashlib.sha256(), 0
+    for path in pictures.files:
+        try:
+            found = path.stat()
+        except OSError:
+            digest.update(f"{path}\0{UNREADABLE}\n".encode(errors="surrogateescape"))
+            continue
+        facts = found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+        digest.update(f"{path}\0{facts}\n".encode(errors="surrogateescape"))
+        newest = max(newest, found.st_mtime_ns, found.st_ctime_ns)
+    return Stamp(digest.hexdigest(), time.time_ns() - newest > RECENT)
+
+
+def manner(counts: Sequence[int], rule: Rule) -> str:
+    """All but the files that decides on the array: sizes of the splits, rule, and the version of what decodes."""
+    return json.dumps([asdict(rule), list(counts), _decoder()])
+
+
+def content_key(pictures: Pictures, how: str) -> str:
+    """SHA-256 (hex) over names and contents of the files, and the manner in which they are decoded."""
+    digest = hashlib.sha256(how.encode())
+    for name in pictures.names:
+        digest.update(name.encode(errors="surrogateescape") + b"\0")
+    for content in _contents(pictures.files):
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def _decoder() -> list[str]:
+    """The version of what makes pixels of files: our rules, Pillow and its codecs."""
+    rules = hashlib.sha256(Path(decoding.__file__).read_bytes()).hexdigest()
+    codecs = [str(features.version_codec(codec)) for codec in CODECS]
+    return [rules, PIL.__version__, *codecs, str(features.version_module("webp"))]
+
+
+def _contents(files: Sequence[Path]) -> Iterator[bytes]:
+    """The hash of each file, in order; read by as many threads as there are cores."""
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        for start in range(0, len(files), AT_ONCE):
+            yield from pool.map(_content, files[start : start + AT_ONCE])
+
+
+def _content(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError:
+        return UNREADABLE
