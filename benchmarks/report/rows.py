@@ -10,9 +10,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.base.errors import UserError
 from benchmarks.records.catalogue import measurement
 from benchmarks.records.record import LatentGroupInfo, Measurement, RunRecord
 from benchmarks.records.uncertainty import over_seeds
+from benchmarks.suites.config import trial_from_dict
+from models.fields import named_fields
 
 LIKELIHOOD_METRICS = ("elbo", "bits_per_dim", "iwae_bound", "distortion")
 
@@ -201,8 +204,16 @@ def _without_likelihood(row: Row, note: str) -> Row:
 
 def _identity(record: RunRecord) -> str:
     """Text that is equal for records of one row that differ in their seed alone."""
-    config = json.dumps(_without_seed(record.config), sort_keys=True, default=str)
+    config = json.dumps(_without_seed(as_of_today(record.config)), sort_keys=True, default=str)
     return "\n".join([record.row, record.label, record.data_hash, record.environment.device, config])
+
+
+def as_of_today(config: dict[str, Any]) -> dict[str, Any]:
+    """A record's configuration without the fields at their default that older records lack; as it is if unreadable."""
+    try:
+        return named_fields(trial_from_dict(config))
+    except (UserError, ValueError, KeyError, TypeError):
+        return config
 
 
 def _without_seed(config: Any) -> Any:

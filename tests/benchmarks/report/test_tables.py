@@ -9,6 +9,8 @@ import pytest
 from benchmarks.records.record import LatentGroupInfo
 from benchmarks.report import tables
 from benchmarks.report.layout import WIDTH
+from benchmarks.report.rows import gather
+from benchmarks.suites.config import build_suite, read_suite, to_dict
 
 EXTRACTOR = {"extractor": "mnist-cnn-v1", "weights_sha256": "5f" * 32}
 
@@ -479,3 +481,14 @@ def test_the_caption_says_how_a_users_own_files_were_read(make_record):
     text = " ".join(text_of([make_record(data="folder:own", data_note=note)]).split())
     assert f"Data: {note}." in text
     assert "Data:" not in text_of([make_record(data_note="where the digits came from")])
+
+
+def test_seeds_of_records_older_and_newer_than_a_field_make_one_row(make_record):
+    """A field that came later, at its default, is no other setting; away from it, it is one."""
+    config = to_dict(build_suite(*read_suite("quick"), ["vae"]).trials[0])
+    training = config["training"]
+    older = {**config, "training": {key: training[key] for key in training if key != "back_offs"}}
+    other = {**config, "seed": 2, "training": {**training, "back_offs": 1}}
+    records = [make_record(config=older, seed=0), make_record(config={**config, "seed": 1}, seed=1)]
+    assert [len(row.records) for row in gather(records)] == [2]
+    assert [len(row.records) for row in gather([*records, make_record(config=other, seed=2)])] == [2, 1]
