@@ -221,8 +221,8 @@ def test_decoding_twice_from_one_encoding_has_its_own_graph() -> None:
     [
         ({"arch": "res_mbconv9"}, "arch: expected one of res_elu"),
         ({"groups_fine_to_coarse": ()}, "groups_fine_to_coarse"),
-        ({"latent_channels": 0}, "latent_channels: expected at least 1"),
-        ({"flows": -1}, "flows: expected at least 0"),
+        ({"latent_channels": 0}, "latent_channels: expected a value >= 1"),
+        ({"flows": -1}, "flows: expected a value >= 0"),
         ({"channel_cap": 4}, "channel_cap"),
         ({"groups_fine_to_coarse": (1,), "channels_encoder": 16}, "channels_encoder = channels_decoder"),
     ],

@@ -145,7 +145,7 @@ def test_known_cases_are_not_repeated(tmp_path):
     ("arguments", "said"),
     [
         (["--only", "environment,kernel"], "unknown step 'kernel'; did you mean 'kernels'?"),
-        (["--minutes", "0"], "--minutes: expected a number > 0, got '0'"),
+        (["--minutes", "0"], "--minutes: expected a number > 0 and <= 1e+09, got '0'"),
         (["--device", "tpu"], "--device: invalid choice: 'tpu'"),
     ],
 )

@@ -229,20 +229,18 @@ def test_what_is_no_published_checkpoint_is_refused_without_torchs_advice(tmp_pa
     assert "unpickled" not in capsys.readouterr().out
 
 
-def test_damaged_bytes_never_end_in_anything_but_a_model_or_a_line(tmp_path, trial, capsys):
-    """Eighty files with some bytes changed, by a fixed seed."""
+def test_damaged_bytes_are_found_and_said_in_a_line(tmp_path, trial, capsys):
+    """Eighty files with some bytes changed or cut off, by a fixed seed."""
     path, chance = tmp_path / "w.safetensors", random.Random(0)
     save_weights(build_model(trial, IMAGE, CPU), trial, "0", path)
     whole = path.read_bytes()
-    refused = 0
     for _ in range(80):
         damaged = bytearray(whole)
         for _ in range(chance.choice((1, 4))):
             damaged[chance.randrange(chance.choice((16, len(damaged))))] = chance.randrange(256)
-        path.write_bytes(damaged[: chance.choice((len(damaged), chance.randrange(len(damaged))))])
+        damaged = damaged[: chance.choice((len(damaged), chance.randrange(len(damaged))))]
+        path.write_bytes(damaged)
         code = run_command(["convert", str(path), str(tmp_path / "out.safetensors")])
         error = capsys.readouterr().err
-        assert code in (0, 2)
+        assert code == (0 if damaged == whole else 2)
         assert error.count("\n") == 1
-        refused += code == 2
-    assert 0 < refused < 80

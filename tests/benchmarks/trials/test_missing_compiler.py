@@ -9,7 +9,7 @@ from kernels.cpu import library
 
 
 def test_the_missing_compiler_is_named(monkeypatch, capsys):
-    monkeypatch.setattr(library, "load", lambda: "no C compiler (cc, gcc, clang) was found")
+    monkeypatch.setattr(library, "load", lambda: library.Found(None, "no C compiler (cc, gcc, clang) was found"))
     note_missing_kernels(torch.device("cpu"))
     said = capsys.readouterr().err
     assert said.count("\n") == 1
@@ -17,6 +17,6 @@ def test_the_missing_compiler_is_named(monkeypatch, capsys):
 
 
 def test_nothing_is_said_where_the_kernels_are_used(monkeypatch, capsys):
-    monkeypatch.setattr(library, "load", lambda: object())
+    monkeypatch.setattr(library, "load", lambda: library.Found(object(), ""))
     note_missing_kernels(torch.device("cpu"))
     assert capsys.readouterr().err == ""

@@ -54,7 +54,7 @@ def test_state_goes_to_torch_and_back() -> None:
 
 
 def test_without_a_compiler_torch_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "load", lambda: "no compiler")
+    monkeypatch.setattr(library, "load", lambda: library.Found(None, "no compiler"))
     ours, theirs = parameters(), parameters()
     steps(Adamax(ours, **OPTIONS), ours, 2)
     steps(torch.optim.Adamax(theirs, **OPTIONS), theirs, 2)
