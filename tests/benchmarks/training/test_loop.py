@@ -73,8 +73,10 @@ def test_two_runs_are_identical(row, data, tmp_path):
     assert_same(run(trial, data, tmp_path / "a"), run(trial, data, tmp_path / "b"))
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adam", "adamax"])
-@pytest.mark.parametrize("row", ["vae", "nvae", "vdvae"])
+@pytest.mark.parametrize(
+    ("row", "optimizer"),
+    [("vae", "adamw"), ("vae", "adam"), ("vae", "adamax"), ("nvae", "adamax"), ("vdvae", "adamw")],
+)
 def test_a_run_killed_half_way_continues_bit_for_bit(row, optimizer, data, tmp_path):
     trial = make_trial(row, f"training.optimizer='{optimizer}'", "training.ema=0.9", "training.ema_batches=2")
     whole = run(trial, data, tmp_path / "whole")
