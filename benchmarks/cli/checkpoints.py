@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,6 +24,9 @@ from benchmarks.storage.tensors import WEIGHTS
 from benchmarks.storage.weights import LoadedModel, load_model, read_config, save_weights, trained_folder, write_config
 from benchmarks.suites.config import EvaluationConfig, TrialConfig, set_path
 from benchmarks.training.cost import parameter_count
+
+if TYPE_CHECKING:
+    from benchmarks.evaluation.evaluate import Evaluation
 
 FILE = "npz:"
 ONE_BY_ONE = ("batch_size", "images")
@@ -100,8 +103,14 @@ def evaluate(options: argparse.Namespace) -> int:
     one_by_one = _is_file(options.data) or options.posterior_mean or options.per_image is not None
     if one_by_one:
         _require_heeded(options.set)
-    _print_measurements(_score_images(loaded, options) if one_by_one else _score_test_split(loaded), options.json)
-    return 0
+    if one_by_one:
+        _print_measurements(_score_images(loaded, options), options.json)
+        return 0
+    found = _score_test_split(loaded)
+    _print_measurements(found.measurements, options.json)
+    for failure in found.failures:
+        print(f"error: evaluation failed: {failure}", file=sys.stderr)
+    return 1 if found.failures else 0
 
 
 def _require_heeded(assignments: Sequence[str]) -> None:
@@ -132,7 +141,7 @@ def _evaluation_settings(trial: TrialConfig, options: argparse.Namespace) -> Eva
     return parse(EvaluationConfig, table["evaluation"], "evaluation")
 
 
-def _score_test_split(loaded: LoadedModel) -> list[Measurement]:
+def _score_test_split(loaded: LoadedModel) -> Evaluation:
     """All metrics on the test split of the trial's data set."""
     from benchmarks.evaluation import evaluate as evaluating
 
@@ -144,7 +153,7 @@ def _score_test_split(loaded: LoadedModel) -> list[Measurement]:
     for line in missing_for_evaluation([loaded.trial], data):
         raise UserError(line)
     say_what_was_read(data.name, data.note)
-    return evaluating.evaluate(loaded.model, loaded.trial, data, lambda done, total, phase: None).measurements
+    return evaluating.evaluate(loaded.model, loaded.trial, data, lambda done, total, phase: None)
 
 
 def _score_images(loaded: LoadedModel, options: argparse.Namespace) -> list[Measurement]:

@@ -10,6 +10,7 @@ from PIL import Image
 from benchmarks.cli.parser import run_command
 from benchmarks.cli.sample import TOGETHER, drawn
 from benchmarks.data.arrays import npz_images
+from benchmarks.evaluation import evaluate as evaluating
 from benchmarks.storage.weights import build_model, save_weights, trained_folder, write_config
 from benchmarks.suites.config import build_suite, read_suite
 from models.output import ImageShape
@@ -103,3 +104,16 @@ def test_a_row_of_a_run_stands_for_its_first_seed_with_weights(weights, tmp_path
     assert call(capsys, tmp_path / "vae", "--n", 4, "--out", tmp_path / "a.png")[0] == 0
     code, said = call(capsys, tmp_path / "va", "--n", 4, "--out", tmp_path / "b.png")
     assert (code, str(tmp_path / "va") in said) == (2, True)
+
+
+def test_an_evaluation_that_fails_in_part_prints_the_rest_and_says_so(weights, monkeypatch, capsys):
+    def fail(*_):
+        raise RuntimeError("no room for samples")
+
+    monkeypatch.setattr(evaluating, "draw_samples", fail)
+    settings = [f"--set=evaluation.{name}=100" for name in ("images", "samples")]
+    code = run_command(["evaluate", str(weights), "--device", "cpu", "--set", "evaluation.iwae_samples=1", *settings])
+    shown = capsys.readouterr()
+    assert code == 1
+    assert "error: evaluation failed: samples: no room for samples" in shown.err.splitlines()
+    assert "mse" in shown.out
