@@ -24,7 +24,7 @@ import pandas as pd
 
 from benchmarks.records.record import Measurement
 from benchmarks.report.columns import Column, Spec, columns_of, text_table
-from benchmarks.report.rows import Quantity, Row, as_of_today, half_width
+from benchmarks.report.rows import Quantity, Row, half_width
 
 RATE = Spec("rate", "Rate", ranked=False)
 READ = (Spec("mse", "MSE"), Spec("distortion", "Distortion", given="low"))
@@ -124,7 +124,7 @@ def notes_at_equal_rate(rows: Sequence[Row]) -> list[str]:
 def _kind(row: Row) -> str:
     """Text that is equal for the rows of one family."""
     record = row.records[0]
-    config = {key: value for key, value in as_of_today(record.config).items() if key not in NAMES}
+    config = {key: value for key, value in record.config.items() if key not in NAMES}
     for part in ("objective", "training"):
         config[part] = _without_tuned(config.get(part))
     return json.dumps([record.model, record.data_hash, record.environment.device, config], sort_keys=True, default=str)

@@ -14,8 +14,6 @@ from benchmarks.base.errors import UserError
 from benchmarks.records.catalogue import measurement
 from benchmarks.records.record import LatentGroupInfo, Measurement, RunRecord
 from benchmarks.records.uncertainty import over_seeds
-from benchmarks.suites.config import trial_from_dict
-from models.fields import named_fields
 
 LIKELIHOOD_METRICS = ("elbo", "bits_per_dim", "iwae_bound", "distortion")
 
@@ -97,7 +95,7 @@ def gather(records: Iterable[RunRecord]) -> list[Row]:
     their own, told apart by the config hash behind the label.
     """
     groups: dict[str, list[RunRecord]] = {}
-    for record in records:
+    for record in _completed(list(records)):
         groups.setdefault(_identity(record), []).append(record)
     labels = [group[0].label for group in groups.values()]
     return [
@@ -204,16 +202,32 @@ def _without_likelihood(row: Row, note: str) -> Row:
 
 def _identity(record: RunRecord) -> str:
     """Text that is equal for records of one row that differ in their seed alone."""
-    config = json.dumps(_without_seed(as_of_today(record.config)), sort_keys=True, default=str)
+    config = json.dumps(_without_seed(record.config), sort_keys=True, default=str)
     return "\n".join([record.row, record.label, record.data_hash, record.environment.device, config])
 
 
-def as_of_today(config: dict[str, Any]) -> dict[str, Any]:
-    """A record's configuration without the fields at their default that older records lack; as it is if unreadable."""
-    try:
-        return named_fields(trial_from_dict(config))
-    except (UserError, ValueError, KeyError, TypeError):
-        return config
+def _completed(records: list[RunRecord]) -> list[RunRecord]:
+    """`records`, where fields that older ones lack are at their defaults; as they are where none lacks any."""
+    shapes: dict[object, set[object]] = {}
+    for record in records:
+        shapes.setdefault((record.model, record.config.get("likelihood")), set()).add(_names(record.config))
+    if all(len(found) == 1 for found in shapes.values()):
+        return records
+    from benchmarks.suites.config import to_dict, trial_from_dict  # imports torch: slow
+
+    completed = []
+    for record in records:
+        try:
+            config = to_dict(trial_from_dict(record.config))
+        except UserError:  # of a plugin, or of a version that cannot be read
+            config = record.config
+        completed.append(dataclasses.replace(record, config=config))
+    return completed
+
+
+def _names(config: Any) -> object:
+    """The keys of a configuration, at every level."""
+    return tuple((key, _names(config[key])) for key in sorted(config)) if isinstance(config, dict) else None
 
 
 def _without_seed(config: Any) -> Any:

@@ -142,15 +142,6 @@ def test_a_killed_child_is_started_once_more_and_then_a_failed_row(planned, tmp_
     assert "it is started once more" in capfd.readouterr().err
 
 
-@pytest.fixture
-def interruptible():
-    """SIGINT ends children, which inherit that it is ignored where the tests run in the background of a shell."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("name", ["INT", "TERM", "HUP", "USR1"])
 def test_a_child_that_a_signal_ends_early_has_not_failed(name, planned, tmp_path):
     """As one that is importing, and has not yet asked for signals to be handed to it."""
