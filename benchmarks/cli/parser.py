@@ -23,6 +23,10 @@ PLUGGABLE = ("run", "trial", "tune", "throughput", "evaluate", "sample", "encode
 READING = ("throughput", "evaluate", "sample", "encode", "decode", "convert")
 """Verbs that take checkpoints of published codes."""
 CHECKPOINT = "trial folder, OUT/ROW of the run OUT, weights file, or checkpoint of the original NVAE or VDVAE code"
+COMPARED = (
+    "row of --out, OUT/ROW of the run OUT, a run's folder or suite (row by row), a trial's folder, any of these as "
+    "COMMIT:PATH, or NAME=ROW to name it in conditions; the first is the base"
+)
 HPARAMS = "JSON file of the settings, where a checkpoint of an original code holds weights alone and fits no preset"
 UNWRITABLE = (
     *(errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST),
@@ -72,7 +76,7 @@ def build_parser() -> Parser:
 
     _add_run(verb("run", "train and score the models of a suite, print the table"))
     _add_tune(verb("tune", "try learning rates for every row of a suite, scored on the validation split"))
-    _add_compare(verb("compare", "difference of two models of a run, with intervals"))
+    _add_compare(verb("compare", "differences of models, runs or records: intervals, a verdict, conditions for CI"))
     _add_throughput(verb("throughput", "images per second, memory and breakdown of a model, alone or beside another"))
     report = verb("report", "rebuild table and figures from the records of a run")
     report.add_argument("out", nargs="?", type=folder, default="results/local/quick", help="folder of the run")
@@ -160,9 +164,19 @@ def _add_gpu(gpu: argparse.ArgumentParser) -> None:
 
 
 def _add_compare(compare: argparse.ArgumentParser) -> None:
-    compare.add_argument("a", help="row of the first model")
-    compare.add_argument("b", help="row of the second model")
-    compare.add_argument("--out", type=folder, default="results/local/quick", help="folder of the run")
+    compare.add_argument("rows", nargs="+", metavar="ROW", help=COMPARED)
+    compare.add_argument("--out", type=folder, default="results/local/quick", help="run of rows that are named alone")
+    compare.add_argument(
+        "--fail-if",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help="exit code 1 where it holds: 'nvae.fid > 1.05 * base.fid'; base is the first row",
+    )
+    form = compare.add_mutually_exclusive_group()
+    form.add_argument("--markdown", action="store_const", dest="form", const="markdown", help="for a page")
+    form.add_argument("--latex", action="store_const", dest="form", const="latex", help="tables for booktabs")
+    form.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _add_throughput(throughput: argparse.ArgumentParser) -> None:

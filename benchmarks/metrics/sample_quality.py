@@ -196,7 +196,7 @@ def _kid(metric: str, theirs: fidelity.Scores, common: dict[str, Any], details: 
 
 
 def inception_score(features: Features, reference: Features, extractor: Extractor, split: str) -> Measurement:
-    """The inception score of the samples' logits; a dash without classes. `reference` and `split` are for the details."""
+    """The inception score of the samples' logits, a dash without classes; `reference`, `split` are for details."""
     if features.logits is None:
         return dash("inception_score", "the extractor has no classes")
     mean, std = fidelity.inception_score(features.logits)
