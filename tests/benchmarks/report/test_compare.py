@@ -133,15 +133,12 @@ def test_a_row_against_itself_differs_by_nothing(tmp_path, make_record, make_val
 
 def test_what_is_judged_is_corrected_for_its_number(tmp_path, make_record, make_value):
     """Holm: the smallest p of m is taken m times, and none falls below one before it."""
+    halves = {"mse": 1.2, "psnr": 0.9, "elbo": 5.0}
     for row, shift in (("a", 0.0), ("b", 1.0)):
-        found = [
-            make_value("mse", 1.0 + shift, 1.2),
-            make_value("psnr", 20 + shift, 0.9),
-            make_value("elbo", -shift, 5.0),
-        ]
+        found = [make_value(metric, 2 + shift, half) for metric, half in halves.items()]
         save_record(make_record(row, 0, found), tmp_path / row)
     alone = {}
-    for metric, half in (("mse", 1.2), ("psnr", 0.9), ("elbo", 5.0)):
+    for metric, half in halves.items():
         for row, shift in (("a", 0.0), ("b", 1.0)):
             save_record(make_record(row, 0, [make_value(metric, 2 + shift, half)]), tmp_path / metric / row)
         alone[metric] = between(tmp_path / metric)[metric].p

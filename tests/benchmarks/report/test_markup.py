@@ -11,7 +11,7 @@ from benchmarks.records.record import Curve, Measurement, save_record
 from benchmarks.report import layout
 from benchmarks.report.page import build_report
 from benchmarks.report.pictures.words import drawn_text
-from benchmarks.report.verdict.comparison import compare, text
+from benchmarks.report.verdict import comparison
 
 TAG = "<script>alert(1)</script>"
 LABELS = [
@@ -106,4 +106,4 @@ def test_formulas_are_not_read_in_figures():
 
 def test_two_columns_may_have_one_name(tmp_path, make_record):
     save_record(make_record("vae"), tmp_path / "vae")
-    assert "| VAE | VAE |" in " ".join(text(compare(["vae", "VAE"], tmp_path)).split())
+    assert "| VAE | VAE |" in " ".join(comparison.text(comparison.compare(["vae", "VAE"], tmp_path)).split())
