@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from benchmarks.report.verdict.contenders import Commits, Pair
 from benchmarks.report.verdict.differences import FACTS, Difference
 
 LEFT = ("Metric", "Basis", "Verdict")
+SIGNS = {"↑": r"$\uparrow$", "↓": r"$\downarrow$", "±": r"$\pm$", "<": "$<$", r"(?<![\w-])-(?=\d)": "$-$"}
+"""What LaTeX has commands for: signs and minus signs, as patterns."""
 SMALLEST_P = 0.001
 """p-values below it are shown as such."""
 CORRECTION = (
@@ -148,15 +151,15 @@ def _latex(one: Comparison) -> str:
     columns = "".join("l" if name in LEFT else "r" for name in cells.columns)
     caption = _escaped(" ".join([*one.warnings, one.verdict]))
     made = cells.to_latex(index=False, escape=True, column_format=columns, caption=caption)
-    for sign, command in {"↑": r"$\uparrow$", "↓": r"$\downarrow$", "±": r"$\pm$"}.items():
-        made = made.replace(sign, command)
+    for sign, command in SIGNS.items():
+        made = re.sub(sign, lambda _, command=command: command, made)
     return made
 
 
 def _escaped(line: str) -> str:
     """A line of text as LaTeX shows it."""
     made = pd.DataFrame([[line]]).to_latex(index=False, header=False, escape=True)
-    return made.splitlines()[2].removesuffix(r" \\")
+    return next(line for line in made.splitlines() if line.endswith(r" \\")).removesuffix(r" \\")
 
 
 def _described(one: Comparison) -> dict[str, Any]:

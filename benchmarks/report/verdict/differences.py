@@ -267,9 +267,9 @@ def _of_one_seed(
         return Spread(sum(e**2 for e in known), math.inf, "both intervals") if len(known) == 2 else None
     rest = 0.0
     for error, saved in zip(errors, arrays, strict=True):
-        values = _of_metric(next(iter(saved.values())), metric)
-        if error is not None and values is not None:
-            rest += max(0.0, error**2 - float(values.var(ddof=1)) / len(values))
+        influences = next(iter(saved.values())).get(f"{metric}{INFLUENCE}")
+        if error is not None and influences is not None:
+            rest += max(0.0, error**2 - float(influences.var(ddof=1)) / len(influences))
     return Spread(images.variance + rest, images.freedom, images.basis)
 
 
