@@ -19,9 +19,10 @@ from benchmarks.cli import dispatch
 
 COMMAND = "vaebench"
 """The console command; `python -m benchmarks` is the same."""
-PLUGGABLE = ("run", "trial", "tune", "throughput", "evaluate", "sample", "encode", "decode", "convert", "list")
-READING = ("throughput", "evaluate", "sample", "encode", "decode", "convert")
+VARIATIONS = ("reconstruct", "interpolate", "traverse")
+READING = ("throughput", "evaluate", "sample", "encode", "decode", "convert", *VARIATIONS)
 """Verbs that take checkpoints of published codes."""
+PLUGGABLE = ("run", "trial", "tune", "list", *READING)
 CHECKPOINT = "trial folder, OUT/ROW of the run OUT, weights file, or checkpoint of the original NVAE or VDVAE code"
 COMPARED = (
     "row of --out, OUT/ROW of the run OUT, a run's folder or suite (row by row), a trial's folder, any of these as "
@@ -84,6 +85,9 @@ def build_parser() -> Parser:
     _add_sample(verb("sample", "draw images from a trained model into a grid, a folder or an archive"))
     _add_encode(verb("encode", "write the latents of images to a file; say how the latent groups are used"))
     _add_decode(verb("decode", "make images of a file of latents, all of its groups or the first ones"))
+    _add_variations(verb("reconstruct", "images beside their reconstructions, latent groups redrawn where asked for"))
+    _add_variations(verb("interpolate", "images of latents on the line from one image to the next"))
+    _add_variations(verb("traverse", "images of one latent unit after the other, moved across its prior"))
     convert = verb("convert", "write a checkpoint (of the original NVAE or VDVAE code, say) in this suite's format")
     convert.add_argument("checkpoint", help=CHECKPOINT)
     convert.add_argument("out", help="a .safetensors file, or a folder to make")
@@ -289,6 +293,36 @@ def _add_decode(decode: argparse.ArgumentParser) -> None:
     decode.add_argument("--device", default="auto", help="auto, cpu or cuda")
     decode.add_argument("--threads", type=whole(bounds.THREADS), help="threads (default: as trained)")
     _add_pictures(decode, "decoded.png")
+
+
+def _add_variations(verb: argparse.ArgumentParser) -> None:
+    name = verb.prog.rpartition(" ")[2]
+    verb.add_argument("checkpoint", help=CHECKPOINT)
+    verb.add_argument("images", nargs="*", metavar="IMAGE", help="number in the split, or an image file")
+    verb.add_argument("--data", help="data set, npz:FILE, folder:PATH or tar:PATH of numbers (default: as trained)")
+    verb.add_argument("--split", choices=["train", "validation", "test"], help="default: test")
+    if name == "traverse":
+        verb.add_argument(
+            "--group", type=whole(bounds.GROUPS), default=1, help="latent group (default: 1, the coarsest)"
+        )
+        verb.add_argument("--units", type=whole(bounds.SAMPLES), default=8, help="those of highest rate (default: 8)")
+        verb.add_argument(
+            "--range", type=real(bounds.TEMPERATURE), default=3.0, help="in the prior's scales (default: 3)"
+        )
+    else:
+        verb.add_argument(
+            "--redraw", action="append", default=[], metavar="GROUPS", help="draw these from the prior: 1, 3-5 or 1,4"
+        )
+    if name == "reconstruct":
+        verb.add_argument("--draws", type=whole(bounds.SAMPLES), default=4, help="of each --redraw (default: 4)")
+    else:
+        verb.add_argument("--steps", type=whole(bounds.SAMPLES), default=9, help="images of a row (default: 9)")
+    verb.add_argument("--temperature", type=real(bounds.TEMPERATURE), help="factor on the prior's scale (default: 1)")
+    verb.add_argument("--seed", type=whole(bounds.SEED), default=0, help="seed of what is drawn")
+    verb.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    verb.add_argument("--threads", type=whole(bounds.THREADS), help="threads (default: as trained)")
+    grids = dict(zip(VARIATIONS, ("reconstructions.png", "interpolations.png", "traversals.png"), strict=True))
+    _add_pictures(verb, grids[name])
 
 
 def _add_pictures(verb: argparse.ArgumentParser, grid: str) -> None:
