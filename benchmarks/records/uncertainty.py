@@ -55,12 +55,14 @@ def normal_interval(value: float, standard_error: float, level: float = 0.95) ->
 def share_interval(share: float, standard_error: float, n: int, level: float = 0.95) -> Interval:
     """Interval of a share within 0-1 (Wilson 1927), for as many images as would give it that standard error.
 
-    At most `n` images: where all or none of them are counted, the standard error is 0 and the interval is not.
+    At most `n` images: where all or none of them are counted, the interval is not empty. How many they stand for is
+    told from the share of one more image inside and one more outside (Laplace), which is never 0 or 1.
     """
     z = NormalDist().inv_cdf((1 + level) / 2)
-    variance = share * (1 - share)
-    count = min(n, variance / standard_error**2) if standard_error > 0 else n
-    centre, reach = share + z**2 / (2 * count), z * (variance / count + z**2 / (4 * count**2)) ** 0.5
+    likely = (share * n + 1) / (n + 2)
+    count = min(n, likely * (1 - likely) / standard_error**2) if standard_error > 0 else n
+    centre = share + z**2 / (2 * count)
+    reach = z * (share * (1 - share) / count + z**2 / (4 * count**2)) ** 0.5
     low, high = ((centre + side) / (1 + z**2 / count) for side in (-reach, reach))
     return Interval(max(0.0, low), min(1.0, high))
 

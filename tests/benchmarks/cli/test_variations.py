@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
     """Untrained weights of an autoencoder and a small NVAE of grey levels, and images for them."""
     folder = tmp_path_factory.mktemp("weights")
     name, table = read_suite("quick")
-    apply_overrides(table, [f"models.nvae.{field}" for field in SMALL] + ["likelihood.name=gaussian"], None)
+    apply_overrides(table, [f"models.nvae.{field}" for field in SMALL] + ["likelihood.name=logistic-mixture"], None)
     for trial in build_suite(name, table, ["ae", "nvae"]).trials:
         save_weights(build_model(trial, ImageShape(1, 28, 28), CPU), trial, "hash", folder / f"{trial.row}.safetensors")
     pixels = torch.randint(0, 256, (N, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -78,17 +78,20 @@ def test_groups_that_are_redrawn_come_from_the_prior(variations, images):
 
 
 def test_coarse_groups_can_be_redrawn_while_fine_ones_stay(variations, images):
-    model = variations.loaded.model
-    latents = [group.z for group in variations.groups(images[:1])]
-    coarse = variations.decoded(latents, [0, 1])
-    fine = variations.decoded(latents, [2, 3, 4])
-    whole = variations.decoded(latents)
-    assert not torch.equal(coarse, whole)
-    assert not torch.equal(fine, whole)
-    drawn_after_first = Draw(variations._draw(at_mean=False).seed, latents=tuple(latents[:2]))
+    """Of decoder states, in which an untrained model's differences show."""
+    model, seed = variations.loaded.model, torch.tensor(0)
+    latents = tuple(group.z for group in variations.groups(images[:1]))
     with torch.inference_mode():
-        expected = model.sample(1, drawn_after_first).mean()
-    assert torch.equal(fine, (expected * 255).round().clamp(0, 255).to(torch.uint8))
+        whole = model.sample_state(1, Draw(seed, latents=latents))
+        coarse, again = (model.sample_state(1, Draw(seed, latents=(None, None, *latents[2:]))) for _ in range(2))
+        other = model.sample_state(1, Draw(torch.tensor(1), latents=(None, None, *latents[2:])))
+        moved = model.sample_state(1, Draw(seed, latents=(None, None, *latents[2:4], latents[4] + 1)))
+        fine = model.sample_state(1, Draw(seed, latents=(*latents[:2], None, None, None)))
+        cut = model.sample_state(1, Draw(seed, latents=latents[:2]))
+    assert torch.equal(coarse, again)
+    assert torch.equal(fine, cut)
+    for one, another in ((coarse, whole), (coarse, other), (coarse, moved), (fine, whole)):
+        assert not torch.equal(one, another)
 
 
 def test_all_images_have_the_same_draws(variations, images):

@@ -111,7 +111,7 @@ def test_the_fewest_images_have_intervals():
 
 
 def test_an_interval_of_a_share_stays_within_its_bounds():
-    for share, error in ((0.0, 0.0), (1.0, 0.0), (0.99, 0.01), (0.5, 0.05)):
+    for share, error in ((0.0, 0.0), (1.0, 0.0), (1.0, 0.02), (0.99, 0.01), (0.5, 0.05)):
         low, high = share_interval(share, error, 100)
         assert 0 <= low <= share <= high <= 1
         assert high > low
