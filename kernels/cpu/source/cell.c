@@ -1,5 +1,5 @@
 /* A whole residual cell without gradients, a few images at a time through all layers while they are in the cache:
- * out = skip + gain * gate * norm(branch(x)), the gate by squeeze-excitation (Hu et al. 2018). */
+ * out = [skip +] gain * gate * norm(branch(x)), the gate by squeeze-excitation (Hu et al. 2018). */
 
 #include "exp_log.h"
 #include "layer.h"
@@ -84,7 +84,7 @@ static int64_t largest_map(const Cell *cell)
     return largest;
 }
 
-/* out (batch, out_height, out_width, c_out) from x and skip. */
+/* out (batch, out_height, out_width, c_out) from x and skip (null: nothing is added). */
 void vaebench_cell(const Cell *cell, const float *x, const float *skip, float *out, int32_t threads)
 {
     const Layer *last = cell->layers + cell->count - 1;
@@ -98,7 +98,7 @@ void vaebench_cell(const Cell *cell, const float *x, const float *skip, float *o
         for (int64_t i = first; i < first + images; i++, y += size) {
             open_gate(cell, y, pixels, channels, scale, shift);
             Upstream branch = {y, NULL, scale, NULL, shift, 0};
-            linear_image(&branch, 0, skip + i * size, out + i * size, pixels, channels);
+            linear_image(&branch, 0, skip ? skip + i * size : NULL, out + i * size, pixels, channels);
         }
     }
 }
