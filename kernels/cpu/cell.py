@@ -298,7 +298,8 @@ def end_backward(
     """
     batch, channels, height, width = gradient.shape
     if ends_plainly(tensors):
-        through = _unit(channels) if form.gain == 1 else Linear(torch.full((channels,), form.gain), *_unit(channels)[1:])
+        unit = _unit(channels)
+        through = unit if form.gain == 1 else unit._replace(scale=torch.full((channels,), form.gain))
         return through, None, [None, None], []
     last, applied = left.maps[-1], left.norms[-1]
     sums, products = torch.empty(2, batch, channels).unbind()
