@@ -111,6 +111,13 @@ def _identity(channels: int) -> Tensor:
         return torch.tensor([0.0, 1.0, 1.0, 0.0])[:, None].expand(4, channels).contiguous()
 
 
+def norm_pointers(applied: Tensor) -> tuple[int | None, int | None, int | None]:
+    """Addresses of mean, scale and shift of a norm (4, C); null where it changes nothing."""
+    if applied.data_ptr() == _identity(applied.shape[1]).data_ptr():
+        return None, None, None
+    return applied[0].data_ptr(), applied[2].data_ptr(), applied[3].data_ptr()
+
+
 def apply_layer(
     form: LayerForm, x: Tensor, norm: Tensor, convolution: Convolution, statistics: bool
 ) -> tuple[Tensor, ImageStatistics | None]:
@@ -125,8 +132,7 @@ def apply_layer(
     library.loaded().vaebench_layer(
         layer,
         x.data_ptr(),
-        norm[2].data_ptr(),
-        norm[3].data_ptr(),
+        *norm_pointers(norm)[1:],
         convolution.weight.data_ptr(),
         pointer(convolution.bias),
         y.data_ptr(),
@@ -269,18 +275,18 @@ def last_norm_backward(
 def layer_backward(
     form: LayerForm, x: Tensor, applied: Tensor, convolution: Convolution, upstream: Upstream, d: Tensor | None
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Gradients of weight and bias, and the sums (2, C) of the gradient of the normalised input.
+    """Gradients of weight and bias, and the sums (2, C) of the gradient of the normalised input if there is a norm.
 
-    The latter is written into `d` (B, C, h, w), if there is one.
+    The gradient is written into `d` (B, C, h, w), if there is one.
     """
     shape = (x.shape[0], x.shape[1], x.shape[2], x.shape[3])
     layer, d_weight = layer_of(form, shape, len(convolution.weight)), torch.empty_like(convolution.weight)
     d_bias = None if convolution.bias is None else torch.zeros_like(convolution.bias)
     sums = torch.zeros(2, layer.c_in, dtype=torch.float64)
-    mean, _, scale, shift = applied
+    mean, scale, shift = norm_pointers(applied)
     library.loaded().vaebench_layer_backward(
         layer,
-        *(one.data_ptr() for one in (x, scale, shift, mean, convolution.weight)),
+        *(x.data_ptr(), scale, shift, mean, convolution.weight.data_ptr()),
         upstream,
         *(pointer(one) for one in (d, d_weight, d_bias, sums)),
         torch.get_num_threads(),

@@ -70,6 +70,8 @@ def run_packed(cell: PackedCell, x: Tensor, skip: Tensor | None) -> Tensor:
     for name in ("packed", "start", "norms", "gate"):
         tensors = getattr(cell, name)
         getattr(described, name)[: len(tensors)] = [one.data_ptr() for one in tensors]
+    for index, norm in enumerate(cell.tensors.norms[:-1]):
+        described.norms[index] = described.norms[index] if norm else None
     out = new_map(*shape)
     pointers = (x.data_ptr(), pointer(added), out.data_ptr())
     library.loaded().vaebench_cell(ctypes.byref(described), *pointers, torch.get_num_threads())

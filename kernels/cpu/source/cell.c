@@ -11,8 +11,8 @@
 
 #define MOST_LAYERS 8
 
-/* Layers with packed weights and start rows, norms (4, c) before each and after the last, weight and bias of the
- * two linear layers of the gate (none if `hidden`, the units between them, is 0), and the factor on the branch. */
+/* Layers with packed weights and start rows, norms (4, c) before each (null: none) and after the last, weight and bias of
+ * the two linear layers of the gate (none if `hidden`, the units between them, is 0), and the factor on the branch. */
 typedef struct {
     int64_t count, hidden;
     float gain;
@@ -64,8 +64,9 @@ static const float *run_branch(const Cell *cell, int64_t images, const float *x,
 {
     for (int64_t i = 0; i < cell->count; i++) {
         const Layer *layer = cell->layers + i;
-        const float *scale = cell->norms[i] + NORM_SCALE * layer->c_in;
-        const float *shift = cell->norms[i] + NORM_SHIFT * layer->c_in;
+        const float *norm = cell->norms[i];
+        const float *scale = norm ? norm + NORM_SCALE * layer->c_in : NULL;
+        const float *shift = norm ? norm + NORM_SHIFT * layer->c_in : NULL;
         float *y = room + i % 2 * half;
         run_layer(layer, images, x, scale, shift, cell->packed[i], cell->start[i], y);
         x = y;
