@@ -111,7 +111,7 @@ def prior_statistics_quality(
     extractor: Extractor,
     cache: Path | None = None,
     keep: Keep = forget,
-    **how: int | str,
+    **how: Any,
 ) -> list[Measurement]:
     """What `sample_metrics` says, under names of their own, of samples drawn under statistics of the prior.
 

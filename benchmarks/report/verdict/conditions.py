@@ -7,6 +7,7 @@ import math
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from benchmarks.base.errors import UserError, unknown
 from benchmarks.records.catalogue import METRICS
@@ -40,7 +41,7 @@ COMPARISONS: dict[type[ast.AST], Callable[[float, float], bool]] = {
     ast.NotEq: operator.ne,
 }
 SIGNS: dict[type[ast.AST], Callable[[float], float]] = {ast.USub: operator.neg, ast.UAdd: operator.pos}
-FUNCTIONS: dict[str, Callable[..., float]] = {"abs": abs, "min": min, "max": max}
+FUNCTIONS: dict[str, Callable[..., Any]] = {"abs": abs, "min": min, "max": max}
 
 
 @dataclass(frozen=True)
