@@ -321,8 +321,7 @@ def _add_variations(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--seed", type=whole(bounds.SEED), default=0, help="seed of what is drawn")
     verb.add_argument("--device", default="auto", help="auto, cpu or cuda")
     verb.add_argument("--threads", type=whole(bounds.THREADS), help="threads (default: as trained)")
-    grids = dict(zip(VARIATIONS, ("reconstructions.png", "interpolations.png", "traversals.png"), strict=True))
-    _add_pictures(verb, grids[name])
+    _add_pictures(verb, f"{name}.png")
 
 
 def _add_pictures(verb: argparse.ArgumentParser, grid: str) -> None:

@@ -50,7 +50,8 @@ def population() -> Pair:
     loaded = load_model(SHIPPED, torch.device("cpu"))
     data, extractor = load("fashion-mnist", download=False), open_extractor("fashion-mnist-cnn-v1")
     samples = draw_samples(loaded.model, loaded.trial, len(data.train), lambda *_: None)
-    return tuple(cached_features(images, extractor, cache_folder("features")) for images in (samples, data.train))
+    made, real = (cached_features(images, extractor, cache_folder("features")) for images in (samples, data.train))
+    return made, real
 
 
 def drawn_from(whole: Pair, n: int, source: torch.Generator) -> Pair:

@@ -19,12 +19,6 @@ from benchmarks.evaluation.variations import Variations
 from benchmarks.storage.weights import LoadedModel
 from models.output import ImageShape, Model
 
-GRIDS = {
-    "reconstruct": "reconstructions.png",
-    "interpolate": "interpolations.png",
-    "traverse": "traversals.png",
-}
-"""Where a verb writes where it is not told."""
 FIRST = ("0", "1", "2", "3", "4", "5", "6", "7")
 """Images of the test split that are shown where none is named."""
 
@@ -134,7 +128,7 @@ def _groups(text: str, model: Model, checkpoint: str) -> list[int]:
 def _written(rows: Tensor, options: argparse.Namespace, said: str) -> int:
     """Write rows of images (R, K, C, H, W), and say what is in a row."""
     height, width = rows.shape[:2]
-    sinks = asked_for(options.out, options.each, options.npz, height * width, GRIDS[options.verb], columns=width)
+    sinks = asked_for(options.out, options.each, options.npz, height * width, f"{options.verb}.png", columns=width)
     places = written([rows.flatten(0, 1).contiguous()], sinks)
     print(f"{height} rows of {width} images ({said}) in {', '.join(places)}", file=sys.stderr)
     return 0
