@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError
 
 @dataclass(frozen=True)
 class SavedImages:
-    """The images of one trial; `samples` is None for a model without a prior.
+    """The images of one trial; `samples` is None for a model without a prior, `seed` where it is not known.
 
     `samples_prior_statistics` are of the same latents, with batch-norm statistics of images from the prior.
     """
@@ -34,6 +35,7 @@ class SavedImages:
     reconstructions: Images
     samples: Images | None = None
     samples_prior_statistics: Images | None = None
+    seed: int | None = None
 
 
 def read_arrays(path: Path) -> Arrays:
@@ -81,10 +83,10 @@ def images_by_label(rows: Sequence[Row], trials: Mapping[Path, RunRecord]) -> di
     """
     found = {}
     for row in rows:
-        folders = [folder for record in row.records for folder, other in trials.items() if other is record]
-        images = next((saved for folder in folders if (saved := load_images(folder)) is not None), None)
+        folders = [(r.seed, folder) for r in row.records for folder, other in trials.items() if other is r]
+        images = next(((seed, saved) for seed, folder in folders if (saved := load_images(folder)) is not None), None)
         if images is not None:
-            found[row.label] = images
+            found[row.label] = dataclasses.replace(images[1], seed=images[0])
     return found
 
 

@@ -114,6 +114,21 @@ def test_quality_against_speed_has_log_axes_and_the_tables_headings(suite_record
     assert [len(axis.containers) for axis in figure.axes] == [4, 3, 3]
 
 
+def test_the_pareto_front_is_a_line_of_steps_through_what_no_row_beats(suite_records):
+    """AE is fastest and has the lowest error; by ELBO, NVAE is best and VAE fastest, and residual VAE is neither."""
+    error, elbo, distance = charts.quality_against_speed(gather(suite_records)).axes
+    fronts = [line for line in elbo.lines if line.get_drawstyle() == "steps-pre"]
+    assert [list(line.get_ydata()) for line in fronts] == [[-101.1, -107.8]]
+    assert [list(line.get_ydata()) for line in error.lines if line.get_drawstyle() == "steps-pre"] == [[0.006]]
+    assert [list(line.get_ydata()) for line in distance.lines if line.get_drawstyle() == "steps-pre"] == [[3.97, 9.17]]
+
+
+def test_rows_that_are_equal_are_both_on_the_front(make_value):
+    same = [charts.RowPoint(i, "", make_value("train_throughput", 10.0), make_value("mse", 1.0)) for i in range(2)]
+    slower = charts.RowPoint(2, "", make_value("train_throughput", 9.0), make_value("mse", 1.0))
+    assert charts.pareto_front([*same, slower], "low") == same
+
+
 def test_different_likelihoods_share_no_quality_panel(suite_records):
     other = [m for m in suite_records[1].measurements if m.metric != "elbo"]
     elbo = dataclasses.replace(suite_records[1].get("elbo"), details={"likelihood": "gaussian"})
