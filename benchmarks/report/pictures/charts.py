@@ -389,12 +389,16 @@ def _legend(figure: Figure, rows: Sequence[Row], markers: bool = False) -> None:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart of a report: its file's name, its title, what a page says below it, and how it is drawn of rows."""
+    """A chart of a report: its file's name, its title, what a page says below it, and how it is drawn of rows.
+
+    `tested`: what it shows was measured on the test images.
+    """
 
     name: str
     title: str
     said: str
     draw: Callable[[Sequence[Row]], Figure | None]
+    tested: bool = True
 
 
 CHARTS = (
@@ -423,6 +427,7 @@ CHARTS = (
         "Training curves",
         "A line a seed, against training images seen; the first values are off the axis.",
         training_curves,
+        tested=False,
     ),
 )
 """The charts of a report, in the order of its page."""

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from xml.etree import ElementTree as ET
 
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -72,7 +71,7 @@ def inline(figure: Figure, name: str) -> InlineChart:
     for index, axis in enumerate(figure.axes):
         for other in figure.axes:
             other.set_visible(other is axis)
-        panels.append(_panel(figure, axis, f"{name}-{index}", [key.text for key in keys]))
+        panels.append(_panel(figure, axis, f"{name}-{index}"))
     return InlineChart(panels, keys)
 
 
@@ -87,12 +86,15 @@ def _keys(figure: Figure) -> Iterator[Key]:
                 yield Key(read_text(text.get_text()), colour, "" if marker == "None" else marker, dashes)
 
 
-def _panel(figure: Figure, axis: Axes, name: str, keys: list[str]) -> Panel:
-    """The only visible panel of `figure`, whose legend has these texts."""
+def _panel(figure: Figure, axis: Axes, name: str) -> Panel:
+    """The only visible panel of `figure`."""
     series: dict[str, tuple[int, str]] = {}
-    for artist in axis.findobj(lambda found: _series(found, keys) is not None):
-        artist.set_gid(f"shape{len(series)}")
-        series[f"shape{len(series)}"] = _series(artist, keys) or (0, "")
+    names = axis.get_legend_handles_labels()[1]
+    for artist in axis.findobj():
+        found = _series(str(artist.get_label()), names)
+        if found is not None:
+            artist.set_gid(f"shape{len(series)}")
+            series[f"shape{len(series)}"] = found
     root = ET.fromstring(rendered(figure, "svg", pad=0.04, **{"svg.fonttype": "none"}))
     _tidy(root)
     _group(root, series)
@@ -103,13 +105,12 @@ def _panel(figure: Figure, axis: Axes, name: str, keys: list[str]) -> Panel:
     return Panel(ET.tostring(root, encoding="unicode"), width)
 
 
-def _series(artist: Artist, keys: list[str]) -> tuple[int, str] | None:
-    """The legend's entry that the artist is of, and its text; None for axes, grids and the like."""
-    label = str(artist.get_label())
-    for index, key in enumerate(keys):
-        if isinstance(artist, Line2D) and label and key.startswith(read_text(label)) and not label.startswith("_"):
-            return index, read_text(label)
-    return series_of(label)
+def _series(label: str, names: list[str]) -> tuple[int, str] | None:
+    """The legend's entry that a shape with the label is of, and its text; None for axes, grids and the like.
+
+    `names` are the labels that a legend takes from the panel.
+    """
+    return (names.index(label), read_text(label)) if label in names else series_of(label)
 
 
 def _described(axis: Axes, texts: list[str]) -> str:

@@ -141,11 +141,13 @@ def _graphs(name: str, rows: Sequence[Row], charts: Sequence[tuple[Chart, Figure
         return []
     from benchmarks.report.pictures.inline import inline  # matplotlib: slow to import, and the tables need none
 
-    seeds = join_words(str(record.seed) for row in rows for record in row.records)
+    seeds = f"Seeds: {join_words(str(record.seed) for row in rows for record in row.records)}."
+    tested = join_words(f"{m.n:,}" for row in rows for name in ("elbo", "mse") for m in row.all(name) if m.n)
     graphs = []
     for chart, figure in charts:
         unused = [text for row in rows for text in _collapse(row)] if chart.name == "rates" else []
-        said = " ".join([chart.said, *unused, f"Seeds: {seeds}."])
+        images = [f"n = {tested} test images."] if chart.tested and tested else []
+        said = " ".join([chart.said, *unused, *images, seeds])
         graphs.append(Graph(chart.title, said, inline(figure, f"{name}-{chart.name.replace('_', '-')}")))
     return graphs
 
