@@ -311,7 +311,8 @@ def _said(measurement: Measurement) -> str:
     """The value with its spread and unit, in words for a page."""
     value, half = measurement.value or 0.0, half_width(measurement)
     places = layout.decimals([value], [half] if half else [])
-    return f"{layout.number(value, places, half)} {measurement.unit}".strip()
+    unit = "" if measurement.unit[:1].isdigit() else measurement.unit  # a range, as that of pixels
+    return f"{layout.number(value, places, half)} {unit}".strip()
 
 
 def _draw_point(axis: Axes, look: Look, across: Measurement, up: Measurement, label: str) -> None:
