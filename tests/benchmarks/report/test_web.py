@@ -208,4 +208,4 @@ def test_lines_of_a_family_are_its_entry_in_the_legend(make_record, make_value):
     assert [key.text for key in drawn.keys] == ["VAE (numbers: beta)"]
     (panel,) = drawn.panels
     assert panel.svg.count("<title>VAE</title>") == 1
-    assert "VAE, beta 4: rate 9.0 ± 0.5 nats, distortion 110.0 ± 0.5 nats" in panel.svg
+    assert "VAE, beta 4: rate 9.000 ± 0.500 nats, distortion 110.0 ± 0.5 nats" in panel.svg
