@@ -419,8 +419,8 @@ CHARTS = (
     Chart(
         "rates",
         "KL per latent group",
-        f"Bars from the coarsest group (left) to the finest, by resolution; mean over test images and seeds. "
-        f"Collapsed: below {COLLAPSED_RATE} nats.",
+        "KL(posterior, prior) in nats per image: bars from the coarsest group (left) to the finest, by resolution; "
+        f"mean over test images and seeds. Collapsed: below {COLLAPSED_RATE} nats.",
         rates_by_group,
     ),
     Chart(

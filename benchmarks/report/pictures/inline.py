@@ -63,6 +63,8 @@ class InlineChart:
 def inline(figure: Figure, name: str) -> InlineChart:
     """`figure` for a page in which no other has that name; it is of no use for anything else afterwards."""
     keys = list(_keys(figure))
+    for axis in figure.axes:
+        axis.tick_params(labelleft=True, labelbottom=True)  # a page puts panels below each other, too
     figure.draw_without_rendering()  # lays the panels out
     figure.set_layout_engine("none")
     for text in (*figure.texts, *figure.legends):
@@ -129,6 +131,8 @@ def _tidy(root: ET.Element) -> None:
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
         element.attrib = {key.rpartition("}")[2]: value for key, value in element.attrib.items()}
+        if element.tag == "text":
+            element.text = read_text(element.text or "")
         if "d" in element.attrib:
             element.attrib["d"] = FRACTION.sub(r"\1", " ".join(element.attrib["d"].split()))
         if "style" in element.attrib:

@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.base.errors import UserError
 from benchmarks.records.record import RunRecord
-from benchmarks.report.rows import Row
+from benchmarks.report.rows import Row, trials_of
 
 Images = np.ndarray[Any, np.dtype[np.uint8]]  # (N, H, W, C)
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -83,10 +83,11 @@ def images_by_label(rows: Sequence[Row], trials: Mapping[Path, RunRecord]) -> di
     """
     found = {}
     for row in rows:
-        folders = [(r.seed, folder) for r in row.records for folder, other in trials.items() if other is r]
-        images = next(((seed, saved) for seed, folder in folders if (saved := load_images(folder)) is not None), None)
-        if images is not None:
-            found[row.label] = dataclasses.replace(images[1], seed=images[0])
+        for folder, record in trials_of(row, trials).items():
+            images = load_images(folder)
+            if images is not None:
+                found[row.label] = dataclasses.replace(images, seed=record.seed)
+                break
     return found
 
 

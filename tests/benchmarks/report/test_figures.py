@@ -8,9 +8,10 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from benchmarks.records.record import Curve, LatentGroupInfo, load_trials
+from benchmarks.records.record import Curve, LatentGroupInfo, load_record, load_trials, save_record
 from benchmarks.report.pictures import charts, figures, saved
 from benchmarks.report.rows import gather
+from benchmarks.suites.config import build_suite, read_suite, to_dict
 
 
 def texts(figure):
@@ -37,6 +38,21 @@ def test_reconstructions_show_the_originals_once_and_every_model(run_folder):
     shown = saved.images_by_label(gather(trials.values()), trials)
     figure = figures.reconstructions(shown)
     assert [axis.get_ylabel() for axis in figure.axes] == ["Originals", "AE", "VAE", "Residual VAE", "NVAE"]
+
+
+def test_images_are_found_where_an_older_record_lacks_a_field(run_folder):
+    """Its configuration is completed, so that the row holds a copy of the record."""
+    (run_folder / "run.json").unlink()  # it lists no other folder
+    first = next(run_folder.glob("vae-*"))
+    record = load_record(first)
+    config = to_dict(build_suite(*read_suite("quick"), ["vae"]).trials[0])
+    older = {**config, "training": {key: value for key, value in config["training"].items() if key != "back_offs"}}
+    for folder, seed, kept in ((first, 0, older), (run_folder / "again", 1, config)):
+        save_record(dataclasses.replace(record, seed=seed, config=kept), folder)
+    trials = load_trials(run_folder)
+    (row,) = (row for row in gather(trials.values()) if row.name == "vae")
+    assert all(record not in row.records for record in trials.values() if record.config == older)
+    assert saved.images_by_label([row], trials)["VAE"].seed == 0
 
 
 def test_originals_are_repeated_for_a_model_that_saw_others(run_folder):
