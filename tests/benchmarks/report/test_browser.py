@@ -163,6 +163,20 @@ def test_text_can_be_read_in_both_themes_and_the_button_changes_them(browser, pa
     assert browser.execute_script(background) == first
 
 
+def test_no_shape_is_black_in_the_dark(browser, tmp_path, make_record):
+    """The seventh row's colour is the text's; matplotlib leaves out a fill that is black."""
+    for index in range(7):
+        save_record(make_record(f"row{index}"), tmp_path / f"trial{index}")
+    build_report(tmp_path)
+    opened(browser, (tmp_path / "index.html").as_uri(), theme="dark")
+    colours = """
+    return [...document.querySelectorAll(".panels :is(path, use, text)")].map(e => getComputedStyle(e))
+      .map(style => [style.fill, style.stroke]).flat()"""
+    found = set(browser.execute_script(colours))
+    assert "rgb(0, 0, 0)" not in found
+    assert "rgb(228, 231, 234)" in found
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_nothing(browser, page, theme):
     spec = importlib.util.find_spec("axe_playwright_python") or importlib.util.find_spec("axe_core_python")

@@ -172,11 +172,6 @@ def test_several_sections_share_a_page(tmp_path, make_record):
     assert len(ids) == len(set(ids))
 
 
-def test_an_unchanged_run_is_an_unchanged_page(built_run, text):
-    build_report(built_run)
-    assert (built_run / "index.html").read_text() == text
-
-
 def test_charts_take_the_pages_colours_and_letters(suite_records):
     drawn = inline(charts.quality_against_speed(gather(suite_records)), "name")
     for panel in drawn.panels:
