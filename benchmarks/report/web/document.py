@@ -42,6 +42,9 @@ MARKERS = {
 }
 """Markers of charts as paths in a square of 12."""
 
+OF_TRIALS = ("command", "commit", "date", "dirty")
+"""Fields of an environment that differ from trial to trial."""
+
 
 @dataclass(frozen=True)
 class Pictures:
@@ -170,7 +173,7 @@ def _trials(rows: Sequence[Row]) -> View:
             "Status": record.status,
             "Images seen": f"{record.images_seen:,}",
             "Configuration": record.config_hash,
-            "Commit": (record.environment.commit or "unknown")[:10],
+            "Commit": (record.environment.commit or "unknown")[:10] + ("+dirty" if record.environment.dirty else ""),
             "Date": record.environment.date[:10],
         }
         for row in rows
@@ -180,9 +183,10 @@ def _trials(rows: Sequence[Row]) -> View:
 
 
 def _environment(rows: Sequence[Row]) -> dict[str, str]:
-    """Every field of the records' environments; several values where they differ."""
+    """The fields of the records' environments, but for those of single trials; several values where they differ."""
     found = [dataclasses.asdict(record.environment) for row in rows for record in row.records]
-    return {name.replace("_", " "): join_words(str(one[name]) for one in found) for name in found[0]}
+    shown = [name for name in found[0] if name not in OF_TRIALS]
+    return {name.replace("_", " "): join_words(str(one[name] or "none") for one in found) for name in shown}
 
 
 def _published(values: pd.DataFrame | None) -> View | None:
