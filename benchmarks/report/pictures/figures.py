@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -85,13 +85,13 @@ def save(figure: Figure, path: Path) -> None:
     write_bytes_atomically(path, rendered(figure, path.suffix[1:]))
 
 
-def rendered(figure: Figure, kind: str, pad: float = 0.08, **settings: Any) -> bytes:
-    """The figure as a file of that format, cut to what is drawn with `pad` inches around it; `settings` are rcParams.
+def rendered(figure: Figure, kind: str, pad: float = 0.08, letters: Literal["path", "none"] = "path") -> bytes:
+    """The figure as a file of that format, cut to what is drawn with `pad` inches around it.
 
-    Nothing in it depends on the day or on chance: an unchanged chart is an unchanged file.
+    `letters` of an SVG are paths, or text in whatever font the reader has. Nothing in it depends on the day or on chance: an unchanged chart is an unchanged file.
     """
     buffer = io.BytesIO()
     metadata = {"Date": None} if kind == "svg" else None
-    with rc_context({"svg.hashsalt": "vaebench", **settings}):
+    with rc_context({"svg.hashsalt": "vaebench", "svg.fonttype": letters}):
         figure.savefig(buffer, format=kind, bbox_inches="tight", pad_inches=pad, metadata=metadata)
     return buffer.getvalue()

@@ -97,7 +97,7 @@ def _panel(figure: Figure, axis: Axes, name: str) -> Panel:
         if found is not None:
             artist.set_gid(f"shape{len(series)}")
             series[f"shape{len(series)}"] = found
-    root = ET.fromstring(rendered(figure, "svg", pad=0.04, **{"svg.fonttype": "none"}))
+    root = ET.fromstring(rendered(figure, "svg", pad=0.04, letters="none"))
     _tidy(root)
     _group(root, series)
     _rename(root, name)

@@ -72,7 +72,8 @@ def load_images(folder: Path) -> SavedImages | None:
         if not fits or found.shape[1:] != shape:
             kind = f"{found.dtype} {found.shape}"
             raise _damaged(path, f"'{name}' as uint8 (N, H, W, 1 or 3), all of one size", kind)
-    return SavedImages(**images)
+    samples, refitted = images.get("samples"), images.get("samples_prior_statistics")
+    return SavedImages(images["originals"], images["reconstructions"], samples, refitted)
 
 
 def images_by_label(rows: Sequence[Row], trials: Mapping[Path, RunRecord]) -> dict[str, SavedImages]:
