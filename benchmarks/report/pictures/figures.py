@@ -88,7 +88,8 @@ def save(figure: Figure, path: Path) -> None:
 def rendered(figure: Figure, kind: str, pad: float = 0.08, letters: Literal["path", "none"] = "path") -> bytes:
     """The figure as a file of that format, cut to what is drawn with `pad` inches around it.
 
-    `letters` of an SVG are paths, or text in whatever font the reader has. Nothing in it depends on the day or on chance: an unchanged chart is an unchanged file.
+    `letters` of an SVG are paths, or text in whatever font the reader has. Nothing in it depends on the day or on
+    chance: an unchanged chart is an unchanged file.
     """
     buffer = io.BytesIO()
     metadata = {"Date": None} if kind == "svg" else None
