@@ -258,7 +258,7 @@ def _add_sample(sample: argparse.ArgumentParser) -> None:
 def _add_encode(encode: argparse.ArgumentParser) -> None:
     encode.add_argument("checkpoint", help=CHECKPOINT)
     encode.add_argument(
-        "--data", help="data set, npz:FILE, folder:PATH or tar:PATH (default: the one it was trained on)"
+        "--data", help="data set, npz:FILE, folder:, tar: or parquet:PATH (default: the one it was trained on)"
     )
     encode.add_argument(
         "--split",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import math
 import re
@@ -127,11 +126,6 @@ def in_markdown(text: object) -> str:
     """`text` as markdown shows it: no tags, links or emphasis of its own; what tables are made of is let pass."""
     line = MARKUP.sub(r"\\\g<0>", plain(text))
     return line if unmarked(line) else line.replace("**", r"\*\*")
-
-
-def in_html(text: object) -> str:
-    """`text` as HTML shows it."""
-    return html.escape(plain(text))
 
 
 def in_csv(value: Any) -> Any:
