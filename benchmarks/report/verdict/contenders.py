@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from benchmarks.base.errors import UserError, unknown
 from benchmarks.records.record import RECORD, RUN, RunRecord
 from benchmarks.report.page import read_trials
-from benchmarks.report.rows import Row, gather, with_known_data
+from benchmarks.report.rows import Row, gather, trials_of, with_known_data
 
 BASE = "base"
 ROOTS = (Path(), Path("results/local"), Path("results"))
@@ -176,15 +176,8 @@ def _single(folder: Path) -> dict[Path, RunRecord]:
 
 def _contender(row: Row, trials: dict[Path, RunRecord], alias: str) -> Contender:
     """The row with the folders of its seeds, known by its alias or its key."""
-    folders = {record.seed: path for path, record in trials.items() if _is_of(record, row)}
+    folders = {record.seed: path for path, record in trials_of(row, trials).items()}
     return Contender((alias or identifier(row.name),), row, folders)
-
-
-def _is_of(record: RunRecord, row: Row) -> bool:
-    """Whether the row was made of this record."""
-    return any(
-        (record.config_hash, record.environment.date) == (r.config_hash, r.environment.date) for r in row.records
-    )
 
 
 def _rows_named(rows: Sequence[Row], name: str) -> list[Row]:
