@@ -105,4 +105,4 @@ def test_a_log_keeps_what_earlier_starts_said_and_the_error_is_that_of_the_last(
     head, first, second = (planned.trials[0].folder / "log.txt").read_text().splitlines()
     assert first == "error: the disk is full"
     for line in (head, second):
-        assert re.fullmatch(r"# \d{4}-\d\d-\d\dT\S+ \S+ -m benchmarks trial \S+", line)
+        assert re.fullmatch(r"# \d{4}-\d\d-\d\dT\S+ \S+ -m benchmarks trial \S+ --data-hash [0-9a-f]{64}", line)

@@ -1,0 +1,58 @@
+"""Memory that runs out for real, by a limit of the kernel's: smaller passes, then less that is kept, then a failed row."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+MIB = 200
+"""What is left for a training; the rows keep 8, 70, 340 and over 1,000 MiB for an image, the third 55 if it must."""
+SUITE = """
+data = "npz:data.npz"
+likelihood = { name = "bernoulli" }
+training = { images = 8, batch_size = 4, validations = 0 }
+evaluation = { iwae_samples = 1, batch_size = 1 }
+[models]
+"""
+ROWS = {"fits": (4, 1), "smaller passes": (8, 6), "less kept": (16, 16), "too large": (64, 40)}
+"""Channels, and residual cells in front of the latents and behind them."""
+
+
+def write_suite(folder):
+    images = np.random.default_rng(0).integers(0, 256, (4, 128, 128), np.uint8)
+    np.savez(folder / "data.npz", train=images, validation=images[:2], test=images[:2])
+    sizes = "channels_encoder = {0}, channels_decoder = {0}, preprocess_cells = {1}, postprocess_cells = {1}"
+    rows = [
+        f'"{name}" = {{ name = "nvae", groups_fine_to_coarse = [1, 1], latent_channels = 2, channel_cap = 64, '
+        f"{sizes.format(*size)} }}"
+        for name, size in ROWS.items()
+    ]
+    (folder / "suite.toml").write_text(SUITE + "\n".join(rows))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the limit counts as Linux counts")
+def test_a_row_takes_what_memory_there_is_or_fails_and_the_suite_goes_on(tmp_path):
+    write_suite(tmp_path)
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers")])
+    environment = {**os.environ, "PYTHONPATH": path, "SHORT_OF_MEMORY": str(MIB)}
+    command = [sys.executable, "-m", "benchmarks", "run", "suite.toml", "--plugin", "short_of_memory", "--out", "out"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+    print(done.stderr)
+    found = {
+        record["row"]: record for record in map(json.loads, (p.read_text() for p in tmp_path.glob("out/*/record.json")))
+    }
+    assert {row: found[row]["status"] for row in ROWS} == {**dict.fromkeys(ROWS, "done"), "too large": "failed"}
+    notes = {row: " ".join(found[row]["notes"]) for row in ROWS}
+    assert "memory ran out" not in notes["fits"]
+    assert "memory ran out: batches were taken in " in notes["smaller passes"]
+    assert "cells were computed again" not in notes["smaller passes"]
+    assert "in 4 passes, whose cells were computed again in the backward pass" in notes["less kept"]
+    assert found["too large"]["error"].startswith("training of one image at a time ran out of memory")
+    assert done.returncode == 1
+    assert len([line for line in done.stderr.splitlines() if line.startswith("error")]) == 1
