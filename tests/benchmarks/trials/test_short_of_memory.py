@@ -1,15 +1,12 @@
-"""Memory that runs out for real, by a limit of the kernel's: smaller passes, then less that is kept, then a failed row."""
+"""Memory that runs out for real, by a limit of the kernel's: smaller passes, then less kept, then a failed row."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_run import records, run_here
 
-ROOT = Path(__file__).resolve().parents[3]
+HELPERS = Path(__file__).resolve().parents[2] / "helpers"
 MIB = 200
 """What is left for a training; the rows keep 8, 70, 340 and over 1,000 MiB for an image, the third 55 if it must."""
 SUITE = """
@@ -36,17 +33,16 @@ def write_suite(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("untimed")
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the limit counts as Linux counts")
-def test_a_row_takes_what_memory_there_is_or_fails_and_the_suite_goes_on(tmp_path):
+def test_a_row_takes_what_memory_there_is_or_fails_and_the_suite_goes_on(tmp_path, monkeypatch):
     write_suite(tmp_path)
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "helpers")])
-    environment = {**os.environ, "PYTHONPATH": path, "SHORT_OF_MEMORY": str(MIB)}
-    command = [sys.executable, "-m", "benchmarks", "run", "suite.toml", "--plugin", "short_of_memory", "--out", "out"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(HELPERS))
+    monkeypatch.setenv("SHORT_OF_MEMORY", str(MIB))
+    done = run_here("run", "suite.toml", "--plugin", "short_of_memory", "--jobs", "1", "--out", "out")
     print(done.stderr)
-    found = {
-        record["row"]: record for record in map(json.loads, (p.read_text() for p in tmp_path.glob("out/*/record.json")))
-    }
+    found = records(tmp_path / "out")
     assert {row: found[row]["status"] for row in ROWS} == {**dict.fromkeys(ROWS, "done"), "too large": "failed"}
     notes = {row: " ".join(found[row]["notes"]) for row in ROWS}
     assert "memory ran out" not in notes["fits"]
