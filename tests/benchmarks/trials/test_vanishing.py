@@ -163,6 +163,13 @@ def test_a_folder_that_is_read_only_is_one_line(words, disk, run_folder, tmp_pat
     assert {path: path.stat().st_mtime_ns for path in place.rglob("*")} == before
 
 
+def test_a_log_that_cannot_be_written_is_said_before_a_trial_is_trained(disk, tmp_path, monkeypatch):
+    place = disk("ro")
+    monkeypatch.setattr("benchmarks.trials.tune.timed_trial", None)
+    said = run_here("tune", write_suite(tmp_path), "--models", "vae", "--log", place / "log.csv")
+    assert_one_line(said, "Read-only file system")
+
+
 def test_a_folder_that_turns_read_only_is_one_line(child, disk, tmp_path):
     place = disk("rw")
     child(f'mount -t tmpfs -o ro tmpfs "{place}"')
