@@ -1,19 +1,14 @@
-"""How much memory a model needs, and less of it.
-
-What it needs is measured without running it: on the meta device, by autograd's saved tensors.
-"""
+"""How much memory a model needs, measured without running it: on the meta device, by autograd's saved tensors."""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from kernels.cell_form import CellForm
 from models.elbo import terms
 from models.output import Draw, Model
 
@@ -74,20 +69,6 @@ def saved_bytes(model: Model, batch: int) -> int:
         loss = loss if penalty is None else loss + penalty
     owned = _owned(model)
     return sum(tensor.untyped_storage().nbytes() for key, tensor in saved.items() if key not in owned)
-
-
-def start_recomputing(model: nn.Module) -> bool:
-    """Let the model's cells keep only their inputs for the backward pass and compute the rest again.
-
-    Values and gradients stay what they are (Chen et al. 2016, section 4). False where no cell is left to do so.
-    """
-    found = False
-    for module in model.modules():
-        form = getattr(module, "form", None)
-        if isinstance(form, CellForm) and not form.recompute:
-            setattr(module, "form", dataclasses.replace(form, recompute=True))  # noqa: B010 - no tensor, no module
-            found = True
-    return found
 
 
 def _owned(model: nn.Module) -> set[int]:

@@ -17,9 +17,9 @@ from benchmarks.base.errors import UserError
 from benchmarks.storage import tensors
 from benchmarks.suites.config import TrainingConfig, TrialConfig
 from benchmarks.training.graphed import StepGraphs
-from benchmarks.training.memory import start_recomputing
 from kernels.cpu.adamax import Adamax
 from models.elbo import ELBOTerms, terms
+from models.layers.recompute import start_recomputing
 from models.output import Draw, Model
 
 NUMBERS = (

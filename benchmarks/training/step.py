@@ -13,9 +13,9 @@ from benchmarks.machine.memory import is_out_of_memory, release
 from benchmarks.suites.config import TrainingConfig, TrialConfig
 from benchmarks.training.graphed import LossWeights
 from benchmarks.training.guard import StepGuard
-from benchmarks.training.memory import start_recomputing
 from benchmarks.training.state import Forward, TrainingState, forward_terms
 from models.elbo import Objective
+from models.layers.recompute import start_recomputing
 from models.output import Draw, Model
 
 

@@ -1,7 +1,7 @@
 """Documents in which a few things are changed, gone, new or odd, made cheaply: some ten thousand a second.
 
-Each function draws from `rng`, a `random.Random` or one that hypothesis guides and shrinks (`st.randoms()`). What a
-change does not touch is shared with the original, which nobody may change.
+Each function draws from `rng`, a `random.Random`. What is not changed is shared with the original, which nobody
+may change.
 """
 
 import math
