@@ -24,11 +24,12 @@ class LayerForm:
 
 @dataclass(frozen=True)
 class CellForm:
-    """Layers of the residual branch, and the factor on it."""
+    """Layers of the branch, the factor on it, and whether it is added to something."""
 
     layers: tuple[LayerForm, ...]
     gain: float = 1.0
     recompute: bool = False
+    residual: bool = True
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,10 @@ class CellTensors:
 
 
 class ResidualCell(Protocol):
-    """skip + gain * gate * branch(x), the branch being [norm,] activation, convolution, ..., [norm]; differentiable."""
+    """skip + gain * gate * branch(x), the branch being [norm,] activation, convolution, ..., [norm]; differentiable.
+
+    Of a form that is not residual, gain * gate * branch(x).
+    """
 
     def __call__(
         self, x: Tensor, skip: Tensor | None, form: CellForm, tensors: CellTensors, *, training: bool
@@ -83,7 +87,7 @@ class ResidualCell(Protocol):
 
         Args:
             x: (B, C, h, w).
-            skip: (B, C_out, h', w'), or None for x itself.
+            skip: (B, C_out, h', w'), or None for x itself; None of a form that is not residual.
             form: layers, factor on the branch.
             tensors: parameters and running statistics; the latter are moved in training.
             training: normalise by the batch's own statistics.
@@ -111,10 +115,10 @@ class PackCell(Protocol):
 
 
 class RunPacked(Protocol):
-    """skip + gain * gate * branch(x) of a packed cell, without gradients."""
+    """What `ResidualCell` gives, of a packed cell and without gradients."""
 
     def __call__(self, cell: PackedCell, x: Tensor, skip: Tensor | None) -> Tensor:
-        """(B, C, h, w) -> (B, C_out, h', w'); a null skip stands for x."""
+        """(B, C, h, w) -> (B, C_out, h', w'); a null skip stands for x where the form is residual."""
         ...
 
 

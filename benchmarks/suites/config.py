@@ -36,9 +36,9 @@ _BESIDE_WEIGHTS = ("checkpoint_seconds", "hopeless_after")
 class TrainingConfig:
     """How a model is trained.
 
-    Length: `images` (steps x batch), or `epochs` in its place, or `seconds` of training (the number of steps is
-    then fixed from the speed measured at the start), or `cpu_seconds` of processor time, all threads together, which
-    neighbours on a busy machine do not lengthen. Learning rate: linear warm-up over `warmup`, or from 0 over
+    Length: `images` (steps x batch), or `epochs` in its place, or `seconds` of training (the number of steps, and with
+    it the schedule, is planned from the speed so far), or `cpu_seconds` of processor time, all threads together, which
+    neighbours on a busy machine lengthen less. Learning rate: linear warm-up over `warmup`, or from 0 over
     `warmup_steps` in its place, then cosine to `final_rate` x learning_rate. `betas` are Adam's. `ema` is the decay of
     averaged weights (0: none), warmed as min(ema, (1 + t) / (10 + t)), or constant from the initial weights on without
     `ema_warmup`; `ema_batches` training batches re-estimate batch-norm statistics under them. `clip_norm` 0 means no

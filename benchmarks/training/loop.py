@@ -32,6 +32,8 @@ GOOD_STATES = 10
 """States of a training, evenly spread from its first step on, to the last of which it can return."""
 PROCESSOR_CALIBRATION_STEPS = 40
 """Steps measured for a budget of processor time, which is to be met whatever else the machine does."""
+PLANNED_SHARE = 0.1
+"""Of the steps that are left under a budget of time: after as many, their number is planned anew."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,37 @@ class StepClock:
         self.state.seconds += time.perf_counter() - self.started
         if self.state.cpu_seconds is not None:
             self.state.cpu_seconds += time.process_time() - self.busy
+
+
+class StepPlan:
+    """Keeps the number of steps to a budget of time, from what steps have cost since it was made.
+
+    The speed measured before the first step is that of a moment; on a machine with neighbours it is off by a fifth.
+    """
+
+    def __init__(self, state: TrainingState, config: TrainingConfig) -> None:
+        self.state, self.config = state, config
+        self.start, self.spent_before = state.step, self._spent()
+        self.due = self._next()
+
+    def keep_to_budget(self) -> None:
+        """Plan anew where that is due; the losses are as long as the plan."""
+        state, budget, spent = self.state, self.config.budget, self._spent()
+        if budget is None or spent is None or self.spent_before is None or state.step < self.due:
+            return
+        each = (spent - self.spent_before) / (state.step - self.start)
+        if not each:  # a clock that is coarser than steps
+            return
+        state.steps = state.step + max(0, round((budget - spent) / each))
+        longer = torch.full((max(0, state.steps - len(state.losses)),), torch.nan)
+        state.losses = torch.cat((state.losses[: state.steps], longer))
+        self.due = self._next()
+
+    def _next(self) -> int:
+        return self.state.step + max(1, round(PLANNED_SHARE * (self.state.steps - self.state.step)))
+
+    def _spent(self) -> float | None:
+        return self.state.seconds if self.config.cpu_seconds is None else self.state.cpu_seconds
 
 
 @torch.no_grad()
@@ -196,6 +229,7 @@ def _take_steps(
     order = batches(len(images), config.batch_size, trial.seed, state.step)
     good = {state.steps * index // GOOD_STATES for index in range(GOOD_STATES)} if config.back_offs else set[int]()
     saved, clock = time.perf_counter(), StepClock(state)
+    plan = StepPlan(state, config)
     _validate(state, trial, data, device, stop)  # where it was stopped there
     lost = why_lost(state, config)  # one that was given up is so still
     while state.step < state.steps and not (stop() or lost):
@@ -205,6 +239,7 @@ def _take_steps(
         with clock:
             x = training_batch(trial, images, next(order), state.step)
             loss = train_step(state, guard, trial, x, Draw(latents + state.step))
+        plan.keep_to_budget()
         if (state.passes, state.recompute) != before:
             again = ", whose cells are computed again in the backward pass" if state.recompute else ""
             say(f"out of memory at step {state.step}: a batch takes {state.passes} passes from here on{again}")
@@ -313,7 +348,7 @@ def replay(model: Model, loss: Callable[[Model], Tensor]) -> str | None:
 
 
 def fresh_state(model: Model, trial: TrialConfig, data: DataSet, device: torch.device) -> TrainingState:
-    """State at step 0; for a budget in seconds the number of steps is fixed here, from measured speed."""
+    """State at step 0; for a budget of time the number of steps is a first estimate, from measured speed."""
     steps = planned_steps(trial.training, len(data.train))
     budget = trial.training.budget
     if budget is not None:

@@ -111,6 +111,13 @@ def _identity(channels: int) -> Tensor:
         return torch.tensor([0.0, 1.0, 1.0, 0.0])[:, None].expand(4, channels).contiguous()
 
 
+def norm_pointers(applied: Tensor) -> tuple[int | None, int | None, int | None]:
+    """Addresses of mean, scale and shift of a norm (4, C); null where it changes nothing."""
+    if applied.data_ptr() == _identity(applied.shape[1]).data_ptr():
+        return None, None, None
+    return applied[0].data_ptr(), applied[2].data_ptr(), applied[3].data_ptr()
+
+
 def apply_layer(
     form: LayerForm, x: Tensor, norm: Tensor, convolution: Convolution, statistics: bool
 ) -> tuple[Tensor, ImageStatistics | None]:
@@ -125,8 +132,7 @@ def apply_layer(
     library.loaded().vaebench_layer(
         layer,
         x.data_ptr(),
-        norm[2].data_ptr(),
-        norm[3].data_ptr(),
+        *norm_pointers(norm)[1:],
         convolution.weight.data_ptr(),
         pointer(convolution.bias),
         y.data_ptr(),
@@ -188,8 +194,22 @@ def open_gate(left: Pass, gate: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return pooled, hidden, F.linear(hidden, gate[2], gate[3]).sigmoid_()
 
 
-def combine(form: CellForm, left: Pass, skip: Tensor) -> Tensor:
-    """Skip + gain * gate * norm(branch)."""
+def ends_plainly(tensors: CellTensors) -> bool:
+    """Whether nothing but the factor stands between the last convolution and the sum: no norm, no gate."""
+    return tensors.norms[-1] is None and not tensors.gate
+
+
+def added_map(form: CellForm, x: Tensor, skip: Tensor | None) -> Tensor | None:
+    """What is added to the branch, channels-last; None of a form that is not residual."""
+    if skip is None:
+        return x if form.residual else None
+    return skip.contiguous(memory_format=torch.channels_last)
+
+
+def combine(form: CellForm, left: Pass, tensors: CellTensors, skip: Tensor | None) -> Tensor:
+    """[Skip +] gain * gate * norm(branch)."""
+    if skip is None and form.gain == 1 and ends_plainly(tensors):
+        return left.maps[-1]
     scale, shift = left.norms[-1][2] * form.gain, left.norms[-1][3] * form.gain
     if left.gate:
         scale, shift = left.gate[2] * scale, left.gate[2] * shift
@@ -255,18 +275,18 @@ def last_norm_backward(
 def layer_backward(
     form: LayerForm, x: Tensor, applied: Tensor, convolution: Convolution, upstream: Upstream, d: Tensor | None
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Gradients of weight and bias, and the sums (2, C) of the gradient of the normalised input.
+    """Gradients of weight and bias, and the sums (2, C) of the gradient of the normalised input if there is a norm.
 
-    The latter is written into `d` (B, C, h, w), if there is one.
+    The gradient is written into `d` (B, C, h, w), if there is one.
     """
     shape = (x.shape[0], x.shape[1], x.shape[2], x.shape[3])
     layer, d_weight = layer_of(form, shape, len(convolution.weight)), torch.empty_like(convolution.weight)
     d_bias = None if convolution.bias is None else torch.zeros_like(convolution.bias)
     sums = torch.zeros(2, layer.c_in, dtype=torch.float64)
-    mean, _, scale, shift = applied
+    mean, scale, shift = norm_pointers(applied)
     library.loaded().vaebench_layer_backward(
         layer,
-        *(one.data_ptr() for one in (x, scale, shift, mean, convolution.weight)),
+        *(x.data_ptr(), scale, shift, mean, convolution.weight.data_ptr()),
         upstream,
         *(pointer(one) for one in (d, d_weight, d_bias, sums)),
         torch.get_num_threads(),
@@ -274,12 +294,20 @@ def layer_backward(
     return d_weight, d_bias, sums
 
 
-def cell_backward(
-    form: CellForm, left: Pass, tensors: CellTensors, gradient: Tensor, skip_is_input: bool
-) -> tuple[Tensor, list[Tensor | None]]:
-    """Gradients of the cell's input and of `tensors.flat()`, from that of its output."""
+def end_backward(
+    form: CellForm, left: Pass, tensors: CellTensors, gradient: Tensor
+) -> tuple[Linear, Tensor | None, list[Tensor | None], list[Tensor]]:
+    """Back through factor, gate and last norm.
+
+    The gradient of the last map as a linear form of the cell's gradient and, where it needs it, that map; of the norm's
+    tensors and the gate's.
+    """
+    batch, channels, height, width = gradient.shape
+    if ends_plainly(tensors):
+        unit = _unit(channels)
+        through = unit if form.gain == 1 else unit._replace(scale=torch.full((channels,), form.gain))
+        return through, None, [None, None], []
     last, applied = left.maps[-1], left.norms[-1]
-    batch, channels, height, width = last.shape
     sums, products = torch.empty(2, batch, channels).unbind()
     library.loaded().vaebench_sums(
         *(one.data_ptr() for one in (gradient, last, applied[0], sums, products)),
@@ -290,7 +318,15 @@ def cell_backward(
     )
     upstream, d_gate = through_gate(form, left, tensors.gate, sums, products)
     upstream, *d_norm = last_norm_backward(tensors.norms[-1], left, upstream, sums, products)
-    d, output = gradient, last if upstream.output_scale is not None else None
+    return upstream, last if upstream.output_scale is not None else None, d_norm, d_gate
+
+
+def cell_backward(
+    form: CellForm, left: Pass, tensors: CellTensors, gradient: Tensor, skip_is_input: bool
+) -> tuple[Tensor, list[Tensor | None]]:
+    """Gradients of the cell's input and of `tensors.flat()`, from that of its output."""
+    upstream, output, d_norm, d_gate = end_backward(form, left, tensors, gradient)
+    d = gradient
     norms: list[Sequence[Tensor | None]] = [d_norm]
     convolutions: list[Sequence[Tensor | None]] = []
     for index in reversed(range(len(form.layers))):
@@ -304,7 +340,8 @@ def cell_backward(
             output = x
         norms.append(d_norm)
         d = d_x
-    whole = linear(upstream, d, output, gradient if skip_is_input else None)
+    base = gradient if skip_is_input else None
+    whole = d if output is None and base is None else linear(upstream, d, output, base)
     return whole, [*(one for pair in norms[::-1] + convolutions[::-1] for one in pair), *d_gate]
 
 
@@ -316,7 +353,7 @@ def _unit(channels: int) -> Linear:
 
 
 class FusedCell(torch.autograd.Function):
-    """skip + gain * gate * branch(x) in training; a null skip stands for x."""
+    """[skip +] gain * gate * branch(x) in training; a null skip stands for x where the form is residual."""
 
     @staticmethod
     def forward(
@@ -324,10 +361,13 @@ class FusedCell(torch.autograd.Function):
     ) -> Tensor:
         """Run, and keep the input and the convolutions' outputs."""
         left = run_branch(form, x, tensors, training=True, update=True)
-        out = combine(form, left, x if skip is None else skip)
+        out = combine(form, left, tensors, added_map(form, x, skip))
+        if ends_plainly(tensors):
+            left.maps.pop()  # the gradient does not need the last map
         kept = Pass([x], []) if form.recompute else left
         ctx.save_for_backward(*kept.maps, *kept.norms, kept.pooled, *kept.gate, *flat)
-        ctx.form, ctx.tensors, ctx.skip_is_input = form, tensors, skip is None
+        ctx.form, ctx.tensors, ctx.skip_is_input = form, tensors, skip is None and form.residual
+        ctx.with_skip = skip is not None
         ctx.counts = len(kept.maps), len(kept.norms), len(kept.gate)
         return out
 
@@ -343,7 +383,7 @@ class FusedCell(torch.autograd.Function):
             left = run_branch(ctx.form, left.maps[0], ctx.tensors, training=True, update=False)
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         d_x, gradients = cell_backward(ctx.form, left, ctx.tensors, gradient, ctx.skip_is_input)
-        return None, None, d_x, None if ctx.skip_is_input else gradient, *gradients
+        return None, None, d_x, gradient if ctx.with_skip else None, *gradients
 
 
 class FusedConvolution(torch.autograd.Function):
@@ -407,4 +447,4 @@ def residual_cell(x: Tensor, skip: Tensor | None, form: CellForm, tensors: CellT
     if torch.is_grad_enabled():
         return FusedCell.apply(form, tensors, x, skip, *tensors.flat())  # pyright: ignore[reportReturnType]
     left = run_branch(form, x, tensors, training, update=training)
-    return combine(form, left, x if skip is None else skip)
+    return combine(form, left, tensors, added_map(form, x, skip))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kernels.cell_form import CellForm, CellTensors, PackedCell
 from kernels.cpu import library
-from kernels.cpu.cell import contiguous, layer_of, new_map, normalise, takes_cell
+from kernels.cpu.cell import added_map, contiguous, layer_of, new_map, normalise, takes_cell
 from kernels.cpu.structures import MOST_LAYERS, Cell, pointer
 from kernels.reference import network as reference
 
@@ -60,7 +60,7 @@ def run_packed(cell: PackedCell, x: Tensor, skip: Tensor | None) -> Tensor:
     if not (isinstance(cell, PackedForC) and library.takes(x)):
         return reference.run_packed(cell, x, skip)
     x = x.contiguous(memory_format=torch.channels_last)
-    skip = x if skip is None else skip.contiguous(memory_format=torch.channels_last)
+    added = added_map(cell.form, x, skip)
     count, hidden = len(cell.channels), len(cell.gate[1]) if cell.gate else 0
     described = Cell(count, hidden, cell.form.gain)
     shape = (x.shape[0], x.shape[1], x.shape[2], x.shape[3])
@@ -70,7 +70,9 @@ def run_packed(cell: PackedCell, x: Tensor, skip: Tensor | None) -> Tensor:
     for name in ("packed", "start", "norms", "gate"):
         tensors = getattr(cell, name)
         getattr(described, name)[: len(tensors)] = [one.data_ptr() for one in tensors]
+    for index, norm in enumerate(cell.tensors.norms[:-1]):
+        described.norms[index] = described.norms[index] if norm else None
     out = new_map(*shape)
-    pointers = (x.data_ptr(), skip.data_ptr(), out.data_ptr())
+    pointers = (x.data_ptr(), pointer(added), out.data_ptr())
     library.loaded().vaebench_cell(ctypes.byref(described), *pointers, torch.get_num_threads())
     return out

@@ -29,8 +29,11 @@ def repeat_pixels(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
-def gated_residual(skip: Tensor, branch: Tensor, gate: Tensor | None, gain: float) -> Tensor:
+def gated_residual(skip: Tensor | None, branch: Tensor, gate: Tensor | None, gain: float) -> Tensor:
     """Sum skip + gain * gate * branch, in one pass over memory; without a gate, skip + gain * branch."""
+    if skip is None:
+        branch = branch if gate is None else branch * gate
+        return branch if gain == 1 else branch * gain
     if gate is None:
         return torch.add(skip, branch, alpha=gain)
     return torch.addcmul(skip, branch, gate, value=gain)
@@ -82,7 +85,7 @@ def opened_gate(branch: Tensor, gate: Sequence[Tensor]) -> Tensor | None:
 
 
 def _one_pass(
-    x: Tensor, skip: Tensor, form: CellForm, tensors: CellTensors, training: bool, operation: NormSwish
+    x: Tensor, skip: Tensor | None, form: CellForm, tensors: CellTensors, training: bool, operation: NormSwish
 ) -> Tensor:
     """The cell, layer by layer."""
     branch = x
@@ -100,12 +103,12 @@ def _still(tensors: CellTensors) -> CellTensors:
 
 
 def _recomputed_pass(
-    x: Tensor, skip: Tensor, form: CellForm, tensors: CellTensors, training: bool, operation: NormSwish
+    x: Tensor, skip: Tensor | None, form: CellForm, tensors: CellTensors, training: bool, operation: NormSwish
 ) -> Tensor:
     """The cell, of which only the input is kept; the pass that the backward runs again moves no statistics."""
     passes = [tensors]
 
-    def run(x: Tensor, skip: Tensor) -> Tensor:
+    def run(x: Tensor, skip: Tensor | None) -> Tensor:
         return _one_pass(x, skip, form, passes.pop() if passes else _still(tensors), training, operation)
 
     return checkpoint(run, x, skip, use_reentrant=False, preserve_rng_state=False)
@@ -122,7 +125,8 @@ def residual_cell(
 ) -> Tensor:
     """The cell; see `kernels.cell_form.ResidualCell`. `operation` normalises and activates."""
     run = _recomputed_pass if form.recompute and torch.is_grad_enabled() else _one_pass
-    return run(x, x if skip is None else skip, form, tensors, training, operation)
+    added = x if skip is None and form.residual else skip
+    return run(x, added, form, tensors, training, operation)
 
 
 def run_packed(cell: PackedCell, x: Tensor, skip: Tensor | None, *, operation: NormSwish = norm_swish) -> Tensor:

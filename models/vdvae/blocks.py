@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kernels.cell_form import CellForm, CellTensors, Convolution
+from kernels.cell_form import CellForm, CellTensors, Convolution, PackedCell
 from kernels.ops import Ops
 from models.layers.convolutions import ActivatedConv2d
+from models.layers.kept import Kept
 from models.vdvae.config import VDVAEConfig
 
 LARGEST_POINTWISE = 2
@@ -43,7 +44,8 @@ def scale_weight(conv: nn.Conv2d, factor: float) -> None:
 class Bottleneck(nn.Module):
     """GELU before each of four convolutions: 1x1 into `hidden` channels, two 3x3 there, 1x1 out; no norm.
 
-    With `residual` it is added to its input, through the backend's fused cell.
+    With `residual` it is added to its input. It runs as one operation of `ops.network`; in evaluation its weights are
+    packed once for many batches.
     """
 
     def __init__(
@@ -58,23 +60,33 @@ class Bottleneck(nn.Module):
         super().__init__()
         c_in, hidden, c_out = channels
         kernel = 3 if resolution > LARGEST_POINTWISE else 1
-        self.network, self.residual = ops.network, residual
+        self.network = ops.network
+        self._packed: Kept[PackedCell] = Kept()
         self.c1 = plain_conv(c_in, hidden, 1, ops, activated=True)
         self.c2 = plain_conv(hidden, hidden, kernel, ops, activated=True)
         self.c3 = plain_conv(hidden, hidden, kernel, ops, activated=True)
         self.c4 = plain_conv(hidden, c_out, 1, ops, activated=True)
-        self.form = CellForm(tuple(conv.form for conv in self._convolutions()), recompute=recompute)
+        layers = tuple(conv.form for conv in self._convolutions())
+        self.form = CellForm(layers, recompute=recompute, residual=residual)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, R, R) -> (B, C_out, R, R)."""
-        convolutions = self._convolutions()
-        if not self.residual:
-            for conv in convolutions:
-                x = conv(x)  # (B, hidden, R, R) but for the last
-            return x
-        tensors = tuple(Convolution(conv.weight, conv.bias) for conv in convolutions)
-        without_norms = CellTensors((None,) * (len(tensors) + 1), tensors)
-        return self.network.residual_cell(x, None, self.form, without_norms, training=True)  # which only norms heed
+        tensors = self._tensors()
+        if self.training or torch.is_grad_enabled():
+            return self.network.residual_cell(x, None, self.form, tensors, training=True)  # which only norms heed
+        made_of = [one for one in tensors.flat() if one is not None]
+        packed = self._packed.of(made_of, lambda: self.network.pack_cell(self.form, tensors))
+        return self.network.run_packed(packed, x, None)
+
+    def train(self, mode: bool = True) -> Bottleneck:
+        """Switch between training and evaluation; what was packed is forgotten."""
+        self._packed.clear()
+        return super().train(mode)
+
+    def _tensors(self) -> CellTensors:
+        """What the cell computes with: convolutions, no norms."""
+        convolutions = tuple(Convolution(conv.weight, conv.bias) for conv in self._convolutions())
+        return CellTensors((None,) * (len(convolutions) + 1), convolutions)
 
     def _convolutions(self) -> tuple[ActivatedConv2d, ...]:
         return self.c1, self.c2, self.c3, self.c4

@@ -87,6 +87,9 @@ def _published(
 
 
 _TINY = VDVAEConfig("32x1,32d2,16d2,8d2,4x1", "4x1,8m4,16m8,32m16", 8, latent_channels=2)
+_COLOR_SMALL = VDVAEConfig(
+    "32x3,32d2,16x3,16d2,8x2,8d2,4x2,4d4,1x2", "1x1,4m1,4x2,8m4,8x2,16m8,16x4,32m16,32x5", 64, latent_channels=16
+)
 
 PRESETS: dict[str, Preset] = {
     "vdvae-cifar10": _published(
@@ -156,4 +159,5 @@ PRESETS: dict[str, Preset] = {
     ),
     "vdvae-tiny": Preset("vdvae", _TINY, ImageShape(1, 28, 28), BernoulliSpec(), None, 13_151),
     "vdvae-small": Preset("vdvae", VDVAEConfig(), ImageShape(1, 28, 28), BernoulliSpec(), None, 110_025),
+    "vdvae-color-small": Preset("vdvae", _COLOR_SMALL, ImageShape(3, 32, 32), LogisticMixtureSpec(10), None, 586_820),
 }

@@ -11,11 +11,13 @@ from torch import Tensor
 from benchmarks.speed.baseline.nvae import plain_nvae
 from benchmarks.speed.baseline.training import PlainTraining
 from benchmarks.speed.baseline.vae import PlainLoop
+from benchmarks.speed.baseline.vdvae import PlainVDVAETraining, plain_vdvae
 from benchmarks.speed.clock import Call
 from benchmarks.suites.config import TrialConfig
 from models.nvae import NVAE
 from models.output import Model
 from models.vanilla.vae import VAE
+from models.vdvae.model import VDVAE
 
 
 class Work(Protocol):
@@ -72,6 +74,21 @@ def iwae_nvae(job: Work) -> Call:
     return torch.no_grad()(lambda: plain.iwae(x, job.draws))
 
 
+def train_vdvae(job: Work) -> Call:
+    """A training step of the plain VDVAE, with an average of the weights where the trial keeps one."""
+    assert isinstance(job.model, VDVAE)
+    settings, x = job.trial.training, job.x()
+    training = PlainVDVAETraining(plain_vdvae(job.model), settings.learning_rate, average=settings.ema)
+    return lambda: training.step(x)
+
+
+def sample_vdvae(job: Work) -> Call:
+    """Mean images of the plain VDVAE."""
+    assert isinstance(job.model, VDVAE)
+    plain = plain_vdvae(job.model).eval()
+    return torch.no_grad()(lambda: plain.sample(job.batch))
+
+
 def loop_vae(job: Work) -> Call:
     """A training step of the plain loop, its next batch included."""
     assert isinstance(job.model, VAE)
@@ -80,5 +97,6 @@ def loop_vae(job: Work) -> Call:
 
 BASELINES: dict[str, dict[str, Callable[[Work], Call]]] = {
     "nvae": {"train": train_nvae, "sample": sample_nvae, "iwae": iwae_nvae},
+    "vdvae": {"train": train_vdvae, "sample": sample_vdvae},
     "vae": {"loop": loop_vae},
 }

@@ -1,5 +1,5 @@
 /* A whole residual cell without gradients, a few images at a time through all layers while they are in the cache:
- * out = skip + gain * gate * norm(branch(x)), the gate by squeeze-excitation (Hu et al. 2018). */
+ * out = [skip +] gain * gate * norm(branch(x)), the gate by squeeze-excitation (Hu et al. 2018). */
 
 #include "exp_log.h"
 #include "layer.h"
@@ -11,8 +11,8 @@
 
 #define MOST_LAYERS 8
 
-/* Layers with packed weights and start rows, norms (4, c) before each and after the last, weight and bias of the
- * two linear layers of the gate (none if `hidden`, the units between them, is 0), and the factor on the branch. */
+/* Layers with packed weights and start rows, norms (4, c) before each (null: none) and after the last, weight and bias of
+ * the two linear layers of the gate (none if `hidden`, the units between them, is 0), and the factor on the branch. */
 typedef struct {
     int64_t count, hidden;
     float gain;
@@ -64,8 +64,9 @@ static const float *run_branch(const Cell *cell, int64_t images, const float *x,
 {
     for (int64_t i = 0; i < cell->count; i++) {
         const Layer *layer = cell->layers + i;
-        const float *scale = cell->norms[i] + NORM_SCALE * layer->c_in;
-        const float *shift = cell->norms[i] + NORM_SHIFT * layer->c_in;
+        const float *norm = cell->norms[i];
+        const float *scale = norm ? norm + NORM_SCALE * layer->c_in : NULL;
+        const float *shift = norm ? norm + NORM_SHIFT * layer->c_in : NULL;
         float *y = room + i % 2 * half;
         run_layer(layer, images, x, scale, shift, cell->packed[i], cell->start[i], y);
         x = y;
@@ -84,7 +85,7 @@ static int64_t largest_map(const Cell *cell)
     return largest;
 }
 
-/* out (batch, out_height, out_width, c_out) from x and skip. */
+/* out (batch, out_height, out_width, c_out) from x and skip (null: nothing is added). */
 void vaebench_cell(const Cell *cell, const float *x, const float *skip, float *out, int32_t threads)
 {
     const Layer *last = cell->layers + cell->count - 1;
@@ -98,7 +99,7 @@ void vaebench_cell(const Cell *cell, const float *x, const float *skip, float *o
         for (int64_t i = first; i < first + images; i++, y += size) {
             open_gate(cell, y, pixels, channels, scale, shift);
             Upstream branch = {y, NULL, scale, NULL, shift, 0};
-            linear_image(&branch, 0, skip + i * size, out + i * size, pixels, channels);
+            linear_image(&branch, 0, skip ? skip + i * size : NULL, out + i * size, pixels, channels);
         }
     }
 }

@@ -50,10 +50,10 @@ INLINE void product(int vectors, const float *a, int64_t row, const Runs *runs, 
             for (int v = 0; v < vectors; v++) store(out + r * out_row + v * WIDE, sum[r][v]);
         return;
     }
-    float kept[TILE][MOST_VECTORS * WIDE];
-    for (int r = 0; r < TILE; r++)
-        for (int v = 0; v < vectors; v++) store(kept[r] + v * WIDE, sum[r][v]);
-    for (int r = 0; r < rows; r++) memcpy(out + r * out_row, kept[r], (size_t)columns * sizeof(float));
+    _Pragma("GCC unroll 8") for (int r = 0; r < TILE; r++)
+        for (int v = 0; v < vectors; v++)
+            if (r < rows && v * WIDE < columns)
+                store_some(out + r * out_row + v * WIDE, sum[r][v], columns - v * WIDE);
 }
 
 /* TILE values of a patch by a panel of the gradient: out (rows, spread pixel) += sum over output pixels of their
@@ -110,7 +110,8 @@ static void gather(const Geometry *g, const Runs *runs, const float *map, int64_
         int64_t y = at % out_pixels / g->out_width, x = at % g->out_width;
         const float *from = map + (at / out_pixels * image + (y * g->width + x) * g->stride) * g->pixel;
         for (int64_t run = 0; run < runs->count; run++, out += runs->length)
-            memcpy(out, from + runs->offset[run], (size_t)runs->length * sizeof(float));
+            for (int64_t i = 0; i < runs->length; i += WIDE)
+                store_some(out + i, load_some(from + runs->offset[run] + i, runs->length - i), runs->length - i);
     }
 }
 

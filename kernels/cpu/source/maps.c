@@ -6,6 +6,17 @@
 #include "activation.h"
 #include "vector.h"
 
+/* Coefficients from channel c on; null stays null. */
+INLINE const float *from_channel(const float *coefficients, int64_t c) { return coefficients ? coefficients + c : NULL; }
+
+/* Without a norm, channels are alike: rows of `count` floats, `step` apart in the map, whatever their pixels are. */
+INLINE void pad_rows(int activation, int64_t rows, int64_t count, const float *x, float *map, int64_t step)
+{
+    for (int64_t row = 0; row < rows; row++, x += count, map += step)
+        for (int64_t i = 0; i < count; i += WIDE)
+            store_some(map + i, activated(load_some(x + i, count - i), activation), count - i);
+}
+
 /* Some channels of one image into the inside of a map. */
 INLINE void pad_channels(int activation, int vectors, int64_t columns, const Layer *layer, const Geometry *g,
                          const float *x, const float *scale, const float *shift, float *map)
@@ -14,8 +25,8 @@ INLINE void pad_channels(int activation, int vectors, int64_t columns, const Lay
     int64_t stored = layer->depthwise ? WIDE : columns; /* blocks are whole */
     vector scales[CHUNK], shifts[CHUNK];
     for (int v = 0; v < vectors; v++) {
-        scales[v] = load_some(scale + v * WIDE, columns);
-        shifts[v] = load_some(shift + v * WIDE, columns);
+        scales[v] = scale ? load_some(scale + v * WIDE, columns) : (vector){0} + 1.0f;
+        shifts[v] = scale ? load_some(shift + v * WIDE, columns) : (vector){0};
     }
     for (int64_t row = 0; row < layer->height; row++)
         for (int64_t column = 0; column < layer->width; column++, x += layer->c_in) {
@@ -34,8 +45,12 @@ INLINE void pad_channels(int activation, int vectors, int64_t columns, const Lay
 INLINE void pad_activated(int activation, const Layer *layer, const Geometry *g, const float *x, const float *scale,
                           const float *shift, float *map)
 {
+    if (!scale && !layer->depthwise && layer->repeat == 1) {
+        pad_rows(activation, layer->height, layer->width * layer->c_in, x, map, g->width * g->pixel);
+        return;
+    }
 #define PAD(VECTORS, COLUMNS)                                                                                          \
-    pad_channels(activation, VECTORS, COLUMNS, layer, g, x + c, scale + c, shift + c,                                  \
+    pad_channels(activation, VECTORS, COLUMNS, layer, g, x + c, from_channel(scale, c), from_channel(shift, c),        \
                  map + c / WIDE * vector_step(layer, g))
     BY_CHUNKS(layer->c_in, PAD)
 }
@@ -86,6 +101,15 @@ void spread_gradient(const Layer *layer, const Geometry *g, const Upstream *up, 
     BY_CHUNKS(layer->c_out, SPREAD_CHANNELS)
 }
 
+/* Without a norm and repeated pixels, all `count` values of the image are alike, and no sums are wanted. */
+INLINE void gradient_of_values(int activation, int64_t count, const float *x, const float *gradient, float *d)
+{
+    for (int64_t i = 0; i < count; i += WIDE) {
+        vector upstream = load_some(gradient + i, count - i);
+        store_some(d + i, upstream * slope(load_some(x + i, count - i), activation), count - i);
+    }
+}
+
 /* Some channels; a repeated pixel's gradient is the sum of its four copies'. */
 INLINE void gradient_channels(int activation, int vectors, int64_t columns, const Layer *layer, const float *x,
                               const float *scale, const float *shift, const float *center, const float *gradient,
@@ -94,9 +118,9 @@ INLINE void gradient_channels(int activation, int vectors, int64_t columns, cons
     int64_t channels = layer->c_in, line = layer->width * layer->repeat * channels;
     vector scales[CHUNK], shifts[CHUNK], centers[CHUNK], total[CHUNK] = {0}, products[CHUNK] = {0};
     for (int v = 0; v < vectors; v++) {
-        scales[v] = load_some(scale + v * WIDE, columns);
-        shifts[v] = load_some(shift + v * WIDE, columns);
-        centers[v] = load_some(center + v * WIDE, columns);
+        scales[v] = scale ? load_some(scale + v * WIDE, columns) : (vector){0} + 1.0f;
+        shifts[v] = scale ? load_some(shift + v * WIDE, columns) : (vector){0};
+        centers[v] = scale ? load_some(center + v * WIDE, columns) : (vector){0};
     }
     for (int64_t row = 0; row < layer->height; row++)
         for (int64_t column = 0; column < layer->width; column++, x += channels, d += channels)
@@ -121,9 +145,13 @@ INLINE void gradient_activated(int activation, const Layer *layer, const float *
                                const float *shift, const float *center, const float *gradient, float *d, float *sum,
                                float *product)
 {
+    if (!scale && layer->repeat == 1) {
+        gradient_of_values(activation, input_size(layer), x, gradient, d);
+        return;
+    }
 #define GRADIENT(VECTORS, COLUMNS)                                                                                     \
-    gradient_channels(activation, VECTORS, COLUMNS, layer, x + c, scale + c, shift + c, center + c, gradient + c,      \
-                      d + c, sum + c, product + c)
+    gradient_channels(activation, VECTORS, COLUMNS, layer, x + c, from_channel(scale, c), from_channel(shift, c),      \
+                      from_channel(center, c), gradient + c, d + c, sum + c, product + c)
     BY_CHUNKS(layer->c_in, GRADIENT)
 }
 

@@ -6,7 +6,8 @@
 #include "layout.h"
 #include "linear_form.h"
 
-/* One image x (height, width, c_in), normalised (scale, shift (c_in)), activated, repeated, and padded with zeros. */
+/* One image x (height, width, c_in), normalised (scale, shift (c_in); null: not), activated, repeated, and padded with
+ * zeros. */
 void pad_input(const Layer *layer, const Geometry *g, const float *x, const float *scale, const float *shift,
                float *map);
 
@@ -15,7 +16,7 @@ void pad_input(const Layer *layer, const Geometry *g, const float *x, const floa
 void spread_gradient(const Layer *layer, const Geometry *g, const Upstream *up, int64_t image, float *map, float *sum);
 
 /* The gradient d (height, width, c_in) of one image's normalised input, from that of the activated and repeated
- * one; adds the sums over pixels of d and of d (x - center), (c_in) each. */
+ * one; adds the sums over pixels of d and of d (x - center), (c_in) each, where there is a norm (scale not null). */
 void normalised_gradient(const Layer *layer, const float *x, const float *scale, const float *shift,
                          const float *center, const float *gradient, float *d, float *sum, float *product);
 

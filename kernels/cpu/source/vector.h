@@ -5,6 +5,9 @@
 
 #include <stdint.h>
 #include <string.h>
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
 
 #if defined(__AVX512F__)
 #define WIDE 16
@@ -23,19 +26,31 @@ typedef float loose_vector __attribute__((vector_size(4 * WIDE), aligned(4), may
 static inline vector load(const float *at) { return (vector)*(const loose_vector *)at; }
 static inline void store(float *at, vector value) { *(loose_vector *)at = (loose_vector)value; }
 
-/* The first n floats, and zeros after them. */
-static inline vector load_some(const float *at, int64_t n)
+#if defined(__AVX512F__)
+INLINE __mmask16 first_lanes(int64_t n) { return (__mmask16)((1u << n) - 1); }
+INLINE vector load_first(const float *at, int64_t n) { return (vector)_mm512_maskz_loadu_ps(first_lanes(n), at); }
+INLINE void store_first(float *at, vector value, int64_t n) { _mm512_mask_storeu_ps(at, first_lanes(n), (__m512)value); }
+#elif defined(__AVX__)
+INLINE __m256i first_lanes(int64_t n) { return (__m256i)((int_vector){0, 1, 2, 3, 4, 5, 6, 7} < (int32_t)n); }
+INLINE vector load_first(const float *at, int64_t n) { return (vector)_mm256_maskload_ps(at, first_lanes(n)); }
+INLINE void store_first(float *at, vector value, int64_t n) { _mm256_maskstore_ps(at, first_lanes(n), (__m256)value); }
+#else
+INLINE vector load_first(const float *at, int64_t n)
 {
-    if (n >= WIDE) return load(at);
     vector value = {0};
     memcpy(&value, at, (size_t)n * sizeof(float));
     return value;
 }
+INLINE void store_first(float *at, vector value, int64_t n) { memcpy(at, &value, (size_t)n * sizeof(float)); }
+#endif
 
-static inline void store_some(float *at, vector value, int64_t n)
+/* The first n floats, and zeros after them; memory behind them is neither read nor written. */
+INLINE vector load_some(const float *at, int64_t n) { return n >= WIDE ? load(at) : load_first(at, n); }
+
+INLINE void store_some(float *at, vector value, int64_t n)
 {
     if (n >= WIDE) store(at, value);
-    else memcpy(at, &value, (size_t)n * sizeof(float));
+    else store_first(at, value, n);
 }
 
 #define CHUNK 4 /* most vectors of channels that a pass over a map takes at a time */

@@ -243,6 +243,19 @@ def test_a_budget_of_processor_time_is_counted_in_it(data, tmp_path, monkeypatch
     assert result.cpu_seconds == 7
 
 
+def test_a_budget_is_met_where_steps_cost_other_than_measured(data, tmp_path, monkeypatch):
+    """Every look at the clock adds a second at first and three from the 100th on: measuring makes 80 of them."""
+    looks = itertools.count()
+    seconds = itertools.accumulate(1 if look < 100 else 3 for look in looks)
+    monkeypatch.setattr(loop.time, "process_time", seconds.__next__)
+    _, result = run(make_trial("vae", "training.cpu_seconds=70"), data, tmp_path)
+    assert 68 <= result.cpu_seconds <= 72
+    assert result.steps < 40  # ten steps of one second, the others of three
+    assert result.finished
+    ends = [step for curve in result.curves if curve.name == "validation elbo" for step in curve.images]
+    assert ends[-1] == result.images
+
+
 def test_processor_time_survives_an_interruption_and_is_unknown_after_an_older_state(data, tmp_path):
     trial = make_trial("vae")
     stopped = run(trial, data, tmp_path, stop_at=2)[1]

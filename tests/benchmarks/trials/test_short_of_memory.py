@@ -8,7 +8,7 @@ from tiny_run import records, run_here
 
 HELPERS = Path(__file__).resolve().parents[2] / "helpers"
 MIB = 200
-"""What is left for a training; the rows keep 8, 70, 340 and 4,000 MiB for an image; the third 55 if it must, the last 500."""
+"""Left for a training; the rows keep 8, 70, 340 and 4,000 MiB for an image, the third 55 if it must, the last 500."""
 SUITE = """
 data = "npz:data.npz"
 likelihood = { name = "bernoulli" }

@@ -39,6 +39,10 @@ class Case:
     side: int = 8
     skip: bool = False
     gain: float = 0.1
+    residual: bool = True
+
+    def form(self, recompute: bool = False) -> CellForm:
+        return CellForm(self.layers, self.gain, recompute, self.residual)
 
 
 def inverted(hidden: int, kernel: int = 5, **middle: object) -> tuple[LayerForm, ...]:
@@ -64,6 +68,17 @@ CASES = {
         *((16, 4, 4, 4, 16), (False,) * 5, False, True, 8),
         gain=1.0,
     ),
+    "gelu bottleneck, not added": Case(
+        (LayerForm("gelu"), LayerForm("gelu", 3), LayerForm("gelu", 3), LayerForm("gelu")),
+        *((32, 8, 8, 8, 20), (False,) * 5, False, True, 8),
+        gain=1.0,
+        residual=False,
+    ),
+    "up, no norm": Case(
+        (LayerForm("swish", 3, repeat=True), LayerForm("elu", 3, 2)), (12, 20, 12), (False,) * 3, False, True
+    ),
+    "depthwise, no norm": Case(inverted(36, 3), (12, 36, 36, 12), (False,) * 4, gate=False, side=6),
+    "gate, not added": Case((LayerForm("swish", 3),) * 2, (16, 16, 24), (True,) * 3, residual=False),
     "coarse": Case((LayerForm("swish", 3),) * 2, (128, 128, 128), TWO, bias=True, side=4),
     "one pixel": Case((LayerForm("swish", 3),) * 2, (8, 8, 8), TWO, bias=True, side=1),
     "wide": Case((LayerForm("swish", 3),) * 2, (3, 100, 3), TWO, bias=True, side=17),
@@ -97,7 +112,7 @@ def inputs(case: Case, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
     if not case.skip:
         return x, None
     with torch.no_grad():
-        form, tensors = CellForm(case.layers, case.gain), tensors_of(case, dtype)
+        form, tensors = case.form(), tensors_of(case, dtype)
         shape = PLAIN.residual_cell(x, torch.zeros((), dtype=dtype), form, tensors, training=False).shape
     return x, random(*shape, seed=8, dtype=dtype)
 
@@ -110,7 +125,7 @@ def close(actual: Tensor, expected: Tensor, tolerance: float = ROUNDING) -> None
 def run(case: Case, dtype: torch.dtype, recompute: bool = False) -> tuple[list[Tensor | None], CellTensors]:
     """Output, gradients of input, skip and all tensors."""
     x, skip = inputs(case, dtype)
-    form, tensors = CellForm(case.layers, case.gain, recompute), tensors_of(case, dtype)
+    form, tensors = case.form(recompute), tensors_of(case, dtype)
     if dtype == torch.float64:
         out = PLAIN.residual_cell(x, skip, form, tensors, training=True)
     else:
@@ -150,7 +165,7 @@ def test_recomputation_changes_no_bit(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_packed_cell_equals_single_layers(name: str) -> None:
-    case, form = CASES[name], CellForm(CASES[name].layers, CASES[name].gain)
+    case, form = CASES[name], CASES[name].form()
     with torch.no_grad():
         exact = tensors_of(case, torch.float64)
         expected = PLAIN.residual_cell(*inputs(case, torch.float64), form, exact, training=False)
