@@ -25,7 +25,7 @@ def write_suite(folder):
     np.savez(folder / "data.npz", train=images, validation=images[:2], test=images[:2])
     sizes = "channels_encoder = {0}, channels_decoder = {0}, preprocess_cells = {1}, postprocess_cells = {1}"
     rows = [
-        f'"{name}" = {{ name = "nvae", groups_fine_to_coarse = [1, 1], latent_channels = 2, channel_cap = 64, '
+        f'"{name}" = {{ name = "nvae", groups_fine_to_coarse = [1, 1], latent_channels = 2, channel_cap = 16, '
         f"{sizes.format(*size)} }}"
         for name, size in ROWS.items()
     ]
