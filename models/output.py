@@ -111,7 +111,7 @@ class Draw:
         noise: external noise per group, from group index and shape, in place of the keyed one.
         at_mean: every z is the mean of its distribution.
         latents: z of the first groups, coarse -> fine, (B, Z, h, w) each, which sampling takes as they are; it draws
-            the groups after them from the prior.
+            the groups after them, and those that are None, from the prior.
         channels: of each group of `latents`, the indices (K,) of the channels that its z (B, K, h, w) holds, None for
             all; the others take the mean of their prior. () where all are held.
     """
@@ -121,7 +121,7 @@ class Draw:
     log_ratio: bool = False
     noise: Callable[[int, torch.Size], Tensor] | None = None
     at_mean: bool = False
-    latents: tuple[Tensor, ...] = ()
+    latents: tuple[Tensor | None, ...] = ()
     channels: tuple[Tensor | None, ...] = ()
 
     def external_noise(self, group: int, like: Tensor) -> Tensor | None:
@@ -210,8 +210,9 @@ def sample_group(
     Raises:
         ValueError: no temperature for this group; or given latents of another shape.
     """
-    if group < len(draw.latents):
-        return _given(draw, group, prior, form)
+    z = draw.latents[group] if group < len(draw.latents) else None
+    if z is not None:
+        return _given(z, draw, group, prior, form)
     if isinstance(temperature, Sequence):
         if group >= len(temperature):
             raise ValueError(f"expected a temperature for every latent group, got {len(temperature)}")
@@ -227,9 +228,8 @@ def sample_group(
     )
 
 
-def _given(draw: Draw, group: int, prior: tuple[Tensor, Tensor], form: GaussianForm) -> Tensor:
+def _given(z: Tensor, draw: Draw, group: int, prior: tuple[Tensor, Tensor], form: GaussianForm) -> Tensor:
     """Latents (B, Z, h, w) of a group that the draw gives; channels that it lacks are at the prior's mean."""
-    z = draw.latents[group]
     channels = draw.channels[group] if draw.channels else None
     batch, count, height, width = prior[0].shape
     expected = (batch, count if channels is None else len(channels), height, width)

@@ -19,10 +19,15 @@ from benchmarks.cli import dispatch
 
 COMMAND = "vaebench"
 """The console command; `python -m benchmarks` is the same."""
-PLUGGABLE = ("run", "trial", "tune", "throughput", "evaluate", "sample", "encode", "decode", "convert", "list")
-READING = ("throughput", "evaluate", "sample", "encode", "decode", "convert")
+VARIATIONS = ("reconstruct", "interpolate", "traverse")
+READING = ("throughput", "evaluate", "sample", "encode", "decode", "convert", *VARIATIONS)
 """Verbs that take checkpoints of published codes."""
+PLUGGABLE = ("run", "trial", "tune", "list", *READING)
 CHECKPOINT = "trial folder, OUT/ROW of the run OUT, weights file, or checkpoint of the original NVAE or VDVAE code"
+COMPARED = (
+    "row of --out, OUT/ROW of the run OUT, a run's folder or suite (row by row), a trial's folder, any of these as "
+    "COMMIT:PATH, or NAME=ROW to name it in conditions; the first is the base"
+)
 HPARAMS = "JSON file of the settings, where a checkpoint of an original code holds weights alone and fits no preset"
 UNWRITABLE = (
     *(errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST),
@@ -72,7 +77,7 @@ def build_parser() -> Parser:
 
     _add_run(verb("run", "train and score the models of a suite, print the table"))
     _add_tune(verb("tune", "try learning rates for every row of a suite, scored on the validation split"))
-    _add_compare(verb("compare", "difference of two models of a run, with intervals"))
+    _add_compare(verb("compare", "differences of models, runs or records: intervals, a verdict, conditions for CI"))
     _add_throughput(verb("throughput", "images per second, memory and breakdown of a model, alone or beside another"))
     report = verb("report", "rebuild table and figures from the records of a run")
     report.add_argument("out", nargs="?", type=folder, default="results/local/quick", help="folder of the run")
@@ -80,6 +85,9 @@ def build_parser() -> Parser:
     _add_sample(verb("sample", "draw images from a trained model into a grid, a folder or an archive"))
     _add_encode(verb("encode", "write the latents of images to a file; say how the latent groups are used"))
     _add_decode(verb("decode", "make images of a file of latents, all of its groups or the first ones"))
+    _add_variations(verb("reconstruct", "images beside their reconstructions, latent groups redrawn where asked for"))
+    _add_variations(verb("interpolate", "images of latents on the line from one image to the next"))
+    _add_variations(verb("traverse", "images of one latent unit after the other, moved across its prior"))
     convert = verb("convert", "write a checkpoint (of the original NVAE or VDVAE code, say) in this suite's format")
     convert.add_argument("checkpoint", help=CHECKPOINT)
     convert.add_argument("out", help="a .safetensors file, or a folder to make")
@@ -161,9 +169,19 @@ def _add_gpu(gpu: argparse.ArgumentParser) -> None:
 
 
 def _add_compare(compare: argparse.ArgumentParser) -> None:
-    compare.add_argument("a", help="row of the first model")
-    compare.add_argument("b", help="row of the second model")
-    compare.add_argument("--out", type=folder, default="results/local/quick", help="folder of the run")
+    compare.add_argument("rows", nargs="+", metavar="ROW", help=COMPARED)
+    compare.add_argument("--out", type=folder, default="results/local/quick", help="run of rows that are named alone")
+    compare.add_argument(
+        "--fail-if",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help="exit code 1 where it holds: 'nvae.fid > 1.05 * base.fid'; base is the first row",
+    )
+    form = compare.add_mutually_exclusive_group()
+    form.add_argument("--markdown", action="store_const", dest="form", const="markdown", help="for a page")
+    form.add_argument("--latex", action="store_const", dest="form", const="latex", help="tables for booktabs")
+    form.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _add_throughput(throughput: argparse.ArgumentParser) -> None:
@@ -241,7 +259,7 @@ def _add_sample(sample: argparse.ArgumentParser) -> None:
 def _add_encode(encode: argparse.ArgumentParser) -> None:
     encode.add_argument("checkpoint", help=CHECKPOINT)
     encode.add_argument(
-        "--data", help="data set, npz:FILE, folder:PATH or tar:PATH (default: the one it was trained on)"
+        "--data", help="data set, npz:FILE, folder:, tar: or parquet:PATH (default: the one it was trained on)"
     )
     encode.add_argument(
         "--split",
@@ -276,6 +294,35 @@ def _add_decode(decode: argparse.ArgumentParser) -> None:
     decode.add_argument("--device", default="auto", help="auto, cpu or cuda")
     decode.add_argument("--threads", type=whole(bounds.THREADS), help="threads (default: as trained)")
     _add_pictures(decode, "decoded.png")
+
+
+def _add_variations(verb: argparse.ArgumentParser) -> None:
+    name = verb.prog.rpartition(" ")[2]
+    verb.add_argument("checkpoint", help=CHECKPOINT)
+    verb.add_argument("images", nargs="*", metavar="IMAGE", help="number in the split, or an image file")
+    verb.add_argument("--data", help="data set, npz:FILE, folder:PATH or tar:PATH of numbers (default: as trained)")
+    verb.add_argument("--split", choices=["train", "validation", "test"], help="default: test")
+    if name == "traverse":
+        verb.add_argument(
+            "--group", type=whole(bounds.GROUPS), default=1, help="latent group (default: 1, the coarsest)"
+        )
+        verb.add_argument("--units", type=whole(bounds.SAMPLES), default=8, help="those of highest rate (default: 8)")
+        verb.add_argument(
+            "--range", type=real(bounds.TEMPERATURE), default=3.0, help="in the prior's scales (default: 3)"
+        )
+    else:
+        verb.add_argument(
+            "--redraw", action="append", default=[], metavar="GROUPS", help="draw these from the prior: 1, 3-5 or 1,4"
+        )
+    if name == "reconstruct":
+        verb.add_argument("--draws", type=whole(bounds.SAMPLES), default=4, help="of each --redraw (default: 4)")
+    else:
+        verb.add_argument("--steps", type=whole(bounds.SAMPLES), default=9, help="images of a row (default: 9)")
+    verb.add_argument("--temperature", type=real(bounds.TEMPERATURE), help="factor on the prior's scale (default: 1)")
+    verb.add_argument("--seed", type=whole(bounds.SEED), default=0, help="seed of what is drawn")
+    verb.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    verb.add_argument("--threads", type=whole(bounds.THREADS), help="threads (default: as trained)")
+    _add_pictures(verb, f"{name}.png")
 
 
 def _add_pictures(verb: argparse.ArgumentParser, grid: str) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.report import compare as comparing
+from benchmarks.base.errors import FAILED
 from benchmarks.report.page import build_report
+from benchmarks.report.verdict import comparison
 
 PUBLISHED = Path(__file__).resolve().parent.parent.parent / "results" / "published.csv"
 
@@ -29,6 +31,14 @@ def report(options: argparse.Namespace) -> int:
 
 
 def compare(options: argparse.Namespace) -> int:
-    """Print the difference of two rows of a run."""
-    print(comparing.compare(Path(options.out), options.a, options.b))
-    return 0
+    """Print the differences of rows, runs or records; exit code 1 where a condition of --fail-if holds."""
+    found = comparison.compare(options.rows, Path(options.out))
+    held = comparison.conditions(options.fail_if, found)
+    if options.json:
+        print(comparison.as_json(found, held))
+    else:
+        print({"markdown": comparison.markdown, "latex": comparison.latex}.get(options.form, comparison.text)(found))
+    failed = [condition for condition, holds in held.items() if holds]
+    for condition in failed:
+        print(f"--fail-if holds: {condition}", file=sys.stderr)
+    return FAILED if failed else 0

@@ -1,4 +1,4 @@
-"""Images of one's own in a folder or in tar files: which there are, the split of each, their pixels in one array."""
+"""Images of one's own in a folder, in tar or in Parquet files: which there are, the split of each, their pixels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 from benchmarks.base.errors import UserError, unknown
-from benchmarks.data.archives.tars import SUFFIX, Contents
+from benchmarks.data.archives import parquets, tars
 from benchmarks.data.cache.pictures import FolderPictures, Pictures
 from benchmarks.data.cache.store import images_of
 from benchmarks.data.dataset import Part, Request, Splits, user_path
@@ -27,6 +27,8 @@ SPLIT_FOLDERS = {
     "testing": "test",
 }
 """Names of folders, in any case, that say which split the images below are of."""
+ARCHIVES = (tars.SUFFIX, parquets.SUFFIX)
+"""Files that hold many images, as the folders of others do."""
 REPEATED = "links to what is there already"
 BROKEN = "links that lead nowhere"
 SHOWN = 3
@@ -98,7 +100,7 @@ def read_folder(request: Request) -> Splits:
     `?size=N` all images must have one size; with it the shorter side becomes N (antialiased bicubic) and the centre
     N x N is kept. Hidden files and files of other suffixes are skipped, links followed once; the note counts both.
     """
-    folder, asked = _asked(request)
+    folder, asked, _ = _asked(request)
     if not _is_folder(folder):
         raise UserError(f"expected a folder of images, found none at {folder}")
     search = Search(folder)
@@ -114,26 +116,45 @@ def read_tar(request: Request) -> Splits:
 
     Those of a folder are named by file and member ("train-0.tar/7.jpg"); words of a file's name name splits as well.
     """
-    path, asked = _asked(request)
-    contents = Contents.of(path)
+    path, asked, _ = _asked(request)
+    contents = tars.Contents.of(path)
     if not contents.spans:
-        found = _skipped(contents.skipped) or f"{len(contents.shards)} {SUFFIX} files"
+        found = _skipped(contents.skipped) or f"{len(contents.shards)} {tars.SUFFIX} files"
         raise UserError(
-            f"{path}: expected image files ({', '.join(sorted(SUFFIXES))}) in {SUFFIX} files, found {found}"
+            f"{path}: expected image files ({', '.join(sorted(SUFFIXES))}) in {tars.SUFFIX} files, found {found}"
         )
     return _read(Search(path, sorted(contents.spans), contents.skipped), contents.pictures, asked)
 
 
-def _asked(request: Request) -> tuple[Path, Rule]:
-    """The path, and what follows it."""
+def read_parquet(request: Request) -> Splits:
+    """Rows of a Parquet file, or of all those below a folder, under the rules of `read_folder`.
+
+    They are named by file, column and number; words of a file's name name splits as well
+    ("data/train-00000-of-00004.parquet"). `?column=NAME` says which holds the images, where that is not clear.
+    """
+    path, asked, options = _asked(request, "column")
+    rows = parquets.Rows.of(path, options.get("column"))
+    if not rows.rows:
+        raise UserError(f"{path}: expected rows of images in {parquets.SUFFIX} files, found none")
+    return _read(Search(path, sorted(rows.rows)), rows.pictures, asked, as_found=True)
+
+
+def _asked(request: Request, *more: str) -> tuple[Path, Rule, dict[str, str]]:
+    """The path, and the options behind it, of which there may be `more`."""
     path, _, query = request.argument.partition("?")
-    return user_path(path), _rule(query)
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    return user_path(path), _rule(options, more), options
 
 
-def _read(search: Search, pictures: Callable[[Sequence[str]], Pictures], asked: Rule) -> Splits:
-    """The splits of what was found, decoded; `pictures` has those of given names."""
+def _read(
+    search: Search, pictures: Callable[[Sequence[str]], Pictures], asked: Rule, *, as_found: bool = False
+) -> Splits:
+    """The splits of what was found, decoded; `pictures` has those of given names.
+
+    A cut by hash shuffles; `as_found` keeps the order inside splits, for what is read by groups.
+    """
     splits, rule = _splits_of(search)
-    order = [name for split in SPLIT_NAMES for name in splits[split]]
+    order = [name for split in SPLIT_NAMES for name in (sorted(splits[split]) if as_found else splits[split])]
     train, validation, test = (len(splits[split]) for split in SPLIT_NAMES)
     images = images_of(pictures(order), (train, validation, test), asked)
     parts = [Part(part) for part in images.pixels.split([train, validation, test])]
@@ -143,17 +164,16 @@ def _read(search: Search, pictures: Callable[[Sequence[str]], Pictures], asked: 
     return Splits(*parts, note=note, content_hash=images.content_hash)
 
 
-def _rule(query: str) -> Rule:
-    """The options of `size=N&background=black`; raises UserError for any other."""
-    options = dict(parse_qsl(query, keep_blank_values=True))
+def _rule(options: dict[str, str], more: Sequence[str]) -> Rule:
+    """The options of `size=N&background=black`; raises UserError for any other that is none of `more`."""
     for name in options:
-        if name not in ("size", "background"):
-            raise unknown("option of folder: and tar:", name, ["size", "background"])
+        if name not in (known := ("size", "background", *more)):
+            raise unknown("option of a folder or archive", name, known)
     size, background = options.get("size"), options.get("background", "white")
     if size is not None and not (re.fullmatch("0*[1-9][0-9]{,4}", size) and int(size) <= LARGEST_SIZE):
         raise UserError(f"expected ?size=N with N of 1 to {LARGEST_SIZE}, got size={size[:SHOWN_DIGITS]}")
     if background not in BACKGROUNDS:
-        raise unknown("background of folder: and tar:", background, BACKGROUNDS)
+        raise unknown("background of a folder or archive", background, BACKGROUNDS)
     return Rule(None if size is None else int(size), background)
 
 
@@ -183,7 +203,7 @@ def _split_of(folders: Sequence[str]) -> str | None:
 
 def _split_name(folders: Sequence[str]) -> str | None:
     """The outermost of these folders that names a split, in lower case."""
-    words = (word for name in folders for word in (re.split("[-_.]", name) if name.endswith(SUFFIX) else [name]))
+    words = (word for name in folders for word in (re.split("[-_.]", name) if name.endswith(ARCHIVES) else [name]))
     return next((word.lower() for word in words if word.lower() in SPLIT_FOLDERS), None)
 
 

@@ -12,7 +12,7 @@ from benchmarks.base.errors import UserError, unknown
 from benchmarks.data.arrays import read_npz
 from benchmarks.data.dataset import DataSet, Request, Source, Splits, build, cache_folder
 from benchmarks.data.embedded import read_mnist_5k, read_patches
-from benchmarks.data.files import read_folder, read_tar
+from benchmarks.data.files import read_folder, read_parquet, read_tar
 from benchmarks.data.glyphs import read_glyphs
 from benchmarks.data.photographs import read_photos, read_small_photos
 from benchmarks.data.public import (
@@ -67,6 +67,10 @@ DATA_SETS: dict[str, Source] = {
     ),
     "tar:PATH": Source(
         "the same in a tar file, or in all below a folder (shards of webdataset), read in place", read_tar
+    ),
+    "parquet:PATH": Source(
+        "the same in a column of a Parquet file, or of all below a folder, as hubs serve data sets; extra 'parquet'",
+        read_parquet,
     ),
     "npz:FILE": Source("arrays 'images', or 'train', 'x_test' and so on, of an .npz file; or an .npy file", read_npz),
 }

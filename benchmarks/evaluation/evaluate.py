@@ -20,10 +20,12 @@ from benchmarks.data import DataSet, cache_folder, keyed_generator, model_input,
 from benchmarks.data.pixels import FULL_BITS
 from benchmarks.evaluation.per_image import BINARISATION
 from benchmarks.evaluation.samples import PRIOR_BATCH, draw_samples, part_key, prior_statistics
+from benchmarks.metrics.influence import Influence
 from benchmarks.metrics.latents import LatentUsage, latent_metrics
 from benchmarks.metrics.reconstruction import mse_per_image, psnr_per_image, reconstruction_metrics
 from benchmarks.records.catalogue import (
     FEATURE_METRICS,
+    INFLUENCE,
     NO_EXTRACTOR,
     PRIOR_STATISTICS_METRICS,
     RECONSTRUCTION_METRICS,
@@ -102,7 +104,8 @@ def evaluate(
             samples = draw_samples(model, trial, trial.evaluation.samples or len(test), progress, batches)
     with found.part("feature distances", FEATURE_METRICS):
         real = originals, samples, reconstructions
-        found.measurements += quality_metrics(trial, data, *real, model.has_prior, batches)
+        keep_influence = _keeper(found, trial)
+        found.measurements += quality_metrics(trial, data, *real, model.has_prior, batches, keep_influence)
     keep(found)
     found.pictures = pictures(originals, reconstructions, samples)
     if trial.evaluation.prior_batches:
@@ -184,7 +187,21 @@ def _add_prior_statistics(
     extractor, cache = dataclasses.replace(extractor, batches=batches), cache_folder("features")
     how = {"prior_batches": settings.prior_batches, "prior_batch_size": PRIOR_BATCH}
     reference, split = reference_images(trial, data, originals), settings.reference_split
-    found.measurements += prior_statistics_quality(samples, reference, extractor, cache, reference_split=split, **how)
+    kept = _keeper(found, trial)
+    found.measurements += prior_statistics_quality(
+        samples, reference, extractor, cache, kept, reference_split=split, **how
+    )
+
+
+def _keeper(found: Evaluation, trial: TrialConfig) -> Callable[[str, Influence], None]:
+    """Puts what each test image moves a metric by beside the values per image: models are compared on them in pairs."""
+
+    def keep(metric: str, influence: Influence) -> None:
+        test = influence.by_reference
+        if test is not None and (influence.paired or trial.evaluation.reference_split == "test"):
+            found.per_image[f"{metric}{INFLUENCE}"] = test.float().numpy()
+
+    return keep
 
 
 def pictures(originals: Tensor, reconstructions: Tensor | None, samples: Tensor | None) -> dict[str, np.ndarray]:
@@ -270,9 +287,11 @@ def quality_metrics(
     reconstructions: Tensor | None,
     has_prior: bool,
     batches: Batches = in_batches,
+    keep: Callable[[str, Influence], None] = lambda metric, found: None,
 ) -> list[Measurement]:
     """Feature distances of samples to the trial's reference images, and of reconstructions to the test images.
 
+    `keep` is given what each image moves a metric by.
     Where there are no samples or reconstructions although there should be, their metrics are dashes.
     """
     name = trial.evaluation.extractor or data.extractor
@@ -291,7 +310,7 @@ def quality_metrics(
     if reconstructions is None:
         rows += [dash(metric, "failed: no reconstructions") for metric in RECONSTRUCTION_METRICS]
     else:
-        rows = [*reconstruction_quality(reconstructions, originals, extractor, cache), *rows]
+        rows = [*reconstruction_quality(reconstructions, originals, extractor, cache, keep), *rows]
     if samples is None:
         return [*rows, *(dash(metric, "failed: no samples" if has_prior else NO_PRIOR) for metric in SAMPLE_METRICS)]
-    return [*rows, *sample_metrics(samples, reference, extractor, cache, reference_split=split)]
+    return [*rows, *sample_metrics(samples, reference, extractor, cache, split, keep)]

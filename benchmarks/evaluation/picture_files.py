@@ -73,11 +73,11 @@ def channels_last(images: Tensor) -> np.ndarray:
 
 
 class Grid(Sink):
-    """All images in one file, near square, row by row."""
+    """All images in one file, row by row; near square where the number of columns is not given."""
 
-    def __init__(self, path: Path, n: int) -> None:
+    def __init__(self, path: Path, n: int, columns: int | None = None) -> None:
         self.path, self.kind, self.n = path, format_of(path), n
-        self.columns = math.ceil(math.sqrt(n))
+        self.columns = columns or math.ceil(math.sqrt(n))
         self.canvas, self.count = np.zeros((0, 0, 0), np.uint8), 0
 
     def add(self, images: Tensor) -> None:
@@ -172,9 +172,11 @@ def written(images: Iterable[Tensor], sinks: Sequence[Sink]) -> list[str]:
         raise
 
 
-def asked_for(grid: str | None, each: str | None, archive: str | None, n: int, default: str) -> list[Sink]:
+def asked_for(
+    grid: str | None, each: str | None, archive: str | None, n: int, default: str, columns: int | None = None
+) -> list[Sink]:
     """Where `n` images go: a grid, a folder, an archive, whatever is named; a grid `default` where nothing is."""
     grid = grid or (default if not (each or archive) else None)
-    sinks: list[Sink] = [Grid(Path(grid), n)] if grid else []
+    sinks: list[Sink] = [Grid(Path(grid), n, columns)] if grid else []
     sinks += [Each(Path(each))] if each else []
     return [*sinks, *([Archive(Path(archive), n)] if archive else [])]

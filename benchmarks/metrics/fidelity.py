@@ -16,10 +16,11 @@ from torch.utils.data import Dataset
 from torch_fidelity.defaults import DEFAULTS
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
+from benchmarks.records.catalogue import NEIGHBOURS
+
 GIVEN = "vaebench-given-features"
 KID_SUBSETS = 100
 KID_LARGEST_SUBSET = 1000
-NEIGHBOURS = 3
 SCORE_SPLITS = 10
 OPTIONS: dict[str, Any] = {
     "feature_extractor": GIVEN,

@@ -49,13 +49,13 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
         raise ValueError(f"expected features of one dimension, got {len(a.mean)} and {len(b.mean)}")
     if torch.equal(a.mean, b.mean) and torch.equal(a.covariance, b.covariance):
         return 0.0
-    cross = torch.linalg.svdvals(_symmetric_root(a.covariance) @ _symmetric_root(b.covariance)).sum()
+    cross = torch.linalg.svdvals(symmetric_root(a.covariance) @ symmetric_root(b.covariance)).sum()
     shift = (a.mean - b.mean).square().sum()
     distance = shift + a.covariance.trace() + b.covariance.trace() - 2 * cross
     return max(0.0, float(distance))
 
 
-def _symmetric_root(covariance: Tensor) -> Tensor:
+def symmetric_root(covariance: Tensor) -> Tensor:
     """The symmetric positive square root; eigenvalues within rounding of 0 count as 0, or their roots would not be."""
     eigenvalues, vectors = torch.linalg.eigh(covariance)
     rounding = eigenvalues[-1] * len(eigenvalues) * torch.finfo(eigenvalues.dtype).eps

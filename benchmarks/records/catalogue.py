@@ -10,6 +10,7 @@ from benchmarks.records.record import Measurement
 
 COLLAPSED_RATE = 0.01  # nats per image: mean rate below which a whole latent group is called collapsed
 
+NEIGHBOURS = 3  # of precision and recall
 FEWEST = 10  # images for metrics on features: parts of the inception score, more than the neighbours of precision
 COMPARED = ("sample_fid", "kid", "precision", "recall")
 SAMPLE_METRICS = (*COMPARED, "inception_score")
@@ -26,6 +27,8 @@ PRIOR_STATISTICS_METRICS = (
     "recall_prior_statistics",
 )
 FEATURE_METRICS = (*SAMPLE_METRICS, *RECONSTRUCTION_METRICS, "fid_floor")
+INFLUENCE = "_influence"
+"""Ends the name of an array in `per_image.npz`: what each test image moves a metric by, mean 0."""
 _REFITTED = "with batch-norm statistics of images from the prior"
 NO_EXTRACTOR = "no extractor for this data; needs --inception-weights PATH"
 

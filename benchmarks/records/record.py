@@ -24,7 +24,7 @@ RECORD = "record.json"
 RUN = "run.json"
 T = TypeVar("T")
 
-SpreadKind = Literal["bootstrap 95%", "std over seeds", "IQR", "std over subsets", "standard error"]
+SpreadKind = Literal["bootstrap 95%", "jackknife 95%", "std over seeds", "IQR", "std over subsets", "standard error"]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,6 +44,27 @@ def bootstrap_interval(values: ArrayLike, seed: int, resamples: int = RESAMPLES,
     means = [array[rng.integers(0, len(array), len(array))].mean() for _ in range(resamples)]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
+
+
+def normal_interval(value: float, standard_error: float, level: float = 0.95) -> Interval:
+    """`value` plus and minus its standard error times the normal quantile (1.96 for 95 %)."""
+    reach = NormalDist().inv_cdf((1 + level) / 2) * standard_error
+    return Interval(value - reach, value + reach)
+
+
+def share_interval(share: float, standard_error: float, n: int, level: float = 0.95) -> Interval:
+    """Interval of a share within 0-1 (Wilson 1927), for as many images as would give it that standard error.
+
+    At most `n` images: where all or none of them are counted, the interval is not empty. How many they stand for is
+    told from the share of one more image inside and one more outside (Laplace), which is never 0 or 1.
+    """
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    likely = (share * n + 1) / (n + 2)
+    count = min(n, likely * (1 - likely) / standard_error**2) if standard_error > 0 else n
+    centre = share + z**2 / (2 * count)
+    reach = z * (share * (1 - share) / count + z**2 / (4 * count**2)) ** 0.5
+    low, high = ((centre + side) / (1 + z**2 / count) for side in (-reach, reach))
+    return Interval(max(0.0, low), min(1.0, high))
 
 
 def over_seeds(values: ArrayLike) -> MeanStd:

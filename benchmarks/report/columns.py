@@ -131,7 +131,7 @@ def label_of(row: Row) -> str:
 def winner(rows: Sequence[Row], column: Column) -> int | None:
     """The index of the best row if its interval overlaps with no other row's, else None.
 
-    Every value needs an interval: a distance measured with one seed has none and never wins. Distances over
+    Every value needs an interval: older records' distances of one seed have none and never win. Distances over
     different numbers of images have different biases and are not ranked, nor are rows trained under different beta.
     """
     found = {i: m for i, row in enumerate(rows) if (m := row.get(column.quantity)) and m.value is not None}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import math
 import re
@@ -49,17 +48,16 @@ def number(value: float, places: int, half: float | None = None) -> str:
 
 def stack(table: pd.DataFrame, width: int = WIDTH) -> list[pd.DataFrame]:
     """`table` cut into tables of at most `width` characters a line, each with the first column."""
-    first, *rest = list(table.columns)
-    blocks: list[list[str]] = [[]]
-    used = start = _width([first, *table[first]]) + 4
-    for name in rest:
-        needed = _width([name, *table[name]]) + 3
-        if blocks[-1] and used + needed > width:
+    widths = [_width([name, *table.iloc[:, i]]) for i, name in enumerate(table.columns)]
+    blocks: list[list[int]] = [[]]
+    used = start = widths[0] + 4
+    for i, needed in enumerate(widths[1:], start=1):
+        if blocks[-1] and used + needed + 3 > width:
             blocks.append([])
             used = start
-        blocks[-1].append(name)
-        used += needed
-    return [table.filter(items=[first, *block]) for block in blocks]
+        blocks[-1].append(i)
+        used += needed + 3
+    return [table.iloc[:, [0, *block]] for block in blocks]
 
 
 def markdown(table: pd.DataFrame, left: Iterable[str] | None = None, style: Style = "aligned") -> str:
@@ -128,11 +126,6 @@ def in_markdown(text: object) -> str:
     """`text` as markdown shows it: no tags, links or emphasis of its own; what tables are made of is let pass."""
     line = MARKUP.sub(r"\\\g<0>", plain(text))
     return line if unmarked(line) else line.replace("**", r"\*\*")
-
-
-def in_html(text: object) -> str:
-    """`text` as HTML shows it."""
-    return html.escape(plain(text))
 
 
 def in_csv(value: Any) -> Any:

@@ -27,6 +27,7 @@ LIKELIHOODS = {
 """What each likelihood scores, by its name in a configuration."""
 SPREADS = {
     "bootstrap 95%": "half the 95 % bootstrap interval over test images",
+    "jackknife 95%": "half the 95 % interval over test images and samples, by the jackknife",
     "std over seeds": "one standard deviation over seeds",
     "IQR": "half the interquartile range over timed repeats",
     "std over subsets": "one standard deviation over random subsets",

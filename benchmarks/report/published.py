@@ -44,6 +44,12 @@ def for_data(frame: pd.DataFrame, data: str) -> pd.DataFrame:
     return frame.take([i for i, family in enumerate(families) if wanted.startswith(family)])
 
 
+def beside(frame: pd.DataFrame | None, data: str) -> pd.DataFrame | None:
+    """The rows that stand beside measurements on `data`, None where there are none."""
+    found = None if frame is None else for_data(frame, data)
+    return None if found is None or found.empty else found
+
+
 def block(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """The rows as a table with marked values and numbered references, and the texts of the references."""
     references: dict[str, int] = {}

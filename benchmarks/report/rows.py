@@ -6,8 +6,9 @@ import dataclasses
 import json
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from benchmarks.base.errors import UserError
@@ -102,6 +103,22 @@ def gather(records: Iterable[RunRecord]) -> list[Row]:
         merge(group, f"{label} ({group[0].config_hash[:6]})" if labels.count(label) > 1 else label)
         for group, label in zip(groups.values(), labels, strict=True)
     ]
+
+
+def trials_of(row: Row, trials: Mapping[Path, RunRecord]) -> dict[Path, RunRecord]:
+    """The trials among `trials` that the row's records are of, in the row's order.
+
+    A row's records have their configurations completed and perhaps their data's hash (`gather`, `with_known_data`).
+    """
+    found: dict[Path, RunRecord] = {}
+    for own in map(_as_found, row.records):
+        found |= {folder: record for folder, record in trials.items() if _as_found(record) == own}
+    return found
+
+
+def _as_found(record: RunRecord) -> RunRecord:
+    """The record without what a row may have completed."""
+    return dataclasses.replace(record, config={}, data_hash="")
 
 
 def with_known_data(records: Iterable[RunRecord]) -> list[RunRecord]:

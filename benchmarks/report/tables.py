@@ -10,7 +10,7 @@ import pandas as pd
 
 from benchmarks.records.record import Measurement, RunRecord
 from benchmarks.report import columns, layout, notes
-from benchmarks.report.columns import SPECS, Spec
+from benchmarks.report.columns import SPECS, Column, Spec
 from benchmarks.report.equal_rate import notes_at_equal_rate, tables_at_equal_rate
 from benchmarks.report.rows import Quantity, Row, gather, likelihoods, under_one_ruler, with_known_data
 
@@ -19,11 +19,12 @@ SPREAD_COLUMN = r"(?: low| high| spread| n)(?: \(|$)"  # left out of the CSV whe
 
 @dataclass(frozen=True)
 class Table:
-    """One table as text, with its title and footnotes."""
+    """One table as text, with its title and footnotes; `columns` are those of the section's rows, if its cells are."""
 
     title: str
     cells: pd.DataFrame
     footnotes: list[str]
+    columns: Sequence[Column] = ()
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def _table(title: str, rows: Sequence[Row], specs: Sequence[Spec]) -> Table | No
     if not chosen:
         return None
     ruled = under_one_ruler(list(rows))
-    return Table(title, columns.text_table(ruled, chosen), notes.footnotes(ruled, chosen))
+    return Table(title, columns.text_table(ruled, chosen), notes.footnotes(ruled, chosen), chosen)
 
 
 def _columns(rows: Sequence[Row]) -> list[Quantity]:

@@ -1,4 +1,4 @@
-"""What a report draws: figures of images, charts of measurements; each a matplotlib figure that holds no global state.
+"""What a report draws: grids and figures of images, charts of measurements; a figure holds no global state.
 
-Imports rows and columns of the report. Public: `figures`, `charts`.
+Imports rows and columns of the report. Public: `grids`, `figures`, `charts`.
 """

@@ -6,11 +6,12 @@ A row has one look in the first three; in the last, a line is a model over beta.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -18,11 +19,12 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from benchmarks.records.catalogue import COLLAPSED_RATE
 from benchmarks.records.record import Curve, Measurement
+from benchmarks.report import layout
 from benchmarks.report.columns import QUALITY, Column, columns_of
 from benchmarks.report.equal_rate import families
 from benchmarks.report.pictures.figures import new_figure
-from benchmarks.report.pictures.words import drawn_text
-from benchmarks.report.rows import Row, under_one_ruler
+from benchmarks.report.pictures.words import drawn_text, series_label
+from benchmarks.report.rows import Row, half_width, under_one_ruler
 
 # Okabe and Ito's palette (2008), distinguishable with every common kind of colour blindness; yellow left out.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -31,6 +33,7 @@ LineStyle = Literal["-", "--", ":", "-."]
 LINES: tuple[LineStyle, ...] = ("-", "--", ":", "-.")  # the next one for every turn through the colours
 LEGEND_COLUMNS = 5
 GRID_STYLE = {"color": "#DDDDDD", "linewidth": 0.6}
+FRONT = {"color": "#888888", "linewidth": 1.0, "linestyle": ":", "drawstyle": "steps-pre", "zorder": 0.5}
 EQUAL_ELBO = {"color": "#BBBBBB", "linewidth": 0.7, "linestyle": "--", "zorder": 0.5}
 WHITE = {"facecolor": "white", "lw": 0, "pad": 0.5}
 EQUAL_TEXT = {
@@ -56,6 +59,23 @@ class Look:
     colour: str
     marker: str
     line: LineStyle
+
+
+@dataclass(frozen=True)
+class RowPoint:
+    """One row's rate and quality, with its place in the legend."""
+
+    series: int
+    label: str
+    speed: Measurement
+    quality: Measurement
+
+    def beats(self, other: RowPoint, better: Literal["high", "low"] | None) -> bool:
+        """Whether it is at least as fast and as good, and more of one; intervals are not looked at."""
+        sign = -1 if better == "low" else 1
+        mine = (self.speed.value or 0.0, sign * (self.quality.value or 0.0))
+        its = (other.speed.value or 0.0, sign * (other.quality.value or 0.0))
+        return mine != its and mine[0] >= its[0] and mine[1] >= its[1]
 
 
 @dataclass(frozen=True)
@@ -101,7 +121,7 @@ def training_curves(rows: Sequence[Row]) -> Figure | None:
     for line, ruler in zip(axes, rulers, strict=True):
         sharing = [row for row in rows if _ruler(row) == ruler]
         for axis, (name, unit) in zip(line, kinds, strict=True):
-            _draw_curves(axis, sharing, name, unit, looks(rows))
+            _draw_curves(axis, sharing, name, unit, rows)
             _dress(axis, "Training images seen", drawn_text(f"{_curve_name(name, ruler)} ({unit})"))
             axis.set_title(drawn_text(f"Likelihood: {ruler.likelihood}") if len(rulers) > 1 else "", fontsize=9)
     _legend(figure, rows)
@@ -116,15 +136,18 @@ def rates_by_group(rows: Sequence[Row]) -> Figure | None:
     spans = [len(row.latent_groups) + 0.5 for row in used]
     figure = new_figure(1.2 + sum(spans) * min(0.75, 14 / sum(spans)), 3.4)
     axes = figure.subplots(1, len(used), squeeze=False, sharey=True, width_ratios=spans)[0]
-    for axis, row in zip(axes, used, strict=True):
-        _draw_rates(axis, row, looks(rows)[row.label])
+    for index, (axis, row) in enumerate(zip(axes, used, strict=True)):
+        _draw_rates(axis, row, index, looks(rows)[row.label])
     axes[0].set_ylabel("KL(posterior, prior) (nats/image)", fontsize=9)
     figure.supxlabel("Resolution of the latent groups, coarse to fine", fontsize=9)
     return figure
 
 
 def quality_against_speed(rows: Sequence[Row]) -> Figure | None:
-    """A panel for each pair of quality and rate that was measured, rate on a log axis; None without any."""
+    """A panel for each pair of quality and rate that was measured, rate on a log axis; None without any.
+
+    Rows that no other beats in both are on the Pareto front, a line of steps.
+    """
     rows = under_one_ruler(list(rows))
     columns = {c.spec.metric: c for c in columns_of(rows, QUALITY)}
     pairs = [(columns[q], speed) for q, speed in PAIRS if q in columns and _points(rows, columns[q], speed)]
@@ -132,13 +155,24 @@ def quality_against_speed(rows: Sequence[Row]) -> Figure | None:
         return None
     figure = new_figure(4.4 * len(pairs), 3.8)
     for axis, (column, speed) in zip(figure.subplots(1, len(pairs), squeeze=False)[0], pairs, strict=True):
-        for label, across, up in _points(rows, column, speed):
-            _draw_point(axis, looks(rows)[label], across, up)
+        points = _points(rows, column, speed)
+        front = pareto_front(points, column.spec.better)
+        for point in points:
+            marked = "; on the Pareto front" if point in front else ""
+            said = f"{point.label}: {_said(point.quality)}, {_said(point.speed)}{marked}"
+            _draw_point(axis, looks(rows)[point.label], point.speed, point.quality, series_label(point.series, said))
+        axis.plot([p.speed.value for p in front], [p.quality.value for p in front], **FRONT)
         _log_axis(axis)
         verb = speed.removesuffix("_throughput")
         _dress(axis, f"{verb.capitalize()} (images/s, log scale) →", drawn_text(column.heading))
     _legend(figure, rows, markers=True)
     return figure
+
+
+def pareto_front(points: Sequence[RowPoint], better: Literal["high", "low"] | None) -> list[RowPoint]:
+    """The points that no other beats in both rate and quality, in the order of rate."""
+    front = [point for point in points if not any(other.beats(point, better) for other in points)]
+    return sorted(front, key=lambda point: point.speed.value or 0.0)
 
 
 def rate_distortion(rows: Sequence[Row]) -> Figure | None:
@@ -154,7 +188,7 @@ def rate_distortion(rows: Sequence[Row]) -> Figure | None:
     figure = new_figure(5.6, 4.4)
     axis = figure.subplots()
     for index, (name, points) in enumerate(lines.items()):
-        _draw_trade(axis, name, points, _look(index))
+        _draw_trade(axis, name, points, index)
     _draw_equal_elbo(axis)
     _dress(axis, "Rate (nats/image)", "Distortion (nats/image)")
     handles, names = axis.get_legend_handles_labels()
@@ -177,12 +211,14 @@ def _trade_point(row: Row) -> list[TradePoint]:
     return [TradePoint(row.beta, rate, distortion)]
 
 
-def _draw_trade(axis: Axes, name: str, points: Sequence[TradePoint], look: Look) -> None:
+def _draw_trade(axis: Axes, name: str, points: Sequence[TradePoint], index: int) -> None:
     """One family's line with its intervals and the beta of every point."""
+    look = _look(index)
     across, up = [p.rate.value or 0.0 for p in points], [p.distortion.value or 0.0 for p in points]
     axis.plot(across, up, color=look.colour, linewidth=1.4, label=drawn_text(name))
     for point, x, y in zip(points, across, up, strict=True):
-        _draw_point(axis, look, point.rate, point.distortion)
+        said = f"{name}, beta {point.beta:g}: rate {_said(point.rate)}, distortion {_said(point.distortion)}"
+        _draw_point(axis, look, point.rate, point.distortion, series_label(index, said))
         axis.annotate(f"{point.beta:g}", (x, y), xytext=(6, 5), textcoords="offset points", fontsize=8)
 
 
@@ -214,14 +250,18 @@ def _curve_name(name: str, ruler: Ruler) -> str:
     return (words[:1].upper() + words[1:]).replace("elbo", word)
 
 
-def _draw_curves(axis: Axes, rows: Sequence[Row], name: str, unit: str, shown: dict[str, Look]) -> None:
-    """The curves of that name; the steep start does not set the range of the axis."""
+def _draw_curves(axis: Axes, rows: Sequence[Row], name: str, unit: str, known: Sequence[Row]) -> None:
+    """The curves of that name, `known` being the chart's rows; the steep start does not set the range of the axis."""
     tails: list[float] = []
-    for row in rows:
-        for curve in (c for r in row.records for c in r.curves if (c.name, c.unit) == (name, unit)):
+    shown = looks(known)
+    seeds = [(row, record) for row in rows for record in row.records]
+    for row, record in seeds:
+        for curve in (c for c in record.curves if (c.name, c.unit) == (name, unit)):
             images, values = _finite(curve)
             look = shown[row.label]
-            axis.plot(images, values, color=look.colour, linestyle=look.line, linewidth=1.4, alpha=0.9)
+            end = f"; at the end {values[-1]:,.4g} {unit}" if len(values) else ""
+            label = series_label(list(shown).index(row.label), f"{row.label}, seed {record.seed}{end}")
+            axis.plot(images, values, color=look.colour, linestyle=look.line, linewidth=1.4, alpha=0.9, label=label)
             tails += list(values[images >= SKIPPED_SHARE * images.max()]) if len(images) else []
     if tails and min(tails) < max(tails):
         margin = 0.05 * (max(tails) - min(tails))
@@ -237,13 +277,17 @@ def _finite(curve: Curve) -> tuple[np.ndarray, np.ndarray]:
     return np.array(curve.images, float)[kept], values[kept]
 
 
-def _draw_rates(axis: Axes, row: Row, look: Look) -> None:
+def _draw_rates(axis: Axes, row: Row, index: int, look: Look) -> None:
     """The bars of one model with their values; collapsed groups are named so."""
     groups = row.latent_groups
     rates = [group.rate or 0.0 for group in groups]
     bars = axis.bar(range(len(groups)), rates, color=look.colour, width=0.7)
     texts = [f"{rate:.3g}" if rate >= COLLAPSED_RATE else "collapsed" for rate in rates]
     crowded = len(groups) > CROWDED or "collapsed" in texts
+    for place, (bar, group, rate) in enumerate(zip(bars, groups, rates, strict=True), start=1):
+        state = "" if rate >= COLLAPSED_RATE else ", collapsed"
+        said = f"group {place} of {len(groups)} ({group.height}×{group.width}): {rate:.3g} nats{state}"
+        bar.set_label(series_label(index, said))
     axis.bar_label(bars, texts, fontsize=7, padding=2, rotation=90 if crowded else 0)
     ticks = [f"{g.height}×{g.width}" for g in groups]
     axis.set_xticks(range(len(groups)), ticks, fontsize=7, rotation=90 if len(groups) > CROWDED else 0)
@@ -253,19 +297,27 @@ def _draw_rates(axis: Axes, row: Row, look: Look) -> None:
     _clean(axis)
 
 
-def _points(rows: Sequence[Row], column: Column, speed: str) -> list[tuple[str, Measurement, Measurement]]:
-    """Label, speed and quality of every row that has both."""
+def _points(rows: Sequence[Row], column: Column, speed: str) -> list[RowPoint]:
+    """Every row that has both."""
     found = []
-    for row in rows:
+    for index, row in enumerate(rows):
         across, up = row.first(speed), row.get(column.quantity)
         if across is not None and up is not None and across.value is not None and up.value is not None:
-            found.append((row.label, across, up))
+            found.append(RowPoint(index, row.label, across, up))
     return found
 
 
-def _draw_point(axis: Axes, look: Look, across: Measurement, up: Measurement) -> None:
-    """One row as a marker with both its intervals."""
-    axis.errorbar(
+def _said(measurement: Measurement) -> str:
+    """The value with its spread and unit, in words for a page."""
+    value, half = measurement.value or 0.0, half_width(measurement)
+    places = layout.decimals([value], [half] if half else [])
+    unit = "" if measurement.unit[:1].isdigit() else measurement.unit  # a range, as that of pixels
+    return f"{layout.number(value, places, half)} {unit}".strip()
+
+
+def _draw_point(axis: Axes, look: Look, across: Measurement, up: Measurement, label: str) -> None:
+    """One row as a marker with both its intervals, all of that label."""
+    shapes = axis.errorbar(
         across.value or 0.0,
         up.value or 0.0,
         xerr=_arms(across),
@@ -275,6 +327,13 @@ def _draw_point(axis: Axes, look: Look, across: Measurement, up: Measurement) ->
         markersize=7,
         elinewidth=1,
     )
+    _label(shapes.get_children(), label)
+
+
+def _label(shapes: Iterable[Artist], label: str) -> None:
+    """Give all shapes the label."""
+    for shape in shapes:
+        shape.set_label(label)
 
 
 def _arms(measurement: Measurement) -> list[list[float]] | None:
@@ -327,3 +386,49 @@ def _legend(figure: Figure, rows: Sequence[Row], markers: bool = False) -> None:
         frameon=False,
         fontsize=9,
     )
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart of a report: its file's name, its title, what a page says below it, and how it is drawn of rows.
+
+    `tested`: what it shows was measured on the test images.
+    """
+
+    name: str
+    title: str
+    said: str
+    draw: Callable[[Sequence[Row]], Figure | None]
+    tested: bool = True
+
+
+CHARTS = (
+    Chart(
+        "quality_speed",
+        "Quality against throughput",
+        "Bars: the spread of both. Dotted steps: the Pareto front, the rows that no other beats in both; spreads are "
+        "not counted.",
+        quality_against_speed,
+    ),
+    Chart(
+        "rate_distortion",
+        "Rate and distortion over beta",
+        "A line a model under several beta. Dashed: equal ELBO; the nearer to the origin, the better.",
+        rate_distortion,
+    ),
+    Chart(
+        "rates",
+        "KL per latent group",
+        "KL(posterior, prior) in nats per image: bars from the coarsest group (left) to the finest, by resolution; "
+        f"mean over test images and seeds. Collapsed: below {COLLAPSED_RATE} nats.",
+        rates_by_group,
+    ),
+    Chart(
+        "training",
+        "Training curves",
+        "A line a seed, against training images seen; the first values are off the axis.",
+        training_curves,
+        tested=False,
+    ),
+)
+"""The charts of a report, in the order of its page."""

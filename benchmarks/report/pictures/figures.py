@@ -5,35 +5,25 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
-import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks.base.files import write_bytes_atomically
+from benchmarks.report.pictures.grids import GRID, SHOWN, reconstruction_lines, tiled
 from benchmarks.report.pictures.saved import Images, SavedImages
 from benchmarks.report.pictures.words import drawn_text
 
-SHOWN = 12  # images in a line of reconstructions
-GRID = 8  # samples along a side of a grid
 DPI = 150
 TEXT = {"fontsize": 9}
 
 
 def reconstructions(images: Mapping[str, SavedImages]) -> Figure:
-    """A line of originals above a line of reconstructions for every model.
-
-    Originals are repeated where a model was shown other images.
-    """
-    lines: list[tuple[str, Images]] = []
-    shown: Images | None = None
-    for label, saved in images.items():
-        if shown is None or not np.array_equal(shown, saved.originals[:SHOWN]):
-            shown = saved.originals[:SHOWN]
-            lines.append(("Originals", shown))
-        lines.append((label, saved.reconstructions[:SHOWN]))
+    """A line of originals above a line of reconstructions for every model (`grids.reconstruction_lines`)."""
+    lines = reconstruction_lines(images)
     height = 0.72
     figure = new_figure(1.6 + height * SHOWN, 0.5 + height * len(lines))
     axes = figure.subplots(len(lines), 1, squeeze=False)[:, 0]
@@ -72,16 +62,6 @@ def _panels(images: Mapping[str, SavedImages], panels: Mapping[str, Images], tit
     return figure
 
 
-def tiled(images: Images, columns: int, rows: int) -> Images:
-    """One picture (h, w, C) of the first images in a grid with thin grey lines, white where there are too few."""
-    _, height, width, channels = images.shape
-    picture = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), 255, np.uint8)
-    for index, image in enumerate(images[: columns * rows]):
-        top, left = (index // columns) * (height + 1), (index % columns) * (width + 1)
-        picture[top : top + height, left : left + width] = image
-    return picture
-
-
 def show(axis: Axes, picture: Images) -> None:
     """Draw `picture` without smoothing and without a frame."""
     grey = picture.shape[-1] == 1
@@ -102,9 +82,17 @@ def new_figure(width: float, height: float) -> Figure:
 
 def save(figure: Figure, path: Path) -> None:
     """Write the figure in the format of the path's suffix, atomically and without a date in it."""
-    kind = path.suffix[1:]
+    write_bytes_atomically(path, rendered(figure, path.suffix[1:]))
+
+
+def rendered(figure: Figure, kind: str, pad: float = 0.08, letters: Literal["path", "none"] = "path") -> bytes:
+    """The figure as a file of that format, cut to what is drawn with `pad` inches around it.
+
+    `letters` of an SVG are paths, or text in whatever font the reader has. Nothing in it depends on the day or on
+    chance: an unchanged chart is an unchanged file.
+    """
     buffer = io.BytesIO()
     metadata = {"Date": None} if kind == "svg" else None
-    with rc_context({"svg.hashsalt": "vaebench"}):  # fixed ids: an unchanged chart is an unchanged file
-        figure.savefig(buffer, format=kind, bbox_inches="tight", pad_inches=0.08, metadata=metadata)
-    write_bytes_atomically(path, buffer.getvalue())
+    with rc_context({"svg.hashsalt": "vaebench", "svg.fonttype": letters}):
+        figure.savefig(buffer, format=kind, bbox_inches="tight", pad_inches=pad, metadata=metadata)
+    return buffer.getvalue()

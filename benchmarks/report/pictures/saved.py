@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 
 from benchmarks.base.errors import UserError
 from benchmarks.records.record import RunRecord
-from benchmarks.report.rows import Row
+from benchmarks.report.rows import Row, trials_of
 
 Images = np.ndarray[Any, np.dtype[np.uint8]]  # (N, H, W, C)
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -25,7 +26,7 @@ UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError
 
 @dataclass(frozen=True)
 class SavedImages:
-    """The images of one trial; `samples` is None for a model without a prior.
+    """The images of one trial; `samples` is None for a model without a prior, `seed` where it is not known.
 
     `samples_prior_statistics` are of the same latents, with batch-norm statistics of images from the prior.
     """
@@ -34,6 +35,7 @@ class SavedImages:
     reconstructions: Images
     samples: Images | None = None
     samples_prior_statistics: Images | None = None
+    seed: int | None = None
 
 
 def read_arrays(path: Path) -> Arrays:
@@ -70,7 +72,8 @@ def load_images(folder: Path) -> SavedImages | None:
         if not fits or found.shape[1:] != shape:
             kind = f"{found.dtype} {found.shape}"
             raise _damaged(path, f"'{name}' as uint8 (N, H, W, 1 or 3), all of one size", kind)
-    return SavedImages(**images)
+    samples, refitted = images.get("samples"), images.get("samples_prior_statistics")
+    return SavedImages(images["originals"], images["reconstructions"], samples, refitted)
 
 
 def images_by_label(rows: Sequence[Row], trials: Mapping[Path, RunRecord]) -> dict[str, SavedImages]:
@@ -81,10 +84,11 @@ def images_by_label(rows: Sequence[Row], trials: Mapping[Path, RunRecord]) -> di
     """
     found = {}
     for row in rows:
-        folders = [folder for record in row.records for folder, other in trials.items() if other is record]
-        images = next((saved for folder in folders if (saved := load_images(folder)) is not None), None)
-        if images is not None:
-            found[row.label] = images
+        for folder, record in trials_of(row, trials).items():
+            images = load_images(folder)
+            if images is not None:
+                found[row.label] = dataclasses.replace(images, seed=record.seed)
+                break
     return found
 
 

@@ -8,9 +8,10 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from benchmarks.records.record import Curve, LatentGroupInfo, load_trials
+from benchmarks.records.record import Curve, LatentGroupInfo, load_record, load_trials, save_record
 from benchmarks.report.pictures import charts, figures, saved
 from benchmarks.report.rows import gather
+from benchmarks.suites.config import build_suite, read_suite, to_dict
 
 
 def texts(figure):
@@ -37,6 +38,21 @@ def test_reconstructions_show_the_originals_once_and_every_model(run_folder):
     shown = saved.images_by_label(gather(trials.values()), trials)
     figure = figures.reconstructions(shown)
     assert [axis.get_ylabel() for axis in figure.axes] == ["Originals", "AE", "VAE", "Residual VAE", "NVAE"]
+
+
+def test_images_are_found_where_an_older_record_lacks_a_field(run_folder):
+    """Its configuration is completed, so that the row holds a copy of the record."""
+    (run_folder / "run.json").unlink()  # it lists no other folder
+    first = next(run_folder.glob("vae-*"))
+    record = load_record(first)
+    config = to_dict(build_suite(*read_suite("quick"), ["vae"]).trials[0])
+    older = {**config, "training": {key: value for key, value in config["training"].items() if key != "back_offs"}}
+    for folder, seed, kept in ((first, 0, older), (run_folder / "again", 1, config)):
+        save_record(dataclasses.replace(record, seed=seed, config=kept), folder)
+    trials = load_trials(run_folder)
+    (row,) = (row for row in gather(trials.values()) if row.name == "vae")
+    assert all(record not in row.records for record in trials.values() if record.config == older)
+    assert saved.images_by_label([row], trials)["VAE"].seed == 0
 
 
 def test_originals_are_repeated_for_a_model_that_saw_others(run_folder):
@@ -112,6 +128,21 @@ def test_quality_against_speed_has_log_axes_and_the_tables_headings(suite_record
     ]
     assert {axis.get_xscale() for axis in figure.axes} == {"log"}
     assert [len(axis.containers) for axis in figure.axes] == [4, 3, 3]
+
+
+def test_the_pareto_front_is_a_line_of_steps_through_what_no_row_beats(suite_records):
+    """AE is fastest and has the lowest error; by ELBO, NVAE is best and VAE fastest, and residual VAE is neither."""
+    error, elbo, distance = charts.quality_against_speed(gather(suite_records)).axes
+    fronts = [line for line in elbo.lines if line.get_drawstyle() == "steps-pre"]
+    assert [list(line.get_ydata()) for line in fronts] == [[-101.1, -107.8]]
+    assert [list(line.get_ydata()) for line in error.lines if line.get_drawstyle() == "steps-pre"] == [[0.006]]
+    assert [list(line.get_ydata()) for line in distance.lines if line.get_drawstyle() == "steps-pre"] == [[3.97, 9.17]]
+
+
+def test_rows_that_are_equal_are_both_on_the_front(make_value):
+    same = [charts.RowPoint(i, "", make_value("train_throughput", 10.0), make_value("mse", 1.0)) for i in range(2)]
+    slower = charts.RowPoint(2, "", make_value("train_throughput", 9.0), make_value("mse", 1.0))
+    assert charts.pareto_front([*same, slower], "low") == same
 
 
 def test_different_likelihoods_share_no_quality_panel(suite_records):

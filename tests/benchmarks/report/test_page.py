@@ -1,6 +1,6 @@
 """The whole report: files written, pages complete, published values apart, bad input in one line."""
 
-import html.parser
+import re
 from pathlib import Path
 
 import pytest
@@ -35,24 +35,6 @@ def small_run(tmp_path, make_record):
     return tmp_path
 
 
-class Tags(html.parser.HTMLParser):
-    """Counts open tags; a mismatch of open and close raises."""
-
-    VOID = ("meta", "img", "br", "hr")
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.sources = [], []
-
-    def handle_starttag(self, tag, attrs):
-        if tag not in self.VOID:
-            self.open.append(tag)
-        self.sources += [value for name, value in attrs if name == "src"]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
 def test_the_report_writes_tables_and_figures(built_run, suite_records):
     text = (built_run / "table.md").read_text()
     assert text == tables.markdown(tables.sections(suite_records)[0])
@@ -63,14 +45,11 @@ def test_the_report_writes_tables_and_figures(built_run, suite_records):
 
 
 def test_pages_show_every_figure_that_was_written(built_run):
-    parser = Tags()
-    parser.feed((built_run / "index.html").read_text())
-    assert parser.open == []
-    markdown = (built_run / "index.md").read_text()
-    assert len(parser.sources) == 5
-    for source in parser.sources:
-        assert (built_run / source).is_file()
-        assert f"]({source})" in markdown
+    written = {f"figures/{path.name}" for path in (built_run / "figures").glob("*.png")}
+    markdown, page = ((built_run / f"index.{kind}").read_text() for kind in ("md", "html"))
+    shown = re.findall(r"!\[(.*)\]\((.*)\)", markdown)
+    assert {file for _, file in shown} == written
+    assert all(f"<h2>{title}</h2>" in page for title, _ in shown)
 
 
 def test_what_is_returned_is_what_is_written_and_the_same_when_built_again(small_run):
@@ -125,7 +104,7 @@ def test_known_incomparabilities_are_footnotes_of_the_shipped_values(tmp_path, m
     save_record(make_record("vae", data=data), tmp_path / "trial")
     build_report(tmp_path, SHIPPED)
     for page in ("index.md", "index.html"):
-        block = (tmp_path / page).read_text().split("Published values")[1]
+        block = (tmp_path / page).read_text().split("Published values", 1)[1]
         for reason in reasons:
             assert reason in " ".join(block.split()), page
 
