@@ -13,7 +13,7 @@ from benchmarks.trials.trial import run_trial
 def trial(options: argparse.Namespace) -> int:
     """Run one trial (started by `run`)."""
     try:
-        record = run_trial(Path(options.folder), with_parent=options.with_parent)
+        record = run_trial(Path(options.folder), with_parent=options.with_parent, data_hash=options.data_hash)
     except GivenUpError as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import torch
 
-SAID = ("DefaultCPUAllocator", "not enough memory", "out of memory", "Cannot allocate memory")
-"""In the message of an error of a CPU's allocator, or of a GPU's library."""
+SAID = (
+    *("DefaultCPUAllocator", "not enough memory", "out of memory", "Cannot allocate memory"),
+    *("could not create a primitive", "could not execute a primitive"),
+)
+"""In the message of an error of a CPU's allocator, or of a GPU's library; oneDNN's says no more than the last two."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

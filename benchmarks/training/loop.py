@@ -43,7 +43,7 @@ class TrainingResult:
     `trouble` says where a skipped step went wrong, `compilation` what came of `compile = on`, `hopeless` why the
     training was given up before its end. `cpu_seconds` is the process's, all threads together, in the steps; None where
     the state of an older version was continued. `over_threshold` of the `skipped` steps had too steep a gradient;
-    `back_offs` are returns to a good state, `passes` those of the last batch.
+    `back_offs` are returns to a good state, `passes` those of the last batch, in which cells may `recompute`.
     """
 
     steps: int
@@ -59,6 +59,7 @@ class TrainingResult:
     over_threshold: int = 0
     back_offs: int = 0
     passes: int = 1
+    recompute: bool = False
 
 
 Progress = Callable[[int, int, str], None]
@@ -234,13 +235,14 @@ def _take_steps(
     while state.step < state.steps and not (stop() or lost):
         if state.step in good and is_sound(state):
             save_good(state, folder)
-        passes = state.passes
+        before = state.passes, state.recompute
         with clock:
             x = training_batch(trial, images, next(order), state.step)
             loss = train_step(state, guard, trial, x, Draw(latents + state.step))
         plan.keep_to_budget()
-        if state.passes > passes:
-            say(f"out of memory at step {state.step}: a batch takes {state.passes} passes from here on")
+        if (state.passes, state.recompute) != before:
+            again = ", whose cells are computed again in the backward pass" if state.recompute else ""
+            say(f"out of memory at step {state.step}: a batch takes {state.passes} passes from here on{again}")
         due = time.perf_counter() - saved > config.checkpoint_seconds
         if due or math.isnan(loss):
             if note_trouble(state, trial, images, latents):
@@ -417,4 +419,5 @@ def _result(
         state.over_threshold,
         state.back_offs,
         state.passes,
+        state.recompute,
     )

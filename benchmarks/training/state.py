@@ -19,9 +19,21 @@ from benchmarks.suites.config import TrainingConfig, TrialConfig
 from benchmarks.training.graphed import StepGraphs
 from kernels.cpu.adamax import Adamax
 from models.elbo import ELBOTerms, terms
+from models.layers.recompute import start_recomputing
 from models.output import Draw, Model
 
-NUMBERS = ("steps", "step", "seconds", "cpu_seconds", "trouble", "back_offs", "over_threshold", "locked", "passes")
+NUMBERS = (
+    "steps",
+    "step",
+    "seconds",
+    "cpu_seconds",
+    "trouble",
+    "back_offs",
+    "over_threshold",
+    "locked",
+    "passes",
+    "recompute",
+)
 """What a saved state holds besides tensors; an older one lacks some."""
 Forward = Callable[[Model, Tensor, Draw, bool], ELBOTerms]
 """ELBO terms from model, images, draw, and whether the model computes in bfloat16."""
@@ -41,7 +53,8 @@ class TrainingState:
 
     `forward` is `forward_terms` or its compiled form; `graphs`, where there are any, replay the steps. `back_offs`
     counts its returns to a good state, each at half the rate; `over_threshold` the steps skipped for their gradient's
-    norm, `locked` the last of them in a row; a batch takes `passes` forward and backward passes.
+    norm, `locked` the last of them in a row; a batch takes `passes` forward and backward passes, in which, where memory
+    ran out, cells `recompute` what they would have kept.
     """
 
     model: Model
@@ -60,6 +73,7 @@ class TrainingState:
     over_threshold: int = 0
     locked: int = 0
     passes: int = 1
+    recompute: bool = False
 
     @property
     def skipped(self) -> int:
@@ -125,7 +139,7 @@ def return_to_good(state: TrainingState, trial: TrialConfig, folder: Path) -> Tr
         UserError: it is missing or damaged.
     """
     good = _read(state.model, trial, folder / tensors.STATE_GOOD)
-    for name in ("seconds", "cpu_seconds", "trouble", "passes", "forward"):
+    for name in ("seconds", "cpu_seconds", "trouble", "passes", "recompute", "forward"):
         setattr(good, name, getattr(state, name))
     good.back_offs = state.back_offs + 1
     if state.graphs is not None:  # they hold the memory of the optimizer that is gone
@@ -158,6 +172,8 @@ def _read(model: Model, trial: TrialConfig, path: Path) -> TrainingState:
     state.validation = [(int(step), float(value)) for step, value in meta["validation"]]
     for name in NUMBERS:
         setattr(state, name, meta.get(name, getattr(state, name)))
+    if state.recompute:
+        start_recomputing(model)
     return state
 
 

@@ -8,13 +8,14 @@ import math
 import torch
 from torch import Tensor
 
-from benchmarks.base.errors import UserError, first_line
+from benchmarks.base.errors import GivenUpError, first_line
 from benchmarks.machine.memory import is_out_of_memory, release
 from benchmarks.suites.config import TrainingConfig, TrialConfig
 from benchmarks.training.graphed import LossWeights
 from benchmarks.training.guard import StepGuard
 from benchmarks.training.state import Forward, TrainingState, forward_terms
 from models.elbo import Objective
+from models.layers.recompute import start_recomputing
 from models.output import Draw, Model
 
 
@@ -82,8 +83,10 @@ def train_step(state: TrainingState, guard: StepGuard, trial: TrialConfig, x: Te
 def _measured(state: TrainingState, guard: StepGuard, trial: TrialConfig, x: Tensor, draw: Draw) -> Tensor:
     """Norm of the gradients and loss (2,); where memory runs out, in twice as many passes from then on.
 
+    Where one image at a time is too much, cells compute again what they would keep.
+
     Raises:
-        UserError: one image is too much.
+        GivenUpError: that is too much as well.
     """
 
     def measured(x: Tensor, draw: Draw, weights: LossWeights) -> Tensor:
@@ -98,8 +101,9 @@ def _measured(state: TrainingState, guard: StepGuard, trial: TrialConfig, x: Ten
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            if state.passes >= len(x):
-                raise UserError(f"training of one image at a time ran out of memory: {first_line(error)}") from error
+            if state.passes >= len(x) and not start_recomputing(state.model):
+                raise GivenUpError(f"training of one image at a time ran out of memory: {first_line(error)}") from error
+        state.recompute |= state.passes >= len(x)
         guard.undo()
         state.passes = min(2 * state.passes, len(x))
         release(x.device)

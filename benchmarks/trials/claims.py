@@ -94,10 +94,16 @@ def owner_of(folder: Path) -> Owner | None:
 
 
 def _silence(folder: Path) -> float:
-    """Seconds since the owner's last heartbeat, by the clock of the disk."""
+    """Seconds since the owner's last heartbeat, by the clock of the disk.
+
+    A heartbeat to come, which a clock that was set back leaves, is taken for one of now: an owner that lives beats on.
+    """
     os.utime(folder / LOCK)
     try:
-        return abs((folder / LOCK).stat().st_mtime - (folder / OWNER).stat().st_mtime)
+        silence = (folder / LOCK).stat().st_mtime - (folder / OWNER).stat().st_mtime
+        if silence < 0:
+            os.utime(folder / OWNER)
+        return max(0.0, silence)
     except OSError:  # gone this moment
         return 0.0
 

@@ -94,7 +94,8 @@ class Jobs:
         todo = [planned for planned in plan.trials if planned.work in TO_RUN]
         self.waiting = sorted(todo, key=lambda p: -p.macs_per_image * p.trial.training.images)
         self.running = list[Child]()
-        self.flags, self.most, self.bars, self.outcome = plan.plugin_flags, most, bars, outcome
+        self.flags = [*plan.plugin_flags, "--data-hash", plan.data.content_hash]
+        self.most, self.bars, self.outcome = most, bars, outcome
         self.killed, self.left = set[Path](), set[Path]()
 
     def run(self) -> None:

@@ -62,13 +62,15 @@ class Reporter:
             output.discard()
 
 
-def run_trial(folder: Path, *, with_parent: bool = False) -> RunRecord:
+def run_trial(folder: Path, *, with_parent: bool = False, data_hash: str | None = None) -> RunRecord:
     """Train and evaluate the trial of `folder`, continuing where an earlier run stopped; returns its record.
 
     Where the training is through, its weights are evaluated. One `with_parent` leaves when standard input ends.
+    `data_hash` is that of the images for which the folder was named, where the caller knows it.
 
     Raises:
         GivenUpError: the training was given up; the record says so.
+        UserError: the images are gone, or are others by now.
     """
     stop, report = StopSignal(), Reporter()
     if with_parent:
@@ -78,12 +80,22 @@ def run_trial(folder: Path, *, with_parent: bool = False) -> RunRecord:
     trial = read_config(folder)
     torch.set_num_threads(trial.threads)
     with at_work(folder):
-        return _run(trial, folder, report, stop)
+        return _run(trial, folder, _data_of(trial, data_hash), report, stop)
 
 
-def _run(trial: TrialConfig, folder: Path, report: Reporter, stop: StopSignal) -> RunRecord:
-    """What `run_trial` does once nobody else works on the trial."""
+def _data_of(trial: TrialConfig, data_hash: str | None) -> DataSet:
+    """The trial's images, which are those of the hash: a run may have begun hours ago."""
     data = load(trial.data)
+    if data_hash not in (None, data.content_hash):
+        raise UserError(
+            f"{data.name}: expected the images that the run began with (hash {str(data_hash)[:12]}), got others "
+            f"({data.content_hash[:12]}); start the run again, which trains on what is there now"
+        )
+    return data
+
+
+def _run(trial: TrialConfig, folder: Path, data: DataSet, report: Reporter, stop: StopSignal) -> RunRecord:
+    """What `run_trial` does once nobody else works on the trial."""
     model = build_model(trial, data.image, choose_device(trial.device))
     record = _trained_before(trial, folder, model) or _trained_now(trial, folder, model, data, report, stop)
     if record.status == "interrupted":
@@ -176,6 +188,7 @@ def _trained_record(trial: TrialConfig, folder: Path, model: Model, data: DataSe
 def _training_notes(trial: TrialConfig, result: TrainingResult) -> list[str]:
     """What a reader of the table should know of how the training went."""
     broken, threshold = result.skipped - result.over_threshold, trial.training.skip_threshold
+    again = ", whose cells were computed again in the backward pass" if result.recompute else ""
     told = {
         f"{broken} training steps were not finite and were undone; {result.trouble}": broken,
         f"{result.over_threshold} training steps were skipped, their gradient's norm at {threshold:g} or above": (
@@ -183,8 +196,8 @@ def _training_notes(trial: TrialConfig, result: TrainingResult) -> list[str]:
         ),
         f"the training returned {result.back_offs} times to its last good state, at half the rate each time; "
         f"{result.trouble or 'steps were skipped'}": result.back_offs,
-        f"memory ran out: batches were taken in {result.passes} passes with the same noise and one update; batch norm "
-        "and the balancing of the KL saw the smaller batches": result.passes > 1,
+        f"memory ran out: batches were taken in {result.passes} passes{again}, with the same noise and one update; "
+        "batch norm and the balancing of the KL saw the smaller batches": result.passes > 1 or result.recompute,
         result.compilation: result.compilation,
     }
     return [note for note, holds in told.items() if holds]

@@ -84,7 +84,7 @@ def known_trials(log: Path) -> set[tuple[str, float, float]]:
     Raises:
         UserError: a log without these columns.
     """
-    if not log.exists():
+    if _is_new(log):
         return set()
     with log.open(newline="") as file:
         lines = csv.DictReader(file)
@@ -96,15 +96,20 @@ def known_trials(log: Path) -> set[tuple[str, float, float]]:
             raise UserError(f"{log}, line {lines.line_num}: expected a trial, got {error}; repair that line") from error
 
 
-def append(log: Path, line: dict[str, object]) -> None:
-    """Add one line to the log, with a head if it is new."""
+def _is_new(log: Path) -> bool:
+    """Whether nothing stands in the log."""
+    return not log.exists() or log.stat().st_size == 0
+
+
+def append(log: Path, *lines: dict[str, object]) -> None:
+    """Add lines to the log, with a head if it is new."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    new = not log.exists()
+    new = _is_new(log)
     with log.open("a", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         if new:
             writer.writeheader()
-        writer.writerow(line)
+        writer.writerows(lines)
 
 
 def tune(suite: Suite, log: Path, jobs: int = 1, modules: Sequence[str] = ()) -> None:
@@ -130,6 +135,8 @@ def tune(suite: Suite, log: Path, jobs: int = 1, modules: Sequence[str] = ()) ->
                 todo.append((cost, dataclasses.replace(trial, training=training, objective=objective)))
     todo.sort(key=lambda pair: -pair[0])
     trials = [trial for _, trial in todo]
+    if trials:
+        append(log)  # who cannot write it learns so before a trial is trained
     with contextlib.closing(_side_by_side(trials, jobs, modules) if jobs > 1 else _one_by_one(trials)) as lines:
         for line, seconds in lines:
             append(log, line)

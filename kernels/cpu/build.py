@@ -60,8 +60,8 @@ class Place:
     def remembered(self) -> str | None:
         """Why the last build failed, if that was not long ago."""
         path = self.failure
-        if not is_private(path, stat.S_ISREG) or time.time() - path.stat().st_mtime > REMEMBERED:
-            return None
+        if not is_private(path, stat.S_ISREG) or abs(time.time() - path.stat().st_mtime) > REMEMBERED:
+            return None  # nor one of a day to come, where the clock was set back
         return f"{path.read_text(errors='replace')[:MOST_SAID]} (remembered for a day; remove {path} to try again)"
 
 

@@ -1,21 +1,23 @@
-"""Kills a tiny trial at random moments, again and again, and compares what comes of it with one that was left alone.
+"""Kills a tiny trial in every phase, again and again, and compares what comes of it with one that was left alone.
 
     PYTHONPATH=.:tests/helpers python -m killed_run --kills 40 --seed 1 --report
 
-The trial and its report run in a fork of this process, which has imported everything, so that a kill costs no start.
-State and finished parts are written at every step and batch. Prints, a line a kill, the moment, what it hit and the
-last phase that was heard of; exits with 1 where the record's values, the weights' hash or the table differ, or where a
-file is left that no run of its own leaves.
+From the claim of the trial to its figures all runs in a fork of this process, which has imported everything, so that a
+kill costs no start. State and finished parts are written at every step and batch. A kill is aimed at the phase that was
+hit least so far, at a random moment within one of its entries (`watched_phases`): the kernel ends the fork there.
+Prints, a line a kill, its aim and what it hit; exits with 1 where the values of the record, the hash of the weights or
+the images differ, or where a file is left that no run of its own leaves.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
+import io
 import json
 import os
 import random
-import signal
 import sys
 import tempfile
 import time
@@ -24,20 +26,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from watched_phases import ELSEWHERE, NAMES, Moment, Watch
 
+from benchmarks.cli.parser import run_command
 from benchmarks.metrics import extractors, sample_quality  # noqa: F401  (so that a fork need not)
-from benchmarks.records.record import load_record, save_run
-from benchmarks.report.page import build_report
+from benchmarks.records.catalogue import of_the_machine
+from benchmarks.records.record import Measurement, load_record, save_run
+from benchmarks.report import page
 from benchmarks.report.pictures import charts, figures  # noqa: F401
 from benchmarks.storage import parts
 from benchmarks.storage.weights import write_config
-from benchmarks.suites.config import TrialConfig, build_suite
+from benchmarks.suites.config import Suite, build_suite
+from benchmarks.trials import processes
 from benchmarks.trials import trial as trials
 from benchmarks.trials.claims import claim
+from benchmarks.trials.progress import Bars
+from benchmarks.trials.schedule import plan
+from kernels.cpu import library
 
-FOLDER = "nvae-seed0-0123456789ab"
-PHASES = ("start", "train", "likelihood", "reconstruction", "samples", "report")
-OF_THE_MACHINE = ("peak_memory",)
 TRAINING = {
     "images": 96,
     "batch_size": 8,
@@ -51,39 +57,52 @@ EVALUATION = {"iwae_samples": 3, "batch_size": 10, "extractor": "mnist-cnn-v1", 
 MODEL = {"groups_fine_to_coarse": [1, 1], "latent_channels": 2, "channels_encoder": 4, "channels_decoder": 4}
 
 
-def tiny(folder: Path) -> TrialConfig:
-    """The trial, on noise of the size of MNIST."""
+def tiny(folder: Path) -> Suite:
+    """A suite of one trial, on noise of the size of MNIST."""
     rng = np.random.default_rng(0)
     sizes = {"train": 64, "validation": 20, "test": 40}
     images: Any = {name: rng.integers(0, 256, (n, 28, 28), np.uint8) for name, n in sizes.items()}
     np.savez(folder / "data.npz", **images)
     table = {"data": f"npz:{folder / 'data.npz'}", "likelihood": {"name": "bernoulli"}, "models": {"nvae": MODEL}}
-    return build_suite("killed", table | {"training": TRAINING, "evaluation": EVALUATION}).trials[0]
+    return build_suite("killed", table | {"training": TRAINING, "evaluation": EVALUATION})
 
 
-def work(out: Path, config: TrialConfig, report: bool) -> None:
-    """What a run does with its one trial, from the claim to the record, or to tables and figures."""
-    held = claim(out / FOLDER, print)
-    assert held is not None
-    write_config(config, out / FOLDER)
-    save_run(out, [FOLDER])
+def timed(checkpoint: Path, flags: list[str]) -> list[Measurement]:
+    """The throughput of a checkpoint, measured briefly and in this process."""
+    words = ["throughput", str(checkpoint), "--json", "--what", processes.TIMED, "--seconds", "0.001", *flags]
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        run_command(words)
+    return [Measurement(**row) for row in json.loads(said.getvalue())]
+
+
+def work(suite: Suite, out: Path, report: bool) -> None:
+    """What a run does with its one trial, from the plan to the record and its throughput, and to tables and figures."""
+    os.environ["XDG_CACHE_HOME"] = str(out.with_name(f"{out.name}-cache"))
     trials.PROGRESS_SECONDS, parts.KEPT_SECONDS = 0.0, -1.0
-    record = out / FOLDER / "record.json"
-    if record.exists() and load_record(out / FOLDER).status == "done":
-        trials.tidy(out / FOLDER)
-    else:
-        trials.run_trial(out / FOLDER)
+    planned = plan(suite, out)
+    (one,) = planned.trials
+    held = claim(one.folder, print)
+    assert held is not None
+    save_run(out, [one.folder.name])
+    if one.work in processes.TO_RUN:
+        write_config(one.trial, one.folder)
+        trials.run_trial(one.folder)
+    elif trials.is_untidy(one.folder):
+        trials.tidy(one.folder)
     held.release()
+    outcome = processes.Outcome()
+    with Bars() as bars:
+        processes._measure_throughput(planned, bars, outcome)
+    assert not outcome.failed, outcome.failed
     if report:
-        trials.Reporter()(0, 1, "report")
-        build_report(out)
+        page.build_report(out)
 
 
 def forked(call: Callable[[], None], log: Path) -> int:
-    """The process id of a fork that calls `call`, its output in `log`."""
+    """How a fork that calls `call` ends, as `waitpid` has it; its output is in `log`."""
     pid = os.fork()
     if pid:
-        return pid
+        return os.waitpid(pid, 0)[1]
     code = 1
     try:
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), 1)
@@ -95,33 +114,22 @@ def forked(call: Callable[[], None], log: Path) -> int:
     os._exit(code)
 
 
-def phase(log: Path) -> str:
-    """The last phase that the log tells of."""
-    found = "start"
-    for line in log.read_text().splitlines():
-        try:
-            found = json.loads(line)["phase"]
-        except (ValueError, KeyError, TypeError):
-            continue
-    return found
-
-
 def result(out: Path) -> dict[str, Any]:
-    """What must not depend on kills: values, curves, weights and table; and the names of all files."""
-    record = load_record(out / FOLDER)
+    """What must not depend on kills: values, curves, weights and images; and the names of all files."""
+    (folder,) = out.glob("*-seed0-*")
+    record = load_record(folder)
     assert record.status == "done", record
-    weights = (out / FOLDER / "weights.safetensors").read_bytes()
-    files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
-    with np.load(out / FOLDER / "per_image.npz") as arrays:
+    weights = (folder / "weights.safetensors").read_bytes()
+    with np.load(folder / "per_image.npz") as arrays:
         images = {name: arrays[name].tolist() for name in arrays.files}
     return {
-        "values": [m for m in record.measurements if m.metric not in OF_THE_MACHINE],
+        "values": {m.metric: None if of_the_machine(m.metric) else m for m in record.measurements},
         "curves": record.curves,
         "groups": record.latent_groups,
         "steps": (record.steps, record.images_seen, record.skipped_steps, record.notes),
         "weights": hashlib.sha256(weights).hexdigest(),
         "images": images,
-        "files": files,
+        "files": {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()},
     }
 
 
@@ -130,59 +138,70 @@ def differing(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
     return [name for name in expected if found[name] != expected[name]]
 
 
+class Kills:
+    """Runs of one suite in `folder`, and what the kills among them hit."""
+
+    def __init__(self, folder: Path, seed: int, report: bool) -> None:
+        self.folder, self.report, self.rng, self.watch = folder, report, random.Random(seed), Watch()
+        self.suite, self.log = tiny(folder), folder / "log"
+        self.hit = {name: 0 for name in NAMES if report or name != "report"}
+        start = time.monotonic()
+        assert self.ended(folder / "whole", None) == 0, self.log.read_text()
+        self.usual = {name: (self.watch.entries(name), self.watch.seconds(name)) for name in self.hit}
+        self.usual[ELSEWHERE] = (1, time.monotonic() - start)
+        self.expected = result(folder / "whole")
+
+    def ended(self, out: Path, moment: Moment | None) -> int:
+        """How a run into `out` ends that is killed at `moment`, if it comes to that."""
+
+        def call() -> None:
+            self.watch.begin()
+            work(self.suite, out, self.report)
+
+        self.watch.reset(moment)
+        return forked(call, self.log)
+
+    def aim(self) -> Moment:
+        """A random moment in the phase that was hit least."""
+        phase = min(self.hit, key=lambda name: (self.hit[name], self.rng.random()))
+        entries, seconds = self.usual[phase]
+        return Moment(phase, self.rng.randint(1, entries), self.rng.uniform(0, seconds))
+
+
+def killed(folder: Path, kills: int, seed: int, report: bool) -> int:
+    """The exit code after so many kills."""
+    library.load()  # once for all forks
+    processes.throughput_of = timed
+    runs = Kills(folder, seed, report)
+    print(f"seed {seed}: a trial takes {runs.usual[ELSEWHERE][1]:.2f} s, weights {runs.expected['weights'][:16]}")
+    bad, done, ended = 0, 0, 0
+    while done < kills or (folder / f"run{ended}").exists():
+        out, moment = folder / f"run{ended}", runs.aim() if done < kills else None
+        status = runs.ended(out, moment)
+        if moment is not None and os.WIFSIGNALED(status):
+            done, where = done + 1, runs.watch.current
+            runs.hit[where] += 1
+            aimed = f"{1000 * moment.seconds:.2f} ms into {moment.phase} {moment.entry}"
+            print(f"kill {done} in run {ended}, {aimed}: {where}", flush=True)
+            continue
+        found = differing(result(out), runs.expected) if status == 0 else [runs.log.read_text()]
+        bad += bool(found)
+        print(f"run {ended} came to its end: {'differs in ' + ', '.join(found) if found else 'the same'}", flush=True)
+        ended += 1
+    print(f"{done} kills ({', '.join(f'{name} {n}' for name, n in runs.hit.items())}), {ended} runs, {bad} differ")
+    return int(bool(bad))
+
+
 def main() -> int:
     """Kill, continue, compare; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--report", action="store_true", help="tables and figures as well")
     options = parser.parse_args()
     memory = Path("/dev/shm")  # a kill does not ask what the disk has, and the disk is slow
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as name:
-        folder = Path(name)
-        os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
-        return killed(folder, options.kills, options.seed, options.report)
-
-
-def killed(folder: Path, kills: int, seed: int, report: bool) -> int:
-    """The exit code after so many kills."""
-    config, log, rng = tiny(folder), folder / "log", random.Random(seed)
-    whole, started = folder / "whole", time.monotonic()
-    if os.waitstatus_to_exitcode(os.waitpid(forked(lambda: work(whole, config, report), log), 0)[1]):
-        print(log.read_text())
-        return 1
-    seconds = time.monotonic() - started
-    expected, bad, done, runs = result(whole), 0, 0, 0
-    hit = dict.fromkeys(PHASES, 0)
-    print(f"seed {seed}: a trial takes {seconds:.2f} s, weights {expected['weights'][:16]}", flush=True)
-    while done < kills or (folder / f"run{runs}").exists():
-        out, moment = folder / f"run{runs}", rng.uniform(0, 1.1 * seconds)
-        pid = forked(lambda out=out: work(out, config, report), log)
-        if done < kills and not _ends_within(pid, moment):
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            done, where = done + 1, phase(log)
-            hit[where] += 1
-            print(f"kill {done} in run {runs} at {moment:.2f} s: {where}", flush=True)
-            continue
-        if done >= kills:
-            _ends_within(pid, 60 + 20 * seconds)
-        found = differing(result(out), expected)
-        bad += bool(found)
-        print(f"run {runs} came to its end: {'differs in ' + ', '.join(found) if found else 'the same'}", flush=True)
-        runs += 1
-    print(f"{done} kills ({', '.join(f'{name} {n}' for name, n in hit.items())}), {runs} runs, {bad} differ")
-    return int(bool(bad))
-
-
-def _ends_within(pid: int, seconds: float) -> bool:
-    """Whether the process ends by itself in that time."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if os.waitpid(pid, os.WNOHANG)[0]:
-            return True
-        time.sleep(0.002)
-    return False
+        return killed(Path(name), options.kills, options.seed, options.report)
 
 
 if __name__ == "__main__":

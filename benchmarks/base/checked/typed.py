@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import types
 import typing
 from collections.abc import Iterable
@@ -115,7 +114,7 @@ def _one_of_types(value: Any, hint: Any, where: str) -> Any:
 
 def _as_float(value: float, where: str) -> float:
     """`value` as a float; integers are so in TOML and JSON where their fraction is zero."""
-    if not math.isfinite(value) or not sound_number(value):
+    if not sound_number(value):  # whole numbers beyond what a float holds as well
         raise UserError(f"{where}: expected a finite number, got {shown(value)}")
     return float(value)
 

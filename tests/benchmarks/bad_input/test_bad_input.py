@@ -129,6 +129,7 @@ def test_an_empty_argument_is_not_taken_for_none(refused, words):
         (["run", "--set", "models.ae.likelihood.name={a=1}"], "unknown likelihood"),
         (["run", "--set", "models.vae.name={a=1}", "--latent-size", "4"], "unknown model"),
         (["run", "--set", "seeds=" + "9" * 5000], "seeds"),
+        (["run", "--set", "training.clip_norm=1" + "0" * 400], "training.clip_norm: expected a finite number"),
         (["run", "--set", "title=" + "[" * 5000], "title"),
         (["run", "--set", "models.a/b.name=vae"], "a/b"),
         (["run", "--set", "models.=x"], "a.b=value"),

@@ -13,6 +13,7 @@ from benchmarks.suites.config import build_suite, read_suite, set_path
 from benchmarks.training import step as training_step
 from benchmarks.training.loop import train
 from benchmarks.training.state import restore
+from kernels.cell_form import CellForm
 from models.output import ImageShape
 
 CPU = torch.device("cpu")
@@ -33,11 +34,11 @@ def no_disk(monkeypatch):
     monkeypatch.setattr("benchmarks.base.files.os.fsync", lambda descriptor: None)
 
 
-def make_trial(*assignments):
+def make_trial(*assignments, row="vae"):
     name, table = read_suite("quick")
     for assignment in [*TINY, *assignments]:
         set_path(table, assignment)
-    return build_suite(name, table, ["vae"]).trials[0]
+    return build_suite(name, table, [row]).trials[0]
 
 
 def run(trial, data, folder, model=None, stop_at=None):
@@ -182,6 +183,7 @@ ERRORS = (
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     MemoryError(),
     RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: not enough memory: you tried to allocate"),
+    RuntimeError("could not create a primitive"),
 )
 
 
@@ -197,6 +199,27 @@ def test_where_memory_runs_out_a_batch_takes_more_passes_with_the_same_noise(err
     assert result.passes == 4
     assert said == ["out of memory at step 1: a batch takes 4 passes from here on"]
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)  # without batch norm: the same sum in another order
+
+
+def keeps_all(module, inputs):
+    """A hook whose model finds no memory as long as its cells keep what the backward pass needs."""
+    forms = [getattr(part, "form", None) for part in module.modules()]
+    if module.training and not all(form.recompute for form in forms if isinstance(form, CellForm)):
+        raise ERRORS[1]
+
+
+def test_where_one_image_is_too_much_cells_are_computed_again(data, tmp_path):
+    trial = make_trial("training.images=24", row="nvae")
+    model = build_model(trial, data.image, CPU)
+    model.register_forward_pre_hook(keeps_all)
+    _, first, said = run(trial, data, tmp_path / "short", model, stop_at=1)
+    assert (first.passes, first.recompute) == (8, True)
+    (line,) = said
+    assert line.endswith("a batch takes 8 passes from here on, whose cells are computed again in the backward pass")
+    model = build_model(trial, data.image, CPU)
+    model.register_forward_pre_hook(keeps_all)
+    _, second, said = run(trial, data, tmp_path / "short", model)  # a training that goes on remembers
+    assert (second.finished, second.passes, second.recompute, said) == (True, 8, True, [])
 
 
 def test_an_image_that_is_too_much_and_other_errors_end_a_training(data, tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from watched_phases import PHASES
 
 from benchmarks.base.files import PART
 from benchmarks.records.record import load_record
@@ -42,10 +43,13 @@ def test_a_trial_that_is_killed_thrice_comes_out_the_same():
 
 
 @pytest.mark.slow
-def test_a_trial_that_is_killed_forty_times_comes_out_the_same():
+def test_a_trial_that_is_killed_forty_times_in_all_phases_comes_out_the_same():
     done = killed_run("--kills", "40", "--report")
     assert done.returncode == 0
-    assert re.search(r"^40 kills .* 0 differ$", done.stdout, re.M)
+    hits = re.search(r"^40 kills \((.*)\), \d+ runs, 0 differ$", done.stdout, re.M)
+    phases = dict(hit.rsplit(" ", 1) for hit in hits[1].split(", "))
+    assert phases.keys() == {"between", *PHASES}
+    assert "0" not in phases.values()
 
 
 def write_suite(folder, seconds=0.2, channels=2):

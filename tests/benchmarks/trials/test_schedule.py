@@ -1,13 +1,15 @@
 """Folders of runs: what an older version began is found and continued."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
+from tiny_run import write_suite
 
 from benchmarks.base.errors import UserError
 from benchmarks.storage.weights import build_model, read_config, record_head, write_config
-from benchmarks.suites.config import build_suite
+from benchmarks.suites.config import build_suite, read_suite
 from benchmarks.trials import schedule
 from benchmarks.trials.schedule import plan
 from models.fields import added_later
@@ -77,3 +79,30 @@ def test_long_steps_are_estimated_on_few_images_in_proportion(most, measured, ta
     seconds = schedule.estimated_seconds(planned.trials[0], planned.data)
     assert asked == [measured]
     assert seconds == 0.5 * 32 / measured[1] * (32_000 / 32)
+
+
+FOUND_BEFORE = {
+    "unknown extractor": ('extractor = "mnist-cnn-v2"', "mnist-cnn-v1"),
+    "no weights": ('extractor = "inception"', "--inception-weights"),
+    "few images": ('extractor = "mnist-cnn-v1"\nimages = 9', "at least 10"),
+    "few samples": ('extractor = "mnist-cnn-v1"\nsamples = 3', "at least 10"),
+    "large batch": ("[models.ae.training]\nbatch_size = 65", "64 training images"),
+}
+
+
+@pytest.mark.parametrize("case", FOUND_BEFORE)
+def test_what_would_stop_a_trial_later_is_found_in_its_plan(case, tmp_path):
+    text, said = FOUND_BEFORE[case]
+    suite = build_suite(*read_suite(str(write_suite(tmp_path, evaluation=text))))
+    with pytest.raises(UserError, match=re.escape(said)):
+        plan(suite, tmp_path / "out")
+
+
+def test_an_extractor_of_another_size_is_found_in_the_plan(tmp_path):
+    np.savez(
+        tmp_path / "odd.npz", **{name: np.full((12, 20, 20), 7, np.uint8) for name in ("train", "validation", "test")}
+    )
+    text = write_suite(tmp_path, evaluation='extractor = "mnist-cnn-v1"').read_text()
+    (tmp_path / "odd.toml").write_text(text.replace("data.npz", "odd.npz").replace("batch_size = 16", "batch_size = 4"))
+    with pytest.raises(UserError, match="28x28, got 1 x 20 x 20"):
+        plan(build_suite(*read_suite(str(tmp_path / "odd.toml"))), tmp_path / "out")

@@ -239,6 +239,17 @@ def test_a_failure_is_forgotten_after_a_day_and_with_another_compiler(cache, fak
     assert calls(tmp_path) == 3 * asked
 
 
+def test_a_failure_of_a_day_to_come_is_forgotten(cache, fake, tmp_path):
+    """As a clock leaves it that was set back."""
+    fake("exit 1")
+    loaded()
+    asked = calls(tmp_path)
+    (memory,) = cache.iterdir()
+    os.utime(memory, (time.time() + build.REMEMBERED + 9,) * 2)
+    loaded()
+    assert calls(tmp_path) == 2 * asked
+
+
 @needs_compiler
 def test_two_processes_that_build_at_once_both_have_it(cache, tmp_path):
     code = (
