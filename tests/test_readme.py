@@ -68,5 +68,8 @@ def test_suites_and_verbs_of_the_readme_exist():
     text = (ROOT / "README.md").read_text()
     suites = {path.stem for path in (ROOT / "benchmarks" / "suites").glob("*.toml")}
     assert suites <= set(re.findall(r"^\| `([\w-]+)`", text, re.M))
-    for path in re.findall(r"\]\(([^)]+)\)", text):
-        assert (ROOT / path).exists(), path
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        path, _, anchor = target.partition("#")
+        assert (ROOT / path).exists(), target
+        headings = re.findall(r"^#+ (.+)$", (ROOT / path).read_text(), re.M) if anchor else []
+        assert not anchor or anchor in {heading.lower().replace(" ", "-") for heading in headings}, target

@@ -38,8 +38,8 @@ def test_every_shipped_suite_reads_and_round_trips(name):
         assert trial_from_dict(to_dict(trial)) == trial
 
 
-def test_quick_holds_the_four_models_in_order():
-    assert [trial.row for trial in suite().trials] == ["ae", "vae", "residual-vae", "nvae"]
+def test_quick_holds_the_five_models_in_order():
+    assert [trial.row for trial in suite().trials] == ["ae", "vae", "residual-vae", "nvae", "vdvae"]
 
 
 def test_rows_of_one_table_share_likelihood_data_and_images():
