@@ -84,7 +84,7 @@ class StepClock:
 class StepPlan:
     """Keeps the number of steps to a budget of time, from what steps have cost since it was made.
 
-    The speed measured before the first step is that of a moment; on a machine with neighbours it is off by a fifth.
+    The speed measured before the first step is that of a moment; neighbours on the machine come and go.
     """
 
     def __init__(self, state: TrainingState, config: TrainingConfig) -> None:
