@@ -11,8 +11,9 @@
 
 #define MOST_LAYERS 8
 
-/* Layers with packed weights and start rows, norms (4, c) before each (null: none) and after the last, weight and bias of
- * the two linear layers of the gate (none if `hidden`, the units between them, is 0), and the factor on the branch. */
+/* Layers with packed weights and start rows, norms (4, c) before each (null: none) and after the last, weight and bias
+ * of the two linear layers of the gate (none if `hidden`, the units between them, is 0), and the factor on the branch.
+ */
 typedef struct {
     int64_t count, hidden;
     float gain;

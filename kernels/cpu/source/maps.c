@@ -7,7 +7,7 @@
 #include "vector.h"
 
 /* Coefficients from channel c on; null stays null. */
-INLINE const float *from_channel(const float *coefficients, int64_t c) { return coefficients ? coefficients + c : NULL; }
+INLINE const float *from_channel(const float *of, int64_t c) { return of ? of + c : NULL; }
 
 /* Without a norm, channels are alike: rows of `count` floats, `step` apart in the map, whatever their pixels are. */
 INLINE void pad_rows(int activation, int64_t rows, int64_t count, const float *x, float *map, int64_t step)

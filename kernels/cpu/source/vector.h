@@ -29,7 +29,7 @@ static inline void store(float *at, vector value) { *(loose_vector *)at = (loose
 #if defined(__AVX512F__)
 INLINE __mmask16 first_lanes(int64_t n) { return (__mmask16)((1u << n) - 1); }
 INLINE vector load_first(const float *at, int64_t n) { return (vector)_mm512_maskz_loadu_ps(first_lanes(n), at); }
-INLINE void store_first(float *at, vector value, int64_t n) { _mm512_mask_storeu_ps(at, first_lanes(n), (__m512)value); }
+INLINE void store_first(float *at, vector v, int64_t n) { _mm512_mask_storeu_ps(at, first_lanes(n), (__m512)v); }
 #elif defined(__AVX__)
 INLINE __m256i first_lanes(int64_t n) { return (__m256i)((int_vector){0, 1, 2, 3, 4, 5, 6, 7} < (int32_t)n); }
 INLINE vector load_first(const float *at, int64_t n) { return (vector)_mm256_maskload_ps(at, first_lanes(n)); }
