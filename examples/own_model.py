@@ -122,6 +122,5 @@ for name in ("vae", "two-groups"):
 # %% The difference, image by image: its interval says how test images vary, not how another training would come out
 difference = scores["two-groups"] - scores["vae"]
 low, high = bootstrap_interval(difference, seed=0)
-print(
-    f"two-groups - vae: {difference.mean():+.1f} nats, 95 % interval {low:.1f} to {high:.1f}, {len(test):,} test images, one seed"
-)
+print(f"two-groups - vae: {difference.mean():+.1f} nats, 95 % interval {low:.1f} to {high:.1f}")
+print(f"{len(test):,} test images, one seed of each")

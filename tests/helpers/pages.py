@@ -138,6 +138,6 @@ def shows(printed, expected):
 
 
 def rough(line):
-    """A line with its numbers as 0, and its spaces and rules as one; "" for the dots of what is left out."""
-    line = re.sub(r"[\d,.]*\d", "0", line.strip())
+    """A line with its numbers as 0, and its spaces and rules as one, not bold; "" for the dots of what is left out."""
+    line = re.sub(r"[\d,.]*\d", "0", line.strip().replace("*", ""))
     return re.sub(r"-{3,}:?", "---", re.sub(r"\s+", " ", line)).removeprefix("...").removesuffix("...").strip()
