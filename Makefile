@@ -35,7 +35,7 @@ microbench: $(STAMP)
 
 docs: $(STAMP)
 	@$(RUN) -m mkdocs build --strict --quiet
-	@echo "site/index.html"
+	@echo "site/index.html (its search wants a server: $(PYTHON) -m http.server -d site)"
 
 install: $(STAMP)
 

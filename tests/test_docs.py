@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import runpy
 import subprocess
 import sys
 
@@ -142,6 +143,19 @@ def test_the_site_is_whole(site):
     assert [name for name in SITE if not (site / name).exists()] == []
     built = {path.stem for path in site.glob("*.html")} - {"404"}
     assert built == {path.stem for path in (pages.ROOT / "docs").glob("*.md")}
+
+
+def test_links_into_the_repository_lead_there_or_are_text(caplog):
+    links = runpy.run_path(str(pages.ROOT / "docs" / "site_links.py"))
+    text = (
+        "see [the file](../models/elbo.py#L3), ![a picture](../x.png), [a page](speed.md) and [nothing](../absent.py)"
+    )
+    plain, linked = (links["LINK"].sub(links["replacer"]("a.md", url), text) for url in (None, "https://host/us/"))
+    assert plain == "see the file, ![a picture](../x.png), [a page](speed.md) and nothing"
+    assert "[the file](https://host/us/blob/main/models/elbo.py#L3)" in linked
+    assert [record.getMessage() for record in caplog.records] == [
+        "a.md: expected a file of the repository, got a link to absent.py"
+    ] * 2
 
 
 def test_the_site_loads_nothing_from_elsewhere(site):
