@@ -93,7 +93,7 @@ test = model_input(data.test, likelihood, keyed_generator(0, "test"))
 
 
 # %% A training: the engine says what the model's beliefs cost
-def trained(name: str, steps: int = 250, batch: int = 64) -> Model:
+def trained(name: str, steps: int = 500, batch: int = 32) -> Model:
     """The model after so many steps of Adam; weights, order and noise are keyed, so that the result repeats."""
     with seeded(0, name):
         model = build(name, MODELS[name].config(), data.image, likelihood, best_for("cpu"))

@@ -19,7 +19,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from tiny_run import Said, run_here
 
 from benchmarks.base.errors import UserError
@@ -73,9 +72,7 @@ def split_marks(text):
 
 
 def lacking(need):
-    """Why this machine has not what a block needs; "" where it has."""
-    if need == "gpu":
-        return "" if torch.cuda.is_available() else "no GPU"
+    """Why this machine has not the data set that a block needs; "" where it has."""
     try:
         load(need, download=False)
     except UserError as error:
