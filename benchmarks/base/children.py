@@ -13,10 +13,12 @@ from benchmarks.base.errors import UserError
 ROOT = Path(__file__).resolve().parent.parent.parent
 KILLED = {-9, 128 + 9}
 """Exit codes of a process that SIGKILL ended: its parent's, and a shell's."""
-OUT_OF_MEMORY = (
-    "killed by the system (SIGKILL), which does so where memory runs out; use fewer --jobs, a smaller batch_size or a "
-    "smaller model, or give it more memory"
-)
+LESS_MEMORY = "use fewer --jobs, a smaller batch_size or a smaller model, or give it more memory"
+OUT_OF_MEMORY = f"killed by the system (SIGKILL), which does so where memory runs out; {LESS_MEMORY}"
+ABORTED = {-6, 128 + 6}
+"""Exit codes of a process that ended itself by SIGABRT, as libraries in C++ and Rust do where memory runs out."""
+NOT_ALLOCATED = ("memory allocation of", "bad_alloc")
+"""In what such libraries say then."""
 
 
 def environment(threads: int | None) -> dict[str, str]:
@@ -34,6 +36,9 @@ def last_words(text: str, code: int) -> str:
     if code in KILLED:
         return OUT_OF_MEMORY
     lines = text.strip().splitlines()
+    if code in ABORTED:
+        failed = [line.strip() for line in lines if any(words in line for words in NOT_ALLOCATED)]
+        lines = [f"ended by SIGABRT, out of memory: {line}; {LESS_MEMORY}" for line in failed] or lines
     return lines[-1].removeprefix("error: ") if lines else _meaning(code)
 
 

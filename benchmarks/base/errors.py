@@ -8,6 +8,8 @@ from collections.abc import Iterable
 INTERRUPTED = 130  # exit code after Ctrl-C
 FAILED = 1
 """Exit code where a trial failed that nothing was wrong with beforehand."""
+GOES_ON = 75
+"""Exit code of a trial that is to go on from its saved state, in a fresh process (EX_TEMPFAIL in sysexits.h)."""
 
 
 class UserError(Exception):
@@ -24,6 +26,10 @@ def printable(text: str) -> str:
 
 class GivenUpError(UserError):
     """A training that was given up: one line as well, but no bad input; exit code 1."""
+
+
+class StarvedError(GivenUpError):
+    """A training that found no memory in this process, and goes on with less in a fresh one if its state is saved."""
 
 
 def first_line(error: BaseException) -> str:

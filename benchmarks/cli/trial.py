@@ -6,7 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks.base.errors import FAILED, INTERRUPTED, GivenUpError
+from benchmarks.base.children import LESS_MEMORY
+from benchmarks.base.errors import FAILED, GOES_ON, INTERRUPTED, GivenUpError, StarvedError, first_line
+from benchmarks.machine.memory import is_out_of_memory
 from benchmarks.trials.trial import run_trial
 
 
@@ -16,5 +18,10 @@ def trial(options: argparse.Namespace) -> int:
         record = run_trial(Path(options.folder), with_parent=options.with_parent, data_hash=options.data_hash)
     except GivenUpError as error:
         print(f"error: {error}", file=sys.stderr)
+        return GOES_ON if isinstance(error, StarvedError) else FAILED
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"error: out of memory: {first_line(error)}; {LESS_MEMORY}", file=sys.stderr)
         return FAILED
     return INTERRUPTED if record.status == "interrupted" else 0

@@ -39,6 +39,10 @@ class StepGuard:
         """Remember the buffers before a step, and drop the gradients of the step before."""
         for kind, buffers in self.buffers.items():
             torch._foreach_copy_(self.before[kind], buffers)  # pyright: ignore[reportPrivateImportUsage]
+        self.drop_gradients()
+
+    def drop_gradients(self) -> None:
+        """Forget all gradients and give their memory back."""
         for parameter in self.parameters:
             parameter.grad = None
 

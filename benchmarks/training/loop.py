@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.base.errors import StarvedError
 from benchmarks.base.streams import generator_seed, seed_tensor
 from benchmarks.data import DataSet, batches, keyed_generator, model_input
 from benchmarks.records.record import Curve
@@ -43,7 +44,8 @@ class TrainingResult:
     `trouble` says where a skipped step went wrong, `compilation` what came of `compile = on`, `hopeless` why the
     training was given up before its end. `cpu_seconds` is the process's, all threads together, in the steps; None where
     the state of an older version was continued. `over_threshold` of the `skipped` steps had too steep a gradient;
-    `back_offs` are returns to a good state, `passes` those of the last batch, in which cells may `recompute`.
+    `back_offs` are returns to a good state, `passes` those of the last batch, in which cells may `recompute`;
+    `restarts` are the fresh processes in which it went on for want of memory.
     """
 
     steps: int
@@ -60,6 +62,7 @@ class TrainingResult:
     back_offs: int = 0
     passes: int = 1
     recompute: bool = False
+    restarts: int = 0
 
 
 Progress = Callable[[int, int, str], None]
@@ -186,6 +189,10 @@ def train(
     `progress(step, steps, text)` is called now and then; when `stop()` turns true, the state is saved and the result
     says `finished = False`. After `hopeless_after` steps in a row that were not taken it goes back to its last good
     state, at half the rate; where that has been done `back_offs` times, it ends. `say(text)` tells of such things.
+
+    Raises:
+        StarvedError: memory ran out, and the state is saved for a fresh process, which is to go on with less.
+        GivenUpError: memory ran out, and there is nothing that needs less.
     """
     device = next(model.parameters()).device
     state = restore(model, trial, folder) or fresh_state(model, trial, data, device)
@@ -193,7 +200,13 @@ def train(
     compilation = compile_step(state, trial, images)
     model.train()
     while True:
-        _take_steps(state, trial, data, images, folder, progress, stop, say)
+        try:
+            _take_steps(state, trial, data, images, folder, progress, stop, say)
+        except StarvedError:
+            state.restarts += 1
+            save_state(state, folder)
+            say(f"out of memory at step {state.step}: in a fresh process {said_of_passes(state)}")
+            raise
         lost = why_lost(state, trial.training)
         if not lost or state.back_offs >= trial.training.back_offs:
             break
@@ -241,8 +254,7 @@ def _take_steps(
             loss = train_step(state, guard, trial, x, Draw(latents + state.step))
         plan.keep_to_budget()
         if (state.passes, state.recompute) != before:
-            again = ", whose cells are computed again in the backward pass" if state.recompute else ""
-            say(f"out of memory at step {state.step}: a batch takes {state.passes} passes from here on{again}")
+            say(f"out of memory at step {state.step}: {said_of_passes(state)}")
         due = time.perf_counter() - saved > config.checkpoint_seconds
         if due or math.isnan(loss):
             if note_trouble(state, trial, images, latents):
@@ -253,6 +265,12 @@ def _take_steps(
             save_state(state, folder)
             saved = time.perf_counter()
         progress(state.step, state.steps, "train")
+
+
+def said_of_passes(state: TrainingState) -> str:
+    """How a batch is taken where memory ran out."""
+    again = ", whose cells are computed again in the backward pass" if state.recompute else ""
+    return f"a batch takes {state.passes} passes from here on{again}"
 
 
 def _validation_is_due(state: TrainingState, config: TrainingConfig) -> bool:
@@ -420,4 +438,5 @@ def _result(
         state.back_offs,
         state.passes,
         state.recompute,
+        state.restarts,
     )

@@ -33,6 +33,7 @@ NUMBERS = (
     "locked",
     "passes",
     "recompute",
+    "restarts",
 )
 """What a saved state holds besides tensors; an older one lacks some."""
 Forward = Callable[[Model, Tensor, Draw, bool], ELBOTerms]
@@ -54,7 +55,7 @@ class TrainingState:
     `forward` is `forward_terms` or its compiled form; `graphs`, where there are any, replay the steps. `back_offs`
     counts its returns to a good state, each at half the rate; `over_threshold` the steps skipped for their gradient's
     norm, `locked` the last of them in a row; a batch takes `passes` forward and backward passes, in which, where memory
-    ran out, cells `recompute` what they would have kept.
+    ran out, cells `recompute` what they would have kept; `restarts` are the fresh processes in which it went on.
     """
 
     model: Model
@@ -74,6 +75,7 @@ class TrainingState:
     locked: int = 0
     passes: int = 1
     recompute: bool = False
+    restarts: int = 0
 
     @property
     def skipped(self) -> int:
@@ -139,7 +141,7 @@ def return_to_good(state: TrainingState, trial: TrialConfig, folder: Path) -> Tr
         UserError: it is missing or damaged.
     """
     good = _read(state.model, trial, folder / tensors.STATE_GOOD)
-    for name in ("seconds", "cpu_seconds", "trouble", "passes", "recompute", "forward"):
+    for name in ("seconds", "cpu_seconds", "trouble", "passes", "recompute", "restarts", "forward"):
         setattr(good, name, getattr(state, name))
     good.back_offs = state.back_offs + 1
     if state.graphs is not None:  # they hold the memory of the optimizer that is gone

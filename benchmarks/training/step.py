@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from benchmarks.base.errors import GivenUpError, first_line
+from benchmarks.base.errors import GivenUpError, StarvedError, first_line
 from benchmarks.machine.memory import is_out_of_memory, release
 from benchmarks.suites.config import TrainingConfig, TrialConfig
 from benchmarks.training.graphed import LossWeights
@@ -81,12 +81,14 @@ def train_step(state: TrainingState, guard: StepGuard, trial: TrialConfig, x: Te
 
 
 def _measured(state: TrainingState, guard: StepGuard, trial: TrialConfig, x: Tensor, draw: Draw) -> Tensor:
-    """Norm of the gradients and loss (2,); where memory runs out, in twice as many passes from then on.
+    """Norm of the gradients and loss (2,); where memory runs out, with less from then on (`_take_less`).
 
-    Where one image at a time is too much, cells compute again what they would keep.
+    What a failed pass leaves behind may be what is missing: allocators keep it, and a limit of the system counts it. A
+    process that was started for want of memory does not try again, but leaves that to the next one.
 
     Raises:
-        GivenUpError: that is too much as well.
+        StarvedError: all was too much; the state is set to what a fresh process is to try.
+        GivenUpError: there is nothing less that a fresh process could try.
     """
 
     def measured(x: Tensor, draw: Draw, weights: LossWeights) -> Tensor:
@@ -94,6 +96,7 @@ def _measured(state: TrainingState, guard: StepGuard, trial: TrialConfig, x: Ten
         return guard.measure(backward(state, trial, x, draw, weights))
 
     weights = weights_at(trial.objective, state.step / state.steps)
+    less: tuple[int, bool] | None = None
     while True:
         try:
             graphs = state.graphs
@@ -101,12 +104,36 @@ def _measured(state: TrainingState, guard: StepGuard, trial: TrialConfig, x: Ten
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            if state.passes >= len(x) and not start_recomputing(state.model):
-                raise GivenUpError(f"training of one image at a time ran out of memory: {first_line(error)}") from error
-        state.recompute |= state.passes >= len(x)
-        guard.undo()
-        state.passes = min(2 * state.passes, len(x))
+            said = first_line(error)
+        guard.undo()  # here, where the error no longer holds the pass that failed
+        guard.drop_gradients()
         release(x.device)
+        taken = _take_less(state, len(x))
+        if taken and less is None:
+            less = state.passes, state.recompute
+        if not taken or state.restarts:
+            raise _starved(state, less, said)
+
+
+def _take_less(state: TrainingState, images: int) -> bool:
+    """Let a batch take twice as many passes; if each is of one image, let cells compute again what they would keep.
+
+    False where that is done already.
+    """
+    if state.passes < images:
+        state.passes = min(2 * state.passes, images)
+        return True
+    state.recompute |= (started := start_recomputing(state.model))
+    return started
+
+
+def _starved(state: TrainingState, less: tuple[int, bool] | None, said: str) -> GivenUpError:
+    """What to raise of a step that found no memory; `less` are the passes, and whether cells recompute, to try next."""
+    if less is None:
+        after = f", after {state.restarts} starts of a fresh process" if state.restarts else ""
+        return GivenUpError(f"training of one image at a time ran out of memory{after}: {said}")
+    state.passes, state.recompute = less
+    return StarvedError(f"training ran out of memory: {said}")
 
 
 def backward(state: TrainingState, trial: TrialConfig, x: Tensor, draw: Draw, weights: LossWeights) -> Tensor:

@@ -8,11 +8,12 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.base import children
-from benchmarks.base.errors import INTERRUPTED, UserError
+from benchmarks.base.errors import GOES_ON, INTERRUPTED, UserError
 from benchmarks.base.limits import memory_limit, usable_cores
 from benchmarks.base.signals import PARENT_SECONDS, STOPPING
 from benchmarks.records.record import Measurement, RunRecord, save_record
@@ -29,6 +30,8 @@ TIMED = "train,encode,reconstruct,sample"
 
 TO_RUN = ("train", "evaluate")
 POLL_SECONDS = 0.1
+STARTED_AGAIN = {"killed": 1, "starved": 64}
+"""How often a trial is started again, at most; one that lacks memory ends before, at one image at a time."""
 TRIAL_BYTES = 1 << 30
 """What a small trial holds at its peak, imports and data included: 0.8 GiB in the quick suite, rounded up."""
 
@@ -96,7 +99,7 @@ class Jobs:
         self.running = list[Child]()
         self.flags = [*plan.plugin_flags, "--data-hash", plan.data.content_hash]
         self.most, self.bars, self.outcome = most, bars, outcome
-        self.killed, self.left = set[Path](), set[Path]()
+        self.again, self.left = Counter[tuple[str, Path]](), set[Path]()
 
     def run(self) -> None:
         """Keep up to `most` children going until all are done or the user interrupts."""
@@ -156,17 +159,25 @@ class Jobs:
             elif code == 0:
                 if (record := planned.record) is not None and record.error:
                     self._note(planned, record.error)
-            elif (code < 0 or code in children.KILLED) and planned.folder not in self.killed:
-                self.killed.add(planned.folder)
-                self.waiting.append(planned)
-                self.bars.say(f"{planned.name}: {child.last_words(code)}; it is started once more")
-            else:
+            elif not self._starts_again(child, code):
                 reason = child.last_words(code)
                 self._note(planned, reason)
                 self.outcome.user_error |= code == 2
                 save_record(_failed_record(planned, reason), planned.folder)
         finally:
             child.claim.release()
+
+    def _starts_again(self, child: Child, code: int) -> bool:
+        """Let a killed child's trial start once more, and one that lacks memory as often as its state asks for it."""
+        why = "starved" if code == GOES_ON else "killed" if code < 0 or code in children.KILLED else ""
+        start = why, child.planned.folder
+        if self.again[start] >= STARTED_AGAIN.get(why, 0):
+            return False
+        self.again[start] += 1
+        self.waiting.append(child.planned)  # behind the others, which may leave more memory
+        if why == "killed":
+            self.bars.say(f"{child.planned.name}: {child.last_words(code)}; it is started once more")
+        return True
 
     def _note(self, planned: PlannedTrial, reason: str) -> None:
         self.outcome.failed.append(f"{planned.name}: {reason} (log: {planned.folder / LOG})")

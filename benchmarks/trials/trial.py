@@ -69,6 +69,7 @@ def run_trial(folder: Path, *, with_parent: bool = False, data_hash: str | None 
     `data_hash` is that of the images for which the folder was named, where the caller knows it.
 
     Raises:
+        StarvedError: the training is to go on in a fresh process.
         GivenUpError: the training was given up; the record says so.
         UserError: the images are gone, or are others by now.
     """
@@ -189,6 +190,7 @@ def _training_notes(trial: TrialConfig, result: TrainingResult) -> list[str]:
     """What a reader of the table should know of how the training went."""
     broken, threshold = result.skipped - result.over_threshold, trial.training.skip_threshold
     again = ", whose cells were computed again in the backward pass" if result.recompute else ""
+    anew = f" after {result.restarts} starts of a fresh process" if result.restarts else ""
     told = {
         f"{broken} training steps were not finite and were undone; {result.trouble}": broken,
         f"{result.over_threshold} training steps were skipped, their gradient's norm at {threshold:g} or above": (
@@ -196,8 +198,8 @@ def _training_notes(trial: TrialConfig, result: TrainingResult) -> list[str]:
         ),
         f"the training returned {result.back_offs} times to its last good state, at half the rate each time; "
         f"{result.trouble or 'steps were skipped'}": result.back_offs,
-        f"memory ran out: batches were taken in {result.passes} passes{again}, with the same noise and one update; "
-        "batch norm and the balancing of the KL saw the smaller batches": result.passes > 1 or result.recompute,
+        f"memory ran out: batches were taken in {result.passes} passes{again}{anew}, with the same noise and one "
+        "update; batch norm and the balancing of the KL saw the smaller batches": result.passes > 1 or result.recompute,
         result.compilation: result.compilation,
     }
     return [note for note, holds in told.items() if holds]
