@@ -13,11 +13,10 @@ from pathlib import Path
 import torch
 from jaxtyping import Int64, UInt8
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from benchmarks.base.errors import UserError
-from benchmarks.base.files import write_bytes_atomically
+from benchmarks.base.tensor_files import write_tensors
 from models.output import ImageShape
 
 Images = UInt8[Tensor, "_ C H W"]
@@ -157,10 +156,10 @@ def _read_parts(path: Path) -> dict[str, Part] | None:
 
 def _write_parts(path: Path, parts: dict[str, Part]) -> None:
     """Write the splits; where that fails, the next call makes them again."""
-    images = {f"{name}.images": part.images.contiguous() for name, part in parts.items()}
+    images = {f"{name}.images": part.images for name, part in parts.items()}
     labels = {f"{name}.labels": part.labels for name, part in parts.items() if part.labels is not None}
     try:
-        write_bytes_atomically(path, save(images | labels))
+        write_tensors(path, images | labels, {})
     except OSError as error:
         logging.getLogger(__name__).warning("images are not cached: %s", error)
 

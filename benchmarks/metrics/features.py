@@ -11,13 +11,12 @@ from pathlib import Path
 import torch
 from jaxtyping import Float64, UInt8
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 from benchmarks.base.batches import Batches, Layers, in_batches
 from benchmarks.base.errors import UserError
-from benchmarks.base.files import write_bytes_atomically
+from benchmarks.base.tensor_files import write_tensors
 from benchmarks.data import content_hash
 
 Images = UInt8[Tensor, "_ C H W"]
@@ -172,7 +171,7 @@ def _write(path: Path, features: Features) -> None:
     if features.logits is not None:
         tensors["logits"] = features.logits
     try:
-        write_bytes_atomically(path, save(tensors, metadata={"key": path.stem, "digest": _digest(tensors)}))
+        write_tensors(path, tensors, {"key": path.stem, "digest": _digest(tensors)})
     except OSError as error:
         logging.getLogger(__name__).warning("features are not cached: %s", error)
 

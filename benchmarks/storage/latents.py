@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from benchmarks.base.errors import UserError
 from benchmarks.base.files import written_atomically
+from benchmarks.base.tensor_files import beginning, raw
 from benchmarks.storage.tensors import KEY, opened
 from models.latents import GroupLatents
 from models.output import ImageShape, LatentShape
@@ -83,52 +83,33 @@ def written(path: Path, head: LatentsHead, channels: Sequence[Tensor | None] = (
     `channels` are, for each group, the indices of the channels that are held, None for all.
     """
     channels = channels or [None] * len(head.groups)
-    shapes: dict[str, tuple[int, ...]] = {}
-    small: dict[str, Tensor] = {}
+    indices: dict[str, Tensor] = {}
+    rows: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
     for index, (shape, held) in enumerate(zip(head.groups, channels, strict=True)):
         count = shape.channels if held is None else len(held)
-        shapes |= {f"{group_name(index)}.{part}": (head.n, count, shape.height, shape.width) for part in PARTS}
-        small |= {} if held is None else {f"{group_name(index)}.{CHANNELS}": held.cpu()}
-    start, places = _beginning(shapes, small, {KEY: json.dumps({"latents": dataclasses.asdict(head)})})
+        kind = torch.float32, (head.n, count, shape.height, shape.width)
+        rows |= {f"{group_name(index)}.{part}": kind for part in PARTS}
+        indices |= {} if held is None else {f"{group_name(index)}.{CHANNELS}": held.to(torch.int64)}
+    whole = {name: (tensor.dtype, tensor.shape) for name, tensor in indices.items()}
+    start, places = beginning({**whole, **rows}, {KEY: json.dumps({"latents": dataclasses.asdict(head)})})
     done = 0
     with written_atomically(path) as file:
         file.write(start)
+        for tensor in indices.values():
+            file.write(raw(tensor))
 
         def add(groups: Sequence[GroupLatents]) -> None:
             nonlocal done
             for index, group in enumerate(groups):
                 for part in PARTS:
-                    rows = getattr(group, part).float().cpu().contiguous()
-                    file.seek(places[f"{group_name(index)}.{part}"] + done * rows[0].numel() * rows.element_size())
-                    file.write(rows.numpy().data)
+                    values = getattr(group, part).float()
+                    file.seek(places[f"{group_name(index)}.{part}"] + done * values[0].numel() * values.element_size())
+                    file.write(raw(values))
             done += len(groups[0].z)
 
         yield add
         if done != head.n:
             raise ValueError(f"expected the latents of {head.n} images, got those of {done}")
-
-
-def _beginning(
-    shapes: dict[str, tuple[int, ...]], small: dict[str, Tensor], metadata: dict[str, str]
-) -> tuple[bytes, dict[str, int]]:
-    """A safetensors file up to its float32 tensors of these shapes, and where in the file each of them begins.
-
-    The int64 tensors `small` come first, whole. safetensors itself writes only what is in memory.
-    """
-    entries: dict[str, Any] = {"__metadata__": metadata}
-    sizes = {name: 8 * tensor.numel() for name, tensor in small.items()}
-    sizes |= {name: 4 * math.prod(shape) for name, shape in shapes.items()}
-    offset, places = 0, {}
-    for name, size in sizes.items():
-        kind, shape = ("I64", tuple(small[name].shape)) if name in small else ("F32", shapes[name])
-        entries[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [offset, offset + size]}
-        places[name] = offset
-        offset += size
-    text = json.dumps(entries).encode()
-    text += b" " * (-len(text) % 8)
-    start = len(text).to_bytes(8, "little") + text
-    whole = b"".join(tensor.to(torch.int64).numpy().tobytes() for tensor in small.values())
-    return start + whole, {name: len(start) + place for name, place in places.items()}
 
 
 class LatentsFile:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from benchmarks.base.checked.strict_json import parse_json
 from benchmarks.base.errors import UserError
-from benchmarks.base.files import mistaken_for, write_bytes_atomically
+from benchmarks.base.files import mistaken_for
+from benchmarks.base.tensor_files import TYPES, raw, write_tensors
 
 WEIGHTS = "weights.safetensors"
 STATE = "training.safetensors"
@@ -25,20 +25,6 @@ STATE_GOOD = "training.good.safetensors"
 """The state to which a training returns whose steps are no longer finite."""
 STATES = (STATE, STATE_BEFORE, STATE_GOOD)
 DIGEST = "sha256"
-TYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-    "C64": torch.complex64,
-}
-"""Types of tensors, as safetensors names them."""
 KEY = "vaebench"
 """Of the metadata that this suite's files carry."""
 
@@ -53,18 +39,16 @@ class Stored:
 
 def save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
     """Write tensors and metadata to `path` atomically, with their hash; shared storage and strides are resolved."""
-    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    data = safetensors.torch.save(plain, {KEY: json.dumps(metadata | {DIGEST: digest(plain)})})
-    write_bytes_atomically(path, data)
+    write_tensors(path, tensors, {KEY: json.dumps(metadata | {DIGEST: digest(tensors)})})
 
 
 def digest(tensors: dict[str, Tensor]) -> str:
     """SHA-256 over names, types, shapes and values, in hex."""
     found = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+        tensor = tensors[name]
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.flatten().view(torch.uint8).numpy().data)
+        found.update(raw(tensor))
     return found.hexdigest()
 
 

@@ -21,6 +21,7 @@ from benchmarks.base.checked.typed import parse
 from benchmarks.base.errors import UserError
 from benchmarks.base.files import write_text_atomically
 from benchmarks.base.streams import seeded
+from benchmarks.base.tensor_files import raw
 from benchmarks.machine.environment import choose_device, collect
 from benchmarks.storage import tensors
 from benchmarks.storage.fit import check_fit, load_weights, require_sizes, skeleton
@@ -91,7 +92,7 @@ def weights_hash(model: Model) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        digest.update(raw(tensor))
     return digest.hexdigest()
 
 

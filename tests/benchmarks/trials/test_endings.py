@@ -9,9 +9,10 @@ import sys
 import pytest
 from tiny_run import modes, records, run_here, write_suite
 
+from benchmarks.base.errors import GOES_ON
 from benchmarks.storage.weights import write_config
 from benchmarks.suites.config import build_suite, read_suite
-from benchmarks.trials.processes import execute
+from benchmarks.trials.processes import STARTED_AGAIN, execute
 from benchmarks.trials.schedule import plan
 
 
@@ -106,3 +107,115 @@ def test_a_log_keeps_what_earlier_starts_said_and_the_error_is_that_of_the_last(
     assert first == "error: the disk is full"
     for line in (head, second):
         assert re.fullmatch(r"# \d{4}-\d\d-\d\dT\S+ \S+ -m benchmarks trial \S+ --data-hash [0-9a-f]{64}", line)
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """Lets a shell script stand in for the process of the one trial of a plan, and runs it: the outcome, its starts."""
+
+    def ended(script):
+        python = tmp_path / "python"
+        python.write_text(f"#!/bin/sh\n{script}\n")
+        python.chmod(0o755)
+        monkeypatch.setattr("benchmarks.trials.processes.sys.executable", str(python))
+        planned = plan(build_suite(*read_suite(str(write_suite(tmp_path))), ["ae"]), tmp_path / "out")
+        outcome = execute(planned, jobs=1)
+        return outcome, (planned.trials[0].folder / "log.txt").read_text().count("benchmarks trial")
+
+    return ended
+
+
+def test_a_trial_that_lacks_memory_is_started_until_it_says_that_nothing_helps(stand_in, tmp_path):
+    count = f'echo >> {tmp_path}/starts; [ "$(wc -l < {tmp_path}/starts)" -lt 4 ] && exit {GOES_ON}'
+    outcome, starts = stand_in(f"{count}; echo 'error: all was too much' >&2; exit 1")
+    assert starts == 4
+    (reason,) = outcome.failed
+    assert "ae seed 0: all was too much" in reason
+    assert records(tmp_path / "out")["ae"]["error"] == "all was too much"
+    assert not outcome.user_error
+
+
+def test_a_trial_whose_state_is_lost_each_time_is_not_started_for_ever(stand_in, tmp_path, monkeypatch):
+    monkeypatch.setitem(STARTED_AGAIN, "starved", 2)
+    outcome, starts = stand_in(f"echo 'error: training ran out of memory: 9 bytes' >&2; exit {GOES_ON}")
+    assert starts == 3
+    assert records(tmp_path / "out")["ae"]["error"] == "training ran out of memory: 9 bytes"
+
+
+@pytest.mark.parametrize(
+    "said", ["memory allocation of 12345 bytes failed", "terminate called after ...\n  what():  std::bad_alloc"]
+)
+def test_a_process_that_aborts_for_want_of_memory_is_a_row_that_says_so(said, stand_in, tmp_path):
+    outcome, starts = stand_in(f"printf '{said}\nAborted\n' >&2; kill -ABRT $$")
+    assert starts == 2
+    (reason,) = outcome.failed
+    assert "ended by SIGABRT, out of memory: " + said.splitlines()[-1].strip() in reason
+    assert "use fewer --jobs" in reason
+    assert records(tmp_path / "out")["ae"]["status"] == "failed"
+
+
+def test_memory_that_runs_out_outside_of_the_steps_is_one_line(monkeypatch, tmp_path):
+    def fails(*arguments, **options):
+        raise RuntimeError("could not create a primitive\nException raised from ...")
+
+    monkeypatch.setattr("benchmarks.cli.trial.run_trial", fails)
+    said = run_here("trial", tmp_path)
+    assert said.returncode == 1
+    (line,) = said.stderr.splitlines()
+    assert line.startswith("error: out of memory: could not create a primitive; use fewer --jobs")
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """Lets a shell script stand in for the process of the one trial of a plan, and runs it: the outcome, its starts."""
+
+    def ended(script):
+        python = tmp_path / "python"
+        python.write_text(f"#!/bin/sh\n{script}\n")
+        python.chmod(0o755)
+        monkeypatch.setattr("benchmarks.trials.processes.sys.executable", str(python))
+        planned = plan(build_suite(*read_suite(str(write_suite(tmp_path))), ["ae"]), tmp_path / "out")
+        outcome = execute(planned, jobs=1)
+        return outcome, (planned.trials[0].folder / "log.txt").read_text().count("benchmarks trial")
+
+    return ended
+
+
+def test_a_trial_that_lacks_memory_is_started_until_it_says_that_nothing_helps(stand_in, tmp_path):
+    count = f'echo >> {tmp_path}/starts; [ "$(wc -l < {tmp_path}/starts)" -lt 4 ] && exit {GOES_ON}'
+    outcome, starts = stand_in(f"{count}; echo 'error: all was too much' >&2; exit 1")
+    assert starts == 4
+    (reason,) = outcome.failed
+    assert "ae seed 0: all was too much" in reason
+    assert records(tmp_path / "out")["ae"]["error"] == "all was too much"
+    assert not outcome.user_error
+
+
+def test_a_trial_whose_state_is_lost_each_time_is_not_started_for_ever(stand_in, tmp_path, monkeypatch):
+    monkeypatch.setitem(STARTED_AGAIN, "starved", 2)
+    outcome, starts = stand_in(f"echo 'error: training ran out of memory: 9 bytes' >&2; exit {GOES_ON}")
+    assert starts == 3
+    assert records(tmp_path / "out")["ae"]["error"] == "training ran out of memory: 9 bytes"
+
+
+@pytest.mark.parametrize(
+    "said", ["memory allocation of 12345 bytes failed", "terminate called after ...\n  what():  std::bad_alloc"]
+)
+def test_a_process_that_aborts_for_want_of_memory_is_a_row_that_says_so(said, stand_in, tmp_path):
+    outcome, starts = stand_in(f"printf '{said}\nAborted\n' >&2; kill -ABRT $$")
+    assert starts == 2
+    (reason,) = outcome.failed
+    assert "ended by SIGABRT, out of memory: " + said.splitlines()[-1].strip() in reason
+    assert "use fewer --jobs" in reason
+    assert records(tmp_path / "out")["ae"]["status"] == "failed"
+
+
+def test_memory_that_runs_out_outside_of_the_steps_is_one_line(monkeypatch, tmp_path):
+    def fails(*arguments, **options):
+        raise RuntimeError("could not create a primitive\nException raised from ...")
+
+    monkeypatch.setattr("benchmarks.cli.trial.run_trial", fails)
+    said = run_here("trial", tmp_path)
+    assert said.returncode == 1
+    (line,) = said.stderr.splitlines()
+    assert line.startswith("error: out of memory: could not create a primitive; use fewer --jobs")
