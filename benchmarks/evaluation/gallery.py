@@ -38,10 +38,10 @@ def gallery(loaded: LoadedModel, data: DataSet, progress: Callable[[int, int, st
     `interpolations` (4, 10): an original, eight steps between the latents of two test images, the other original.
     `finer_redrawn`, `coarser_redrawn` (M, K, 8), of models with several resolutions: of M test images the original,
     its reconstruction, and draws of the latent groups after (before) the first `cuts` (K,), the others as encoded.
-    `samples`, `neighbours` (8,): those of the first 64 samples that are nearest to a training image, and these images,
-    which are of 8 bits whatever the likelihood's depth.
-    `sample_errors`, `test_errors` (64,): mean squared error (0-1) to the nearest training image, of samples in
-    ascending order, and of as many test images.
+    `samples`, `neighbours` (8,): the first samples, and the training images that are nearest to them, which are of 8
+    bits whatever the likelihood's depth.
+    `sample_errors`, `test_errors` (64,): mean squared error (0-1) to the nearest training image, of the first samples
+    and of test images.
     """
     if not loaded.model.has_prior:
         return {}
@@ -116,12 +116,10 @@ def _neighbours(loaded: LoadedModel, test: Tensor, training: Tensor) -> Arrays:
     trial = loaded.trial
     samples = _drawn(loaded, PICTURES, trial.evaluation.temperature)
     near = nearest(samples, training)
-    order = near.error.argsort(stable=True)
-    first = order[:ACROSS]
     return {
-        "samples": _pictures(samples[first]),
-        "neighbours": _pictures(training[near.index[first]]),
-        "sample_errors": near.error[order].numpy(),
+        "samples": _pictures(samples[:ACROSS]),
+        "neighbours": _pictures(training[near.index[:ACROSS]]),
+        "sample_errors": near.error.numpy(),
         "test_errors": nearest(at_depth(test, trial.bits), training).error.numpy(),
     }
 

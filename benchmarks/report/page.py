@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -13,18 +14,24 @@ from benchmarks.base.errors import UserError
 from benchmarks.base.files import write_text_atomically
 from benchmarks.records.record import RunRecord, load_trials
 from benchmarks.report import published, tables
+from benchmarks.report.pictures.gallery import galleries_by_label
 from benchmarks.report.pictures.saved import SavedImages, images_by_label
 from benchmarks.report.tables import Section
 from benchmarks.report.web import document
 from benchmarks.report.web.document import Pictures
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from benchmarks.report.pictures.charts import Chart
+
 
 @dataclass(frozen=True)
 class Drawn:
-    """The figures of a section: file below the run's folder by title, and what the page is made of."""
+    """The figures of a section: file below the run's folder by title, and its charts."""
 
     files: dict[str, str]
-    pictures: Pictures
+    charts: Sequence[tuple[Chart, Figure]]
 
 
 def build_report(
@@ -45,6 +52,7 @@ def build_report(
     trials = read_trials(out)
     parts = tables.sections(trials.values())
     images = [images_by_label(part.rows, trials) for part in parts]
+    galleries = [galleries_by_label(part.rows, trials) for part in parts]
     others = None if published_values is None else published.read(published_values)
     text = "\n".join(tables.markdown(part) for part in parts)
     try:
@@ -54,7 +62,8 @@ def build_report(
         if pages:
             drawn = [draw(part, saved, out, _prefix(part, parts)) for part, saved in zip(parts, images, strict=True)]
             write_text_atomically(out / "index.md", _markdown_page(parts, drawn, others))
-            write_text_atomically(out / "index.html", document.page(parts, [own.pictures for own in drawn], others))
+            shown = [Pictures(*found) for found in zip(images, galleries, (own.charts for own in drawn), strict=True)]
+            write_text_atomically(out / "index.html", document.page(parts, shown, others))
     except OSError as error:
         raise UserError(f"report: cannot write below {out}: {error.strerror or error}") from error
     if gone is not None:
@@ -104,7 +113,7 @@ def draw(part: Section, images: dict[str, SavedImages], out: Path, prefix: str =
         for kind in kinds:
             figures.save(figure, out / "figures" / f"{prefix}{name}.{kind}")
     files = {title: f"figures/{prefix}{name}.png" for name, title, *_ in shown}
-    return Drawn(files, Pictures(images, found))
+    return Drawn(files, found)
 
 
 def _prefix(part: Section, parts: Sequence[Section]) -> str:

@@ -18,10 +18,12 @@ from markupsafe import Markup
 from benchmarks.records.catalogue import COLLAPSED_RATE
 from benchmarks.report import notes, published
 from benchmarks.report.layout import join_words, plain
+from benchmarks.report.pictures.gallery import Gallery
 from benchmarks.report.pictures.saved import SavedImages
 from benchmarks.report.rows import Row
 from benchmarks.report.tables import Section, Table
 from benchmarks.report.web.cells import View, view
+from benchmarks.report.web.gallery import gallery_albums, without_gallery
 from benchmarks.report.web.images import Album, albums
 
 if TYPE_CHECKING:
@@ -48,9 +50,10 @@ OF_TRIALS = ("command", "commit", "date", "dirty")
 
 @dataclass(frozen=True)
 class Pictures:
-    """What a page shows of a section beside its tables: the images of each row by label, and its charts."""
+    """What a page shows of a section beside its tables: images and gallery of each row by label, and its charts."""
 
     images: Mapping[str, SavedImages] = field(default_factory=dict)
+    galleries: Mapping[str, Gallery] = field(default_factory=dict)
     charts: Sequence[tuple[Chart, Figure]] = ()
 
 
@@ -75,6 +78,8 @@ class Part:
     tables: list[View]
     albums: list[Album]
     graphs: list[Graph]
+    galleries: list[Album]
+    without_gallery: str
     trials: View
     environment: dict[str, str]
     published: View | None
@@ -132,6 +137,8 @@ def _part(name: str, part: Section, pictures: Pictures, others: pd.DataFrame | N
         tables=[view(table, part.rows) for table in part.tables],
         albums=albums(pictures.images, part.rows),
         graphs=_graphs(name, part.rows, pictures.charts),
+        galleries=gallery_albums(pictures.galleries, part.rows),
+        without_gallery=without_gallery(pictures.galleries, part.rows),
         trials=_trials(part.rows),
         environment=_environment(part.rows),
         published=_published(published.beside(others, part.rows[0].records[0].data)),
