@@ -119,7 +119,7 @@ def test_a_gallery_that_cannot_be_made_leaves_the_record_as_it_was(without_galle
     before = (trial / "record.json").read_bytes()
     result = run_here("run", suite, "--out", trial.parent)
     assert result.returncode == 2
-    assert "vae seed 0: error: checkpoint" in result.stderr or "weights.safetensors" in result.stderr
+    assert "weights.safetensors" in result.stderr
     assert (trial / "record.json").read_bytes() == before
     planned = json.loads(run_here("run", suite, "--out", trial.parent, "--dry-run", "--json").stdout)
     assert [row["status"] for row in planned] == ["done", "to draw"]
