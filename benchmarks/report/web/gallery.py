@@ -24,8 +24,8 @@ def gallery_albums(galleries: Galleries, rows: Sequence[Row]) -> list[Album]:
 
 
 def without_gallery(galleries: Galleries, rows: Sequence[Row]) -> str:
-    """Which rows have no gallery, and how they get one; "" where all have."""
-    lacking = join_words(row.label for row in rows if row.label not in galleries)
+    """Which rows with latents have no gallery, and how they get one; "" where all have."""
+    lacking = join_words(row.label for row in rows if row.latent_groups and row.label not in galleries)
     if not lacking:
         return ""
     return (
