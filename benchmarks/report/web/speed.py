@@ -54,8 +54,9 @@ def time_block(rows: Sequence[Row], shares: Mapping[str, Shares]) -> Block:
     if kinds:
         conditions = join_words(one.conditions for one in shares.values())
         said.append(
-            f"Shares by kind of operation, of one training step under torch.profiler ({conditions}), which makes small "
-            "operations look dearer than they are; a fused cell is norm, activation and convolution in one."
+            f"Shares by kind of operation, of n = 1 training step under torch.profiler ({conditions}): it makes small "
+            "operations look dearer than they are, and another step differs by some points. A fused cell is norm, "
+            "activation and convolution in one."
         )
     else:
         said.append(NO_SHARES)
@@ -86,7 +87,7 @@ def _share(shares: Shares | None, kind: str) -> Cell:
     """A share in per cent."""
     if shares is None:
         return Cell(DASH, said="not profiled")
-    return Cell(f"{100 * shares.by_kind.get(kind, 0.0):.1f}")
+    return Cell(f"{100 * shares.by_kind.get(kind, 0.0):.0f}")
 
 
 def kernel_block(kernels: Kernels | None) -> Block:
