@@ -14,6 +14,7 @@ from benchmarks.report.web.cells import Cell, Heading, View
 
 VERBS = ("train", "loop", "encode", "reconstruct", "sample", "iwae")
 RATE = "_throughput"
+LEAST_SHARE = 0.005
 WORDS = NAMES | {"sample": "sampling", "iwae": "importance-weighted bound"}
 NO_SHARES = (
     "The share of each kind of operation in a training step is not recorded. `python -m benchmarks throughput FOLDER "
@@ -38,14 +39,16 @@ class Block:
 
 def time_block(rows: Sequence[Row], shares: Mapping[str, Shares]) -> Block:
     """Milliseconds an image of whatever was timed, and the shares of a training step where they are known."""
-    verbs = [verb for verb in VERBS if any(_rate(row, verb) for row in rows)]
-    kinds = list(dict.fromkeys(kind for one in shares.values() for kind, share in one.by_kind.items() if share))
+    verbs = [verb for verb in VERBS if any(_value(row.first(f"{verb}{RATE}")) for row in rows)]
+    kinds = _kinds(shares.values())
     headings = [Heading("Model"), *(_heading(verb) for verb in verbs)]
-    headings += [Heading(f"{kind} (%)".capitalize(), f"share of {kind} in one training step") for kind in kinds]
+    headings += [
+        Heading(f"{kind} (%)".capitalize(), f"share in the time of one training step: {kind}") for kind in kinds
+    ]
     lines = [
         [
             Cell(row.label),
-            *(_milliseconds(_rate(row, verb)) for verb in verbs),
+            *(_milliseconds(row.first(f"{verb}{RATE}")) for verb in verbs),
             *(_share(shares.get(row.label), kind) for kind in kinds),
         ]
         for row in rows
@@ -64,23 +67,32 @@ def time_block(rows: Sequence[Row], shares: Mapping[str, Shares]) -> Block:
     return Block("Where the time goes", said, tables)
 
 
-def _rate(row: Row, verb: str) -> Measurement | None:
-    """The rate of a verb, if it has a value."""
-    found = row.first(f"{verb}{RATE}")
-    return found if found is not None and found.value else None
+def _kinds(shares: Iterable[Shares]) -> list[str]:
+    """The kinds of operation that take half a per cent of some step or more, in the order of the first."""
+    found: dict[str, float] = {}
+    for one in shares:
+        for kind, share in one.by_kind.items():
+            found[kind] = max(found.get(kind, 0.0), share)
+    return [kind for kind, most in found.items() if most >= LEAST_SHARE]
+
+
+def _value(rate: Measurement | None) -> float | None:
+    """A rate that is known and can be divided by."""
+    return None if rate is None else rate.value or None
 
 
 def _heading(verb: str) -> Heading:
     """What stands above the milliseconds of a verb."""
-    return Heading(f"{WORDS[verb].capitalize()} ↓ (ms)", f"time of {WORDS[verb]} for one image of a batch", "low")
+    return Heading(f"{WORDS[verb].capitalize()} ↓ (ms)", f"time of one image in a batch: {WORDS[verb]}", "low")
 
 
 def _milliseconds(rate: Measurement | None) -> Cell:
     """Time of an image, with the quartiles behind it."""
-    if rate is None or not rate.value:
-        return Cell(DASH, said="not timed, or the model cannot do it")
+    value = _value(rate)
+    if rate is None or value is None:
+        return Cell(DASH, said="not timed" if rate is None else rate.note)
     said = f"{significant(1000 / rate.high)} to {significant(1000 / rate.low)}" if rate.low and rate.high else ""
-    return Cell(significant(1000 / rate.value), said=said)
+    return Cell(significant(1000 / value), said=said)
 
 
 def _share(shares: Shares | None, kind: str) -> Cell:
