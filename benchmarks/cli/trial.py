@@ -9,13 +9,14 @@ from pathlib import Path
 from benchmarks.base.children import LESS_MEMORY
 from benchmarks.base.errors import FAILED, GOES_ON, INTERRUPTED, GivenUpError, StarvedError, first_line
 from benchmarks.machine.memory import is_out_of_memory
-from benchmarks.trials.trial import run_trial
+from benchmarks.trials.trial import draw_gallery, run_trial
 
 
 def trial(options: argparse.Namespace) -> int:
     """Run one trial (started by `run`)."""
+    work = draw_gallery if options.gallery else run_trial
     try:
-        record = run_trial(Path(options.folder), with_parent=options.with_parent, data_hash=options.data_hash)
+        record = work(Path(options.folder), with_parent=options.with_parent, data_hash=options.data_hash)
     except GivenUpError as error:
         print(f"error: {error}", file=sys.stderr)
         return GOES_ON if isinstance(error, StarvedError) else FAILED

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from benchmarks.base.errors import GivenUpError, StarvedError
-from benchmarks.base.errors import GivenUpError, StarvedError
 from benchmarks.data import DataSet
 from benchmarks.storage import tensors
 from benchmarks.storage.weights import build_model
@@ -231,70 +230,6 @@ def test_an_image_that_is_too_much_and_other_errors_end_a_training(data, tmp_pat
         model.decoder.head.register_forward_pre_hook(too_large(0, error))
         with pytest.raises(Exception, match=said):
             run(trial, data, tmp_path / said[:3], model)
-
-
-def spoilt_heap(most, recomputed=True):
-    """A hook whose process finds no memory any more once a pass of more than `most` images has failed, and its calls.
-
-    Without `recomputed`, cells must compute again what they would keep.
-    """
-    calls = []
-
-    def hook(module, inputs):
-        forms = [form for part in module.modules() if isinstance(form := getattr(part, "form", None), CellForm)]
-        if not module.training:
-            return
-        calls.append(len(inputs[0]))
-        if max(calls) > most or not (recomputed or all(form.recompute for form in forms)):
-            calls.append(module.image.height**2)  # larger than any
-            raise ERRORS[3]
-
-    return hook, calls
-
-
-def in_fresh_processes(trial, data, folder, **heap):
-    """A training that is started again until it does not ask for that: the result or error, and what was said."""
-    told = []
-    for _ in range(10):
-        model, said = build_model(trial, data.image, CPU), []
-        hook, calls = spoilt_heap(**heap)
-        model.register_forward_pre_hook(hook)
-        try:
-            result = train(model, trial, data, folder, lambda *event: None, lambda: False, said.append)
-        except GivenUpError as error:
-            told.append((str(error), said, len(calls) // 2))
-            if not isinstance(error, StarvedError):
-                return error, told
-        else:
-            return (model, result), told
-    raise AssertionError(told)
-
-
-def test_where_a_process_finds_no_memory_any_more_fresh_ones_go_on(data, tmp_path):
-    trial = make_trial("training.images=40")
-    run(trial, data, tmp_path / "fresh", stop_at=2)
-    (model, result), told = in_fresh_processes(trial, data, tmp_path / "fresh", most=2)
-    assert (result.finished, result.passes, result.recompute, result.restarts) == (True, 4, False, 2)
-    assert [(said, tried) for _, said, tried in told] == [
-        (["out of memory at step 2: in a fresh process a batch takes 2 passes from here on"], 4),
-        (["out of memory at step 2: in a fresh process a batch takes 4 passes from here on"], 1),  # it does not help
-    ]
-    run(trial, data, tmp_path / "same", stop_at=2)
-    same = build_model(trial, data.image, CPU)
-    same.register_forward_pre_hook(too_large(2, ERRORS[1]))
-    _, retried, _ = run(trial, data, tmp_path / "same", same)
-    assert retried.passes == 4
-    assert weights(model) == weights(same)
-    assert result.curves == retried.curves
-
-
-def test_fresh_processes_end_at_one_image_whose_cells_compute_again(data, tmp_path):
-    trial = make_trial("training.images=16", row="nvae")
-    (_, result), told = in_fresh_processes(trial, data, tmp_path / "one", most=1, recomputed=False)
-    assert (result.finished, result.passes, result.recompute, result.restarts) == (True, 8, True, 4)
-    error, told = in_fresh_processes(trial, data, tmp_path / "none", most=0)
-    assert "one image at a time ran out of memory, after 4 starts of a fresh process" in str(error)
-    assert [tried for _, _, tried in told] == [5, 1, 1, 1, 1]
 
 
 def spoilt_heap(most, recomputed=True):
