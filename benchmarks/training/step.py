@@ -133,7 +133,7 @@ def _starved(state: TrainingState, less: tuple[int, bool] | None, said: str) -> 
         after = f", after {state.restarts} starts of a fresh process" if state.restarts else ""
         return GivenUpError(f"training of one image at a time ran out of memory{after}: {said}")
     state.passes, state.recompute = less
-    return StarvedError(f"training ran out of memory: {said}")
+    return StarvedError(f"training ran out of memory in this process: {said}")
 
 
 def backward(state: TrainingState, trial: TrialConfig, x: Tensor, draw: Draw, weights: LossWeights) -> Tensor:

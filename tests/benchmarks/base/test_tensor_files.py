@@ -1,5 +1,6 @@
 """Safetensors files written tensor by tensor: safetensors reads them, and memory holds no copy of what they hold."""
 
+import faulthandler
 import os
 import resource
 from pathlib import Path
@@ -20,7 +21,7 @@ TENSORS = {
     "nothing": torch.zeros(0, 4),
     "across": torch.arange(6.0).reshape(2, 3).T,
     "within": torch.arange(6.0)[2:4],
-    "épaisseur \"1\"\n": torch.arange(5, dtype=torch.uint8),
+    'épaisseur "1"\n': torch.arange(5, dtype=torch.uint8),
     "to be learnt": torch.nn.Parameter(torch.ones(2)),
 }
 
@@ -49,6 +50,7 @@ def ended_without_memory(call):
     if pid:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     try:
+        faulthandler.disable()
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_DATA, (held() + LEFT,) * 2)

@@ -225,7 +225,7 @@ def test_where_one_image_is_too_much_cells_are_computed_again(data, tmp_path):
 
 def test_an_image_that_is_too_much_and_other_errors_end_a_training(data, tmp_path):
     trial = make_trial("training.images=8")
-    for error, said in ((ERRORS[0], "one image at a time ran out of memory"), (RuntimeError("a bug"), "a bug")):
+    for error, said in ((ERRORS[0], "ran out of memory in this process"), (RuntimeError("a bug"), "a bug")):
         model = build_model(trial, data.image, CPU)
         model.decoder.head.register_forward_pre_hook(too_large(0, error))
         with pytest.raises(Exception, match=said):

@@ -137,7 +137,7 @@ def test_a_trial_that_lacks_memory_is_started_until_it_says_that_nothing_helps(s
 
 def test_a_trial_whose_state_is_lost_each_time_is_not_started_for_ever(stand_in, tmp_path, monkeypatch):
     monkeypatch.setitem(STARTED_AGAIN, "starved", 2)
-    outcome, starts = stand_in(f"echo 'error: training ran out of memory: 9 bytes' >&2; exit {GOES_ON}")
+    _, starts = stand_in(f"echo 'error: training ran out of memory: 9 bytes' >&2; exit {GOES_ON}")
     assert starts == 3
     assert records(tmp_path / "out")["ae"]["error"] == "training ran out of memory: 9 bytes"
 
