@@ -1,4 +1,4 @@
-"""Memory that runs out for real, by a limit of the kernel's: what fresh processes save, and a failed row if none can."""
+"""Memory that runs out for real, by a limit of the kernel's: what fresh processes save, a failed row if none can."""
 
 import re
 from pathlib import Path
