@@ -129,6 +129,12 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--out", type=folder, help="folder of the run (default: results/local/SUITE)")
     run.add_argument("--inception-weights", metavar="PATH", help="weights for Inception FID")
     run.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a key of the suite")
+    run.add_argument(
+        "--log",
+        choices=["text", "json"],
+        default="text",
+        help="progress on stderr: for people, or a JSON object a line",
+    )
     run.add_argument("--dry-run", action="store_true", help="print the plan with an estimate of time")
     run.add_argument("--json", action="store_true", help="print records (or the plan) as JSON in place of the table")
 

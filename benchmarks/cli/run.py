@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from benchmarks.base.checked import bounds
 from benchmarks.base.checked.arguments import real
@@ -22,6 +23,8 @@ from benchmarks.suites.overrides import apply_overrides
 from benchmarks.trials.claims import listed_run
 from benchmarks.trials.processes import Outcome, default_jobs, execute, prepare_folder
 from benchmarks.trials.schedule import Plan, plan, schedule_rows
+from benchmarks.trials.watching.display import SaidLines
+from benchmarks.trials.watching.progress import progress
 from models.registry import MODELS
 
 NO_BUDGET = {"seconds": None, "cpu_seconds": None}
@@ -99,6 +102,14 @@ def _length(options: argparse.Namespace) -> dict[str, Any]:
 
 def run(options: argparse.Namespace) -> int:
     """Train, score and report a suite; the table is the last thing on stdout."""
+    stderr = sys.stderr
+    said = contextlib.redirect_stderr(SaidLines(stderr)) if options.log == "json" else contextlib.nullcontext()
+    with said:
+        return _run(options, stderr)
+
+
+def _run(options: argparse.Namespace, stderr: TextIO) -> int:
+    """What `run` does, its progress on the stream of that name."""
     suite = suite_of(options)
     out = Path(options.out or f"results/local/{suite.name}")
     if options.dry_run:
@@ -111,7 +122,8 @@ def run(options: argparse.Namespace) -> int:
         print(hint, file=sys.stderr)
     on_stop(_interrupt)
     with listed_run(out, [one.folder.name for one in planned.trials]):
-        outcome = execute(planned, options.jobs or default_jobs(suite))
+        jobs = options.jobs or default_jobs(suite)
+        outcome = execute(planned, jobs, [progress(planned, jobs, options.log, stderr)])
         _print_result(out, options.json, pages=not outcome.interrupted)  # who is asked to leave draws no figures
     return _exit_code(outcome)
 

@@ -63,6 +63,19 @@ class TrainingResult:
 
 
 Progress = Callable[[int, int, str], None]
+Observe = Callable[[str, float], None]
+LOSS, LEARNING_RATE, GRADIENT_NORM, VALIDATION = "loss", "learning rate", "gradient norm", "validation elbo"
+"""What a training shows of itself, in nats/image but for the rate and the norm; loss and validation are recorded."""
+
+
+@dataclass(frozen=True)
+class Outside:
+    """How a training talks to who started it; see `train`."""
+
+    progress: Progress
+    stop: Callable[[], bool]
+    say: Callable[[str], None]
+    observe: Observe
 
 
 class StepClock:
@@ -180,20 +193,22 @@ def train(
     progress: Progress,
     stop: Callable[[], bool],
     say: Callable[[str], None] = lambda text: None,
+    observe: Observe = lambda name, value: None,
 ) -> TrainingResult:
     """Train `model` in place, continuing from `folder`'s checkpoint if there is one.
 
     `progress(step, steps, text)` is called now and then; when `stop()` turns true, the state is saved and the result
     says `finished = False`. After `hopeless_after` steps in a row that were not taken it goes back to its last good
-    state, at half the rate; where that has been done `back_offs` times, it ends. `say(text)` tells of such things.
+    state, at half the rate; where that has been done `back_offs` times, it ends. `say(text)` tells of such things,
+    and `observe(name, value)`, before a step's progress, what the step has shown.
     """
     device = next(model.parameters()).device
     state = restore(model, trial, folder) or fresh_state(model, trial, data, device)
-    images = data.train.to(device)
+    outside, images = Outside(progress, stop, say, observe), data.train.to(device)
     compilation = compile_step(state, trial, images)
     model.train()
     while True:
-        _take_steps(state, trial, data, images, folder, progress, stop, say)
+        _take_steps(state, trial, data, images, folder, outside)
         lost = why_lost(state, trial.training)
         if not lost or state.back_offs >= trial.training.back_offs:
             break
@@ -218,11 +233,9 @@ def _take_steps(
     data: DataSet,
     images: Tensor,
     folder: Path,
-    progress: Progress,
-    stop: Callable[[], bool],
-    say: Callable[[str], None],
+    outside: Outside,
 ) -> None:
-    """Steps from where the state is to the last one, or until `stop()`, or until they are lost."""
+    """Steps from where the state is to the last one, or until it is to stop, or until they are lost."""
     config, device = trial.training, images.device
     guard = StepGuard(state.model, state.optimizer)
     latents = seed_tensor(trial.seed, "latents", device)
@@ -230,9 +243,9 @@ def _take_steps(
     good = {state.steps * index // GOOD_STATES for index in range(GOOD_STATES)} if config.back_offs else set[int]()
     saved, clock = time.perf_counter(), StepClock(state)
     plan = StepPlan(state, config)
-    _validate(state, trial, data, device, stop)  # where it was stopped there
+    _validate(state, trial, data, device, outside)  # where it was stopped there
     lost = why_lost(state, config)  # one that was given up is so still
-    while state.step < state.steps and not (stop() or lost):
+    while state.step < state.steps and not (outside.stop() or lost):
         if state.step in good and is_sound(state):
             save_good(state, folder)
         before = state.passes, state.recompute
@@ -242,17 +255,25 @@ def _take_steps(
         plan.keep_to_budget()
         if (state.passes, state.recompute) != before:
             again = ", whose cells are computed again in the backward pass" if state.recompute else ""
-            say(f"out of memory at step {state.step}: a batch takes {state.passes} passes from here on{again}")
+            outside.say(f"out of memory at step {state.step}: a batch takes {state.passes} passes from here on{again}")
         due = time.perf_counter() - saved > config.checkpoint_seconds
         if due or math.isnan(loss):
             if note_trouble(state, trial, images, latents):
-                say(f"a training step was not finite and is undone; {state.trouble}")
+                outside.say(f"a training step was not finite and is undone; {state.trouble}")
             lost = why_lost(state, config)
-        _validate(state, trial, data, device, stop)
+        _validate(state, trial, data, device, outside)
         if due:
             save_state(state, folder)
             saved = time.perf_counter()
-        progress(state.step, state.steps, "train")
+        _show(state, loss, outside)
+
+
+def _show(state: TrainingState, loss: float, outside: Outside) -> None:
+    """Tell what the last step has shown, and how far the training is."""
+    outside.observe(LOSS, loss)
+    outside.observe(LEARNING_RATE, state.optimizer.param_groups[0]["lr"])
+    outside.observe(GRADIENT_NORM, state.gradient_norm)
+    outside.progress(state.step, state.steps, "train")
 
 
 def _validation_is_due(state: TrainingState, config: TrainingConfig) -> bool:
@@ -261,14 +282,13 @@ def _validation_is_due(state: TrainingState, config: TrainingConfig) -> bool:
     return state.step in validation_steps(config, state.steps) - done - {0}
 
 
-def _validate(
-    state: TrainingState, trial: TrialConfig, data: DataSet, device: torch.device, stop: Callable[[], bool]
-) -> None:
-    """Score the validation split where that is due; one that `stop()` ends is done when the training continues."""
+def _validate(state: TrainingState, trial: TrialConfig, data: DataSet, device: torch.device, outside: Outside) -> None:
+    """Score the validation split where that is due; one that `stop` ends is done when the training continues."""
     if _validation_is_due(state, trial.training):
-        value = validation_elbo(state.model, trial, data.validation, device, stop)
+        value = validation_elbo(state.model, trial, data.validation, device, outside.stop)
         if value is not None:
             state.validation.append((state.step, value))
+            outside.observe(VALIDATION, value)
 
 
 def is_sound(state: TrainingState) -> bool:
@@ -401,9 +421,9 @@ def _result(
     losses = state.losses[: state.step].double().cpu()
     chunks = [c for c in losses.tensor_split(min(CURVE_POINTS, max(1, len(losses)))) if len(c)]
     ends = torch.tensor([len(c) for c in chunks]).cumsum(0) * batch
-    loss = Curve("loss", "nats/image", ends.tolist(), [float(c.nanmean()) for c in chunks])
+    loss = Curve(LOSS, "nats/image", ends.tolist(), [float(c.nanmean()) for c in chunks])
     steps, values = [s for s, _ in state.validation], [v for _, v in state.validation]
-    validation = Curve("validation elbo", "nats/image", [float(s * batch) for s in steps], values)
+    validation = Curve(VALIDATION, "nats/image", [float(s * batch) for s in steps], values)
     curves = [loss, validation]
     return TrainingResult(
         state.step,
