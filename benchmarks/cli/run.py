@@ -25,6 +25,8 @@ from benchmarks.trials.processes import Outcome, default_jobs, execute, prepare_
 from benchmarks.trials.schedule import Plan, plan, schedule_rows
 from benchmarks.trials.watching.display import SaidLines
 from benchmarks.trials.watching.progress import progress
+from benchmarks.trials.watching.trackers import trackers
+from benchmarks.trials.watching.tracking import Tracking
 from models.registry import MODELS
 
 NO_BUDGET = {"seconds": None, "cpu_seconds": None}
@@ -114,6 +116,7 @@ def _run(options: argparse.Namespace, stderr: TextIO) -> int:
     out = Path(options.out or f"results/local/{suite.name}")
     if options.dry_run:
         return _dry_run(plan(suite, out, tuple(options.plugin), to_run=False), options.json)
+    asked = trackers(options.tensorboard, options.track)
     planned = plan(suite, out, tuple(options.plugin))
     prepare_folder(out)
     say_what_was_read(planned.data.name, planned.data.note)
@@ -123,7 +126,8 @@ def _run(options: argparse.Namespace, stderr: TextIO) -> int:
     on_stop(_interrupt)
     with listed_run(out, [one.folder.name for one in planned.trials]):
         jobs = options.jobs or default_jobs(suite)
-        outcome = execute(planned, jobs, [progress(planned, jobs, options.log, stderr)])
+        display = progress(planned, jobs, options.log, stderr)
+        outcome = execute(planned, jobs, [*(Tracking(one, planned) for one in asked), display])
         _print_result(out, options.json, pages=not outcome.interrupted)  # who is asked to leave draws no figures
     return _exit_code(outcome)
 

@@ -101,7 +101,7 @@ class Lines(View):
     def show(self, trial: State, run: State, share: Callable[[State], float]) -> None:
         """Print the line if a minute has passed."""
         self.trials[trial.trial] = trial
-        if self.clock() - self.last >= LINE_SECONDS:
+        if trial.steps and self.clock() - self.last >= LINE_SECONDS:
             self.last = self.clock()
             line = [f"{self.title}: {run.text()}", *(f"{one.trial}: {one.text()}" for one in self.trials.values())]
             print("; ".join(line), file=self.stream, flush=True)

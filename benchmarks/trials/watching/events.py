@@ -9,8 +9,8 @@ from typing import Protocol
 
 from benchmarks.trials.schedule import PlannedTrial
 
-THROUGHPUT = "throughput"
-"""Phase of a trial that is timed, which comes after all trials have ended."""
+START, TRAIN, THROUGHPUT = "start", "train", "throughput"
+"""Phases of a trial: until its first report, its training, and its timing, after all trials have ended."""
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 A trial's phases are expected to take their passes (`workload`) at its own speed and the seconds below, and that times
 what the phase took of other trials in proportion: those of its row, else of its model, else all. The speed of a trial
-is that of its training so far; before that, its row's in other trials, else what was measured of its steps before the
-run times what others take in proportion, else by multiply-accumulates. The run is its trials on its workers, in the
-order in which they start, and then a measurement of throughput after the other, each with a start of its own.
+is that of the later half of its training so far; before that, its row's in other trials, else what was measured of its
+steps before the run times what others take in proportion, else by multiply-accumulates. The run is its trials on its
+workers, in the order in which they start, and then a measurement of throughput after the other, each with a start of
+its own.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from benchmarks.trials.watching.events import THROUGHPUT
+from benchmarks.trials.watching.events import START, THROUGHPUT, TRAIN
 from benchmarks.trials.watching.workload import FEATURES, REFITTED, Workload
 
-START, TRAIN = "start", "train"
 SECONDS = {START: 6.0, FEATURES: 6.0, REFITTED: 4.0, THROUGHPUT: 8.0}
 """What phases take besides their passes: imports and data, features, four verbs timed; on a core of a server."""
+MARKS = 200
+"""Of a phase, at most, from which its speed is read."""
 SURE_SECONDS, SURE_SHARE = 3.0, 0.1
 """From so long, or from such a share of a phase on, its own speed is believed."""
 
@@ -28,21 +30,34 @@ SURE_SECONDS, SURE_SHARE = 3.0, 0.1
 class Course:
     """A trial that runs: its phase, when that began, how far it is, and what earlier ones took in seconds.
 
-    `first` is when the phase's first report came, and of how many steps; what was done before took nothing here.
+    `marks` are times and steps of the phase's reports, thinned; what was done before the first took nothing here.
     """
 
     phase: str
     since: float
     done: int = 0
     total: int = 0
-    first: tuple[float, int] = (0.0, 0)
+    marks: list[tuple[float, int]] = field(default_factory=list)
     took: dict[str, float] = field(default_factory=dict)
     pass_seconds: float | None = None
 
     def enter(self, phase: str, now: float) -> None:
         """Go on to another phase."""
         self.took[self.phase] = self.took.get(self.phase, 0.0) + now - self.since
-        self.phase, self.since, self.done, self.total = phase, now, 0, 0
+        self.phase, self.since, self.done, self.total, self.marks = phase, now, 0, 0, []
+
+    def report(self, done: int, total: int, now: float) -> None:
+        """Be so far in the phase."""
+        if done < self.done:  # back at a good state
+            self.marks = []
+        if not self.marks or done - self.marks[-1][1] >= total / MARKS:
+            self.marks.append((now, done))
+        self.done, self.total = done, total
+
+    def recent(self, now: float) -> tuple[float, int]:
+        """The mark from which on speed counts: after half of the phase's time so far, for neighbours come and go."""
+        half = (self.marks[0][0] + now) / 2
+        return next((mark for mark in self.marks if mark[0] >= half), self.marks[0])
 
 
 class Forecast:
@@ -80,10 +95,7 @@ class Forecast:
             return
         if phase != course.phase:
             course.enter(phase, now)
-            course.first = (now, done)
-        elif done < course.done:  # back to a good state
-            course.first = (now, done)
-        course.done, course.total = done, total
+        course.report(done, total, now)
         if phase == TRAIN:
             course.pass_seconds = self._pass_seconds(self.work[name], course, now) or course.pass_seconds
 
@@ -141,9 +153,11 @@ class Forecast:
 
     def _pass_seconds(self, work: Workload, course: Course, now: float) -> float | None:
         """Seconds of a pass in the training so far, where that is long enough."""
-        since, start = course.first
-        share = (course.done - start) / course.total
-        if course.done <= start or (now - since < SURE_SECONDS and share < SURE_SHARE):
+        begun, first = course.marks[0]
+        if now - begun < SURE_SECONDS and course.done - first < SURE_SHARE * course.total:
+            return None
+        since, start = course.recent(now)
+        if course.done == start:
             return None
         passes = work.training(course.done, course.done / course.total) - work.training(start, start / course.total)
         return (now - since) / passes

@@ -12,8 +12,8 @@ from benchmarks.base.errors import UserError
 from benchmarks.training.loop import LOSS
 from benchmarks.trials.schedule import Plan, PlannedTrial
 from benchmarks.trials.watching.display import Bars, JsonLines, Lines, State, View
-from benchmarks.trials.watching.events import THROUGHPUT, Begun, Ended, Event, Reported, Said
-from benchmarks.trials.watching.forecast import START, TRAIN, Forecast
+from benchmarks.trials.watching.events import START, THROUGHPUT, TRAIN, Begun, Ended, Event, Reported, Said
+from benchmarks.trials.watching.forecast import Forecast
 from benchmarks.trials.watching.workload import step_seconds, workloads
 
 RECENT = 20
