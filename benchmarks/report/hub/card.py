@@ -14,7 +14,7 @@ import pandas as pd
 
 from benchmarks.records.catalogue import METRICS, of_the_machine
 from benchmarks.records.record import Measurement, RunRecord
-from benchmarks.report import layout, tables
+from benchmarks.report import layout, notes, tables
 from benchmarks.report.layout import DASH, in_markdown
 
 CARD = "README.md"
@@ -42,6 +42,7 @@ def card(record: RunRecord, license: str, pictures: Mapping[str, str]) -> str:
     huggingface.co/docs/hub/model-cards has it ("model-index").
     """
     section = tables.section([record])
+    compared = [notes.training_equality(section.rows), *notes.spread(section.rows)]  # of several rows
     known = ":" not in record.data  # else images of the user's own, from a path
     dataset = record.data if known else f"own images ({record.data.partition(':')[0]})"
     return _template().render(
@@ -51,19 +52,21 @@ def card(record: RunRecord, license: str, pictures: Mapping[str, str]) -> str:
         datasets=[record.data] if known else [],
         name=f"{record.row}-{record.data}" if known else record.row,
         dataset={"name": dataset, "type": record.data if known else record.data.partition(":")[0]},
-        metrics=[_metadata(one) for one in _valued(record) if not of_the_machine(one.metric)],
+        metrics=[_metadata(one) for one in _valued(record, machine=False)],
         label=record.label,
         summary=_summary(record),
         table=layout.markdown(_table(record), left=("Metric", "Unit", "Meaning")),
         pictures=pictures,
-        protocol=section.caption,
+        protocol=[text for text in section.caption if text not in compared],
         notes=record.notes,
         environment=layout.markdown(_environment(record), left=("Environment", "")),
     )
 
 
-def _valued(record: RunRecord) -> list[Measurement]:
-    return [one for one in record.measurements if one.value is not None]
+def _valued(record: RunRecord, *, machine: bool) -> list[Measurement]:
+    """Measurements that have a value: of the machine, or of the model."""
+    found = [one for one in record.measurements if one.value is not None]
+    return [one for one in found if of_the_machine(one.metric) == machine]
 
 
 def _metadata(one: Measurement) -> dict[str, Any]:
@@ -95,14 +98,19 @@ def _table(record: RunRecord) -> pd.DataFrame:
         {
             "Metric": f"{one.metric} {_arrow(one)}".strip(),
             "Value": f"{one.value:,.5g}",
-            "Interval": DASH if one.low is None or one.high is None else f"{one.low:,.5g} to {one.high:,.5g}",
+            "Interval": _interval(one),
             "n": DASH if one.n is None else f"{one.n:,}",
             "Unit": in_markdown(one.unit),
             "Meaning": in_markdown(METRICS[one.metric].description if one.metric in METRICS else ""),
         }
-        for one in _valued(record)
+        for one in (*_valued(record, machine=False), *_valued(record, machine=True))
     ]
     return pd.DataFrame(rows)
+
+
+def _interval(one: Measurement) -> str:
+    """The interval with its kind."""
+    return DASH if one.low is None or one.high is None else f"{one.low:,.5g} to {one.high:,.5g} ({one.spread_kind})"
 
 
 def _arrow(one: Measurement) -> str:
