@@ -127,7 +127,8 @@ def _run(options: argparse.Namespace, stderr: TextIO) -> int:
     with listed_run(out, [one.folder.name for one in planned.trials]):
         jobs = options.jobs or default_jobs(suite)
         display = progress(planned, jobs, options.log, stderr)
-        outcome = execute(planned, jobs, [*(Tracking(one, planned) for one in asked), display])
+        with contextlib.redirect_stdout(sys.stderr):  # packages that track print, and stdout is the table's
+            outcome = execute(planned, jobs, [*(Tracking(one, planned) for one in asked), display])
         _print_result(out, options.json, pages=not outcome.interrupted)  # who is asked to leave draws no figures
     return _exit_code(outcome)
 

@@ -112,8 +112,9 @@ def _seed_of(folder: Path) -> int:
 def load_model(path: Path, device: torch.device, hparams: Path | None = None) -> LoadedModel:
     """The model of a weights file, of a folder that holds one, or of a checkpoint that a published code wrote.
 
-    A folder is a trial's, or one that `export` wrote. OUT/ROW stands for the first seed of a row in the run OUT. `hparams` is a JSON file of settings, for a
-    published code's checkpoint without any. The model is in evaluation mode.
+    A folder is a trial's, or one that `export` wrote. OUT/ROW stands for the first seed of a row in the run OUT.
+    `hparams` is a JSON file of settings, for a published code's checkpoint without any. The model is in evaluation
+    mode.
 
     Raises:
         UserError: missing, corrupt or foreign file; settings for what holds its own.

@@ -57,7 +57,7 @@ class Course:
     def recent(self, now: float) -> tuple[float, int]:
         """The mark from which on speed counts: after half of the phase's time so far, for neighbours come and go."""
         half = (self.marks[0][0] + now) / 2
-        return next((mark for mark in self.marks if mark[0] >= half), self.marks[0])
+        return max(mark for mark in self.marks if mark[0] <= half)
 
 
 class Forecast:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
 import json
 import os
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -100,8 +98,8 @@ class Package:
         how: dict[str, Any] = {"project": self.project, "name": name, "group": suite, "config": dict(config)}
         if self.key == "wandb":  # trackio finds a run by its name
             how |= {"id": name, "reinit": "create_new", "settings": {"console": "off"}}
-        with _stdout_kept():  # in a context of its own, in which trackio knows of no other run
-            return PackageRun(self.module, contextvars.Context().run(self.module.init, **how, resume="allow"))
+        own = contextvars.Context()  # in which trackio knows of no other run
+        return PackageRun(self.module, own.run(self.module.init, **how, resume="allow"))
 
 
 class PackageRun:
@@ -112,26 +110,17 @@ class PackageRun:
 
     def log(self, values: Mapping[str, float], pictures: Pictures, step: int) -> None:
         """See `Tracked`."""
-        with _stdout_kept():
-            images = {name: self.module.Image(_in_colour(picture)) for name, picture in pictures.items()}
-            self.run.log({**values, **images}, step=step)
+        images = {name: self.module.Image(_in_colour(picture)) for name, picture in pictures.items()}
+        self.run.log({**values, **images}, step=step)
 
     def finish(self) -> None:
         """See `Tracked`."""
-        with _stdout_kept():
-            self.run.finish()
+        self.run.finish()
 
 
 def _in_colour(picture: np.ndarray) -> np.ndarray:
     """A picture (h, w, 1 or 3) with three channels."""
     return np.repeat(picture, 3, axis=-1) if picture.shape[-1] == 1 else picture
-
-
-@contextlib.contextmanager
-def _stdout_kept() -> Iterator[None]:
-    """Print on stderr what a package prints on stdout, where the table goes."""
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
 
 
 def trackers(tensorboard: str | None, track: str | None) -> list[Tracker]:

@@ -19,6 +19,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tqdm import tqdm
@@ -37,6 +38,7 @@ from benchmarks.trials.watching.events import THROUGHPUT, TRAIN, Begun, Ended, E
 from benchmarks.trials.watching.trackers import Pictures, Tracked, Tracker
 
 MEMO = "tracking.json"
+NO_PICTURES: Pictures = MappingProxyType({})
 POINTS = 200
 """Of a training's curves; validations come on top."""
 CLOSING_SECONDS = 60.0
@@ -166,7 +168,7 @@ class Tracking:
             self._log(planned, step, values, pictures)
 
     def _log(
-        self, planned: PlannedTrial, step: int, values: dict[str, float], pictures: Pictures | None = None
+        self, planned: PlannedTrial, step: int, values: dict[str, float], pictures: Pictures = NO_PICTURES
     ) -> None:
         """Log values at a step; a point is rather lost than logged twice."""
         followed = self._follow(planned)
