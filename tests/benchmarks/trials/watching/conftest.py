@@ -33,12 +33,12 @@ def concluded(make_record, make_value):
     """`concluded(planned, elbo)`: the trial's record is there, with two curves, and so are its images."""
 
     def conclude(planned, elbo=-100.0, timed=False):
-        images = [float(BATCH * step) for step in range(100, STEPS + 1, 100)]
+        images = [float(BATCH * step) for step in (10, 20, 30, 40)]
         curves = [Curve("loss", "nats/image", images, [4.0, 3.0, 2.0, 1.0])]
         curves.append(Curve("validation elbo", "nats/image", images[1::2], [-3.5, -1.5]))
         found = [make_value("elbo", elbo, unit="nats"), make_value("mse", 0.01), make_value("kid", None)]
         found += [make_value("train_throughput", 500.0, unit="images/s")] if timed else []
-        save_record(make_record("vae", measurements=found, curves=curves, steps=STEPS), planned.folder)
+        save_record(make_record("vae", measurements=found, curves=curves, steps=40), planned.folder)
         squares = np.zeros((12, 8, 8, 1), np.uint8)
         np.savez(planned.folder / "images.npz", originals=squares, reconstructions=squares, samples=squares)
 

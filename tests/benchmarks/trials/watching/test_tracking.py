@@ -16,7 +16,7 @@ from benchmarks.trials.watching.events import Begun, Ended, Reported
 from benchmarks.trials.watching.trackers import Package, TensorBoard
 from benchmarks.trials.watching.tracking import Tracking
 
-STEPS = 400
+STEPS = 40
 
 
 def lacks(package):
@@ -58,11 +58,11 @@ def fake(monkeypatch):
 
 
 def training(planned, first=0, last=STEPS):
-    """Events of a training: a report every second step, validations after 200 and 400."""
+    """Events of a training: a report every second step, validations after 20 and 40."""
     yield Begun(planned)
     for step in range(first + 2, last + 1, 2):
         seen = {"loss": float(step), "learning rate": 1e-3, "gradient norm": 2.0}
-        seen |= {"validation elbo": -float(step)} if step % 200 == 0 else {}
+        seen |= {"validation elbo": -float(step)} if step % 20 == 0 else {}
         yield Reported(planned, "train", step, STEPS, seen)
 
 
@@ -75,13 +75,13 @@ def tracked(tracker, plan, *events):
 
 
 def followed_twice(tracker, plan, concluded, again):
-    """A training that is killed after step 300 and goes on from 150 in another run; then it is evaluated again."""
+    """A training that is killed after step 30 and goes on from 16 in another run; then it is evaluated again."""
     (planned,) = plan.trials
     planned.folder.mkdir(parents=True)
-    tracked(tracker(), plan, *training(planned, 0, 300))
+    tracked(tracker(), plan, *training(planned, 0, 30))
     concluded(planned, timed=True)
     timed = Reported(planned, "throughput", 1, 1)
-    tracked(tracker(), plan, *training(planned, 150), Ended(planned), Reported(planned, "throughput", 0, 1), timed)
+    tracked(tracker(), plan, *training(planned, 16), Ended(planned), Reported(planned, "throughput", 0, 1), timed)
     tracked(tracker(), plan, Ended(planned))  # nothing new
     if again:
         concluded(planned, elbo=-90.0, timed=True)
@@ -103,16 +103,16 @@ def test_a_package_is_given_curves_metrics_pictures_and_config(planned_run, conc
     curve = [(step, values) for step, values in package.logged if "training/loss" in values]
     assert [step for step, _ in curve] == list(range(2, STEPS + 1, 2))
     assert curve[-1][1] == {
-        "training/loss": 400.0,
+        "training/loss": 40.0,
         "training/learning rate": 1e-3,
         "training/gradient norm": 2.0,
-        "training/images": 6400.0,
-        "validation/elbo": -400.0,
+        "training/images": 640.0,
+        "validation/elbo": -40.0,
     }
     tested = {step: values for step, values in package.logged if "test/elbo" in values}
-    assert {step: values["test/elbo"] for step, values in tested.items()} == {400: -100.0, 401: -90.0}
-    assert tested[400]["reconstructions"] == ("picture", (17, 107, 3))
-    assert "test/kid" not in tested[400]  # it has no value
+    assert {step: values["test/elbo"] for step, values in tested.items()} == {40: -100.0, 41: -90.0}
+    assert tested[40]["reconstructions"] == ("picture", (17, 107, 3))
+    assert "test/kid" not in tested[40]  # it has no value
     assert [values for _, values in package.logged if "machine/train_throughput" in values] == [
         {"machine/train_throughput": 500.0}
     ]
@@ -123,7 +123,7 @@ def test_a_point_of_few_is_the_mean_of_its_steps(planned_run, fake, monkeypatch)
     monkeypatch.setattr(tracking, "POINTS", 4)
     tracked(Package("trackio"), plan, *training(plan.trials[0]))
     steps = [(step, values["training/loss"]) for step, values in package.logged]
-    assert steps == [(100, 51.0), (200, 151.0), (300, 251.0), (400, 351.0)]
+    assert steps == [(10, 6.0), (20, 16.0), (30, 26.0), (40, 36.0)]
 
 
 def test_what_was_trained_without_a_tracker_comes_from_its_record(planned_run, concluded, fake):
@@ -131,8 +131,8 @@ def test_what_was_trained_without_a_tracker_comes_from_its_record(planned_run, c
     concluded(plan.trials[0])
     tracked(Package("trackio"), plan, Ended(plan.trials[0]))
     curves = [(step, values) for step, values in package.logged if "training/loss" in values]
-    assert [step for step, _ in curves] == [100, 200, 300, 400]
-    assert curves[1][1] == {"training/loss": 3.0, "training/images": 3200.0, "validation/elbo": -3.5}
+    assert [step for step, _ in curves] == [10, 20, 30, 40]
+    assert curves[1][1] == {"training/loss": 3.0, "training/images": 320.0, "validation/elbo": -3.5}
 
 
 def test_another_training_of_the_same_trial_is_another_run(planned_run, fake):
@@ -173,8 +173,11 @@ def test_a_tracker_that_hangs_is_left(planned_run, fake, monkeypatch, capsys):
     monkeypatch.setattr(tracking, "CLOSING_SECONDS", 0.05)
     monkeypatch.setattr(package, "init", lambda **how: released.wait())
     plan = planned_run()
-    tracked(Package("trackio"), plan, *training(plan.trials[0]))
+    watcher = Tracking(Package("trackio"), plan)
+    watcher.tell(Begun(plan.trials[0]))
+    watcher.close()
     released.set()
+    watcher.thread.join()
     assert "has not taken everything" in capsys.readouterr().err
 
 
@@ -229,13 +232,13 @@ def test_tensorboard_reads_back_what_was_written(planned_run, concluded, tmp_pat
     found = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0, "tensors": 0}).Reload()
     curve = found.Scalars("training/loss")
     assert [one.step for one in curve] == list(range(2, STEPS + 1, 2))
-    assert curve[-1].value == 400.0
-    assert [(one.step, one.value) for one in found.Scalars("validation/elbo")] == [(200, -200.0), (400, -400.0)]
-    assert [(one.step, one.value) for one in found.Scalars("test/elbo")] == [(400, -100.0), (401, -90.0)]
+    assert curve[-1].value == 40.0
+    assert [(one.step, one.value) for one in found.Scalars("validation/elbo")] == [(20, -20.0), (40, -40.0)]
+    assert [(one.step, one.value) for one in found.Scalars("test/elbo")] == [(40, -100.0), (41, -90.0)]
     assert [one.value for one in found.Scalars("machine/train_throughput")] == [500.0]
     assert {(one.step, one.width, one.height) for one in found.Images("reconstructions")} == {
-        (400, 107, 17),
-        (401, 107, 17),
+        (40, 107, 17),
+        (41, 107, 17),
     }
     (config,) = found.Tensors("config/text_summary")
     assert b'"batch_size": 16' in config.tensor_proto.string_val[0]
@@ -264,6 +267,7 @@ def test_wandb_takes_it_offline(planned_run, concluded, tmp_path, monkeypatch, c
     (planned,) = plan.trials
     concluded(planned, timed=True)
     tracked(Package("wandb"), plan, *training(planned), Ended(planned))
+    Package("wandb").module.teardown()  # its process writes what it has
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     memo = json.loads((planned.folder / tracking.MEMO).read_text())["wandb"]
     assert folder.name.endswith(memo["name"])
