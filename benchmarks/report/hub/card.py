@@ -41,14 +41,14 @@ def card(record: RunRecord, license: str, pictures: Mapping[str, str]) -> str:
     What the front says of the evaluation is a task, a data set and a metric for each value, as
     huggingface.co/docs/hub/model-cards has it ("model-index").
     """
-    section = tables.section([record])
-    compared = [notes.training_equality(section.rows), *notes.spread(section.rows)]  # of several rows
     known = ":" not in record.data  # else images of the user's own, from a path
     dataset = record.data if known else f"own images ({record.data.partition(':')[0]})"
+    section = tables.section([dataclasses.replace(record, data=dataset)])
+    compared = [notes.training_equality(section.rows), *notes.spread(section.rows)]  # of several rows
     return _template().render(
         license=license,
         task=TASK,
-        tags=["vaebench", "vae", record.model],
+        tags=list(dict.fromkeys(("vaebench", "vae", record.model))),
         datasets=[record.data] if known else [],
         name=f"{record.row}-{record.data}" if known else record.row,
         dataset={"name": dataset, "type": record.data if known else record.data.partition(":")[0]},
