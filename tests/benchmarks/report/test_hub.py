@@ -227,6 +227,7 @@ def test_push_uploads_what_was_exported(exported, hub, capsys):
 
 
 def test_push_refuses_in_one_line(exported, hub, refused, monkeypatch):
+    assert "expected a repository as OWNER/NAME, got 'vae'" in refused("push", exported, "vae")
     hub(token=None)
     assert "hf auth login" in refused("push", exported, "me/vae")
     hub(answer=RuntimeError("403 Forbidden\nyou may not"))
