@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import io
 import json
 import sys
 from pathlib import Path
@@ -104,7 +105,7 @@ def _length(options: argparse.Namespace) -> dict[str, Any]:
 
 def run(options: argparse.Namespace) -> int:
     """Train, score and report a suite; the table is the last thing on stdout."""
-    stderr = sys.stderr
+    stderr = sys.stderr or io.StringIO()  # None where it was closed from the start
     said = contextlib.redirect_stderr(SaidLines(stderr)) if options.log == "json" else contextlib.nullcontext()
     with said:
         return _run(options, stderr)

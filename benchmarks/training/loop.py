@@ -64,8 +64,9 @@ class TrainingResult:
 
 Progress = Callable[[int, int, str], None]
 Observe = Callable[[str, float], None]
-LOSS, LEARNING_RATE, GRADIENT_NORM, VALIDATION = "loss", "learning rate", "gradient norm", "validation elbo"
-"""What a training shows of itself, in nats/image but for the rate and the norm; loss and validation are recorded."""
+LOSS, LEARNING_RATE, GRADIENT_NORM = "loss", "learning rate", "gradient norm"
+VALIDATION, VALIDATION_RATE, VALIDATION_DISTORTION = "validation elbo", "validation rate", "validation distortion"
+"""What a training shows of itself, in nats/image but for learning rate and norm; loss and ELBO are recorded."""
 
 
 @dataclass(frozen=True)
@@ -155,16 +156,22 @@ def training_batch(trial: TrialConfig, images: Tensor, indices: Tensor, step: in
     return model_input(torch.where(flip, chosen.flip(-1), chosen), trial.likelihood_spec, gen)
 
 
-@torch.no_grad()
-def validation_elbo(
-    model: Model, trial: TrialConfig, images: Tensor, device: torch.device, stop: Callable[[], bool]
-) -> float | None:
-    """Mean ELBO of one draw over the validation split, nats per image; for models without a prior, -distortion.
+@dataclass(frozen=True)
+class Validation:
+    """Means of one draw over the validation split, nats per image; without a prior the rate is 0."""
 
-    None where `stop()` turned true on the way.
-    """
+    elbo: float
+    rate: float
+    distortion: float
+
+
+@torch.no_grad()
+def validate(
+    model: Model, trial: TrialConfig, images: Tensor, device: torch.device, stop: Callable[[], bool]
+) -> Validation | None:
+    """The terms of the ELBO on the validation split; None where `stop()` turned true on the way."""
     model.eval()
-    total = 0.0
+    sums = [0.0, 0.0, 0.0]
     size = trial.evaluation.batch_size
     try:
         for start in range(0, len(images), size):
@@ -173,8 +180,10 @@ def validation_elbo(
             gen = keyed_generator(trial.seed, "validation", start)
             x = model_input(images[start : start + size], trial.likelihood_spec, gen).to(device)
             output = model(x, Draw(seed_tensor(trial.seed, "validation latents", device), first_sample=start))
-            total += float(terms(output, x).elbo.double().sum())
-        return total / len(images)
+            found = terms(output, x)
+            for index, values in enumerate((found.elbo, found.rate, found.distortion)):
+                sums[index] += float(values.double().sum())
+        return Validation(*(total / len(images) for total in sums))
     finally:
         model.train()
 
@@ -285,10 +294,12 @@ def _validation_is_due(state: TrainingState, config: TrainingConfig) -> bool:
 def _validate(state: TrainingState, trial: TrialConfig, data: DataSet, device: torch.device, outside: Outside) -> None:
     """Score the validation split where that is due; one that `stop` ends is done when the training continues."""
     if _validation_is_due(state, trial.training):
-        value = validation_elbo(state.model, trial, data.validation, device, outside.stop)
-        if value is not None:
-            state.validation.append((state.step, value))
-            outside.observe(VALIDATION, value)
+        found = validate(state.model, trial, data.validation, device, outside.stop)
+        if found is not None:
+            state.validation.append((state.step, found.elbo))
+            outside.observe(VALIDATION, found.elbo)
+            outside.observe(VALIDATION_RATE, found.rate)
+            outside.observe(VALIDATION_DISTORTION, found.distortion)
 
 
 def is_sound(state: TrainingState) -> bool:

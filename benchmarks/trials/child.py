@@ -52,8 +52,7 @@ class Child:
                 event = self._event(json.loads(line))
             except (ValueError, KeyError, TypeError):  # half a line of a killed child, or a plugin's
                 continue
-            with contextlib.suppress(OSError):  # a terminal that has gone: a trial that is not read would wait
-                watchers.tell(event)
+            watchers.tell(event)
 
     def _event(self, told: dict[str, Any]) -> Event:
         if "said" in told:

@@ -67,12 +67,14 @@ def execute(plan: Plan, jobs: int, watching: Sequence[Watcher] = ()) -> Outcome:
 
     A trial that another run works on is left to it for as long as it does. Who is `watching` is told what happens.
     """
-    outcome = Outcome()
-    with Watchers(watching) as watchers:
+    outcome, watchers = Outcome(), Watchers(watching)
+    try:
         _bring_up_to_date(plan, watchers)
         Jobs(plan, jobs, watchers, outcome).run()
         if not outcome.interrupted:
             _measure_throughput(plan, watchers, outcome)
+    finally:
+        watchers.close(hurry=outcome.interrupted)
     return outcome
 
 

@@ -91,8 +91,7 @@ def work(suite: Suite, out: Path, report: bool) -> None:
         trials.tidy(one.folder)
     held.release()
     outcome = processes.Outcome()
-    with Watchers() as watchers:
-        processes._measure_throughput(planned, watchers, outcome)
+    processes._measure_throughput(planned, Watchers(), outcome)
     assert not outcome.failed, outcome.failed
     if report:
         page.build_report(out)

@@ -36,7 +36,7 @@ class Recorder:
         rest = [event.phase, event.done, event.total] if isinstance(event, Reported) else []
         self.events.append([round(time.monotonic() - self.start, 2), KINDS[type(event)], event.planned.name, *rest])
 
-    def close(self) -> None:
+    def close(self, hurry: bool) -> None:
         """Nothing is left to do."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -58,8 +59,8 @@ class Watcher(Protocol):
         """Take note of it, at once: trials wait meanwhile."""
         ...
 
-    def close(self) -> None:
-        """The run is over."""
+    def close(self, hurry: bool) -> None:
+        """The run is over; it was asked to leave where there is a `hurry`."""
         ...
 
 
@@ -69,18 +70,18 @@ class Watchers:
     def __init__(self, watchers: Sequence[Watcher] = ()) -> None:
         self.watchers, self.lock = tuple(watchers), threading.Lock()
 
-    def __enter__(self) -> Watchers:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
+    def close(self, hurry: bool = False) -> None:
+        """Tell all watchers that the run is over."""
         for watcher in self.watchers:
-            watcher.close()
+            with contextlib.suppress(OSError):
+                watcher.close(hurry)
 
     def tell(self, event: Event) -> None:
         """Tell all watchers of an event."""
         with self.lock:
             for watcher in self.watchers:
-                watcher.tell(event)
+                with contextlib.suppress(OSError):  # a terminal that has gone
+                    watcher.tell(event)
 
     def say(self, text: str) -> None:
         """Tell all watchers what people should read."""

@@ -82,6 +82,7 @@ class Forecast:
     def begun(self, name: str) -> None:
         """A trial's process was started."""
         self.waiting.pop(name, None)
+        self.finished.pop(name, None)  # one that was killed
         self.running[name] = Course(START, self.clock())
 
     def reported(self, name: str, phase: str, done: int, total: int) -> None:

@@ -49,7 +49,7 @@ class Progress:
         self.begun = dict[str | None, float]({None: clock()})
         self.reports = dict[str, deque[tuple[float, Reported]]]()
         self.loss = dict[str, float]()
-        self.ended = set[str]()
+        self.ended, self.trials = set[str](), len(forecast.waiting)
 
     def tell(self, event: Event) -> None:
         """Show what has changed."""
@@ -73,7 +73,7 @@ class Progress:
                 self.ended.add(planned.name)
                 self.view.end(State(planned.name, _status(planned), 0, 0))
 
-    def close(self) -> None:
+    def close(self, hurry: bool) -> None:
         """Nothing more is shown."""
         self.view.close()
 
@@ -88,8 +88,7 @@ class Progress:
         left = self.forecast.trial_left(planned.name) if phase != THROUGHPUT else None
         loss, unit = self._loss(planned) if phase == TRAIN else (None, None)
         trial = State(planned.name, phase, done, total, loss, unit, self._images_per_second(planned), left)
-        work = self.forecast.work
-        run = State(None, RUN, len(self.ended & work.keys()), len(work), seconds_left=self.forecast.run_left())
+        run = State(None, RUN, len(self.ended), self.trials, seconds_left=self.forecast.run_left())
         self.view.show(trial, run, self._share)
 
     def _share(self, state: State) -> float:

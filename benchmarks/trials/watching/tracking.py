@@ -41,8 +41,8 @@ MEMO = "tracking.json"
 NO_PICTURES: Pictures = MappingProxyType({})
 POINTS = 200
 """Of a training's curves; validations come on top."""
-CLOSING_SECONDS = 60.0
-"""What a run waits for its trackers when everything else is done."""
+CLOSING_SECONDS, HURRY_SECONDS = 60.0, 2.0
+"""What a run waits for its trackers when everything else is done, and where it was asked to leave."""
 _LOCK = threading.Lock()
 """Of the file that trackers share."""
 
@@ -84,12 +84,13 @@ class Tracking:
         if isinstance(event, Begun | Ended | Reported) and self.thread.is_alive():
             self.events.put(event)
 
-    def close(self) -> None:
+    def close(self, hurry: bool) -> None:
         """Wait for what is still to be tracked, for a while."""
+        seconds = HURRY_SECONDS if hurry else CLOSING_SECONDS
         self.events.put(None)
-        self.thread.join(CLOSING_SECONDS)
+        self.thread.join(seconds)
         if self.thread.is_alive():
-            _warn(f"{self.tracker.key} has not taken everything in {CLOSING_SECONDS:.0f} s; it is left at that")
+            _warn(f"{self.tracker.key} has not taken everything in {seconds:g} s; it is left at that")
 
     def _work(self) -> None:
         """Take events until the run is over or the tracker fails."""

@@ -105,7 +105,16 @@ def test_an_empty_value_is_not_taken_for_none(refused, words):
 
 
 @pytest.mark.parametrize(
-    "words", [("run", ""), ("report", ""), ("compare", "", "b"), ("evaluate", ""), ("sample", " "), ("trial", ""), ("export", "", "out")]
+    "words",
+    [
+        ("run", ""),
+        ("report", ""),
+        ("compare", "", "b"),
+        ("evaluate", ""),
+        ("sample", " "),
+        ("trial", ""),
+        ("export", "", "out"),
+    ],
 )
 def test_an_empty_argument_is_not_taken_for_none(refused, words):
     assert "expected a value" in refused(*words)

@@ -45,7 +45,7 @@ def shown(planned_run):
         progress.tell(Reported(planned, "throughput", 0, 1))
         clock.now += 20
         progress.tell(Reported(planned, "throughput", 1, 1))
-        progress.close()
+        progress.close(hurry=False)
         return stream.getvalue()
 
     return show

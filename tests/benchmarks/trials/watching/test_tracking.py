@@ -71,7 +71,7 @@ def tracked(tracker, plan, *events):
     watcher = Tracking(tracker, plan)
     for event in events:
         watcher.tell(event)
-    watcher.close()
+    watcher.close(hurry=False)
 
 
 def followed_twice(tracker, plan, concluded, again):
@@ -175,7 +175,7 @@ def test_a_tracker_that_hangs_is_left(planned_run, fake, monkeypatch, capsys):
     plan = planned_run()
     watcher = Tracking(Package("trackio"), plan)
     watcher.tell(Begun(plan.trials[0]))
-    watcher.close()
+    watcher.close(hurry=False)
     released.set()
     watcher.thread.join()
     assert "has not taken everything" in capsys.readouterr().err
