@@ -34,7 +34,7 @@ from benchmarks.report.pictures.saved import load_images
 from benchmarks.suites.config import to_dict
 from benchmarks.training.loop import VALIDATION
 from benchmarks.trials.schedule import Plan, PlannedTrial
-from benchmarks.trials.watching.events import THROUGHPUT, TRAIN, Begun, Ended, Event, Reported
+from benchmarks.trials.watching.events import THROUGHPUT, TRAIN, Ended, Event, Reported
 from benchmarks.trials.watching.trackers import Pictures, Tracked, Tracker
 
 MEMO = "tracking.json"
@@ -58,10 +58,11 @@ class Memo:
 
 @dataclass
 class Followed:
-    """A trial that is tracked, and the sums of what it has reported since the last point."""
+    """A trial that is tracked, opened where there is anything to log, and sums of its reports since the last point."""
 
-    tracked: Tracked
     memo: Memo
+    new: bool
+    tracked: Tracked | None = None
     sums: dict[str, tuple[float, int]] = field(default_factory=dict)
     done: int = 0
 
@@ -81,7 +82,7 @@ class Tracking:
 
     def tell(self, event: Event) -> None:
         """Put it into the queue, while somebody takes it from there."""
-        if isinstance(event, Begun | Ended | Reported) and self.thread.is_alive():
+        if isinstance(event, Ended | Reported) and self.thread.is_alive():
             self.events.put(event)
 
     def close(self, hurry: bool) -> None:
@@ -98,14 +99,13 @@ class Tracking:
             while (event := self.events.get()) is not None:
                 self._take(event)
             for followed in self.followed.values():
-                followed.tracked.finish()
+                if followed.tracked is not None:
+                    followed.tracked.finish()
         except BaseException as error:  # whatever a package raises: the run goes on
             _warn(f"{self.tracker.key}: tracking ends here, the run goes on: {printable(first_line(error))}")
 
     def _take(self, event: Event) -> None:
         match event:
-            case Begun(planned):
-                self._follow(planned)
             case Reported(planned, phase, done, total, seen) if phase == TRAIN:
                 self._add(planned, done, total, seen)
             case Reported(planned, phase, done, total) if phase == THROUGHPUT and done == total:
@@ -114,17 +114,21 @@ class Tracking:
                 self._conclude(planned)
 
     def _follow(self, planned: PlannedTrial) -> Followed:
-        """The trial, opened where it is not yet."""
-        found = self.followed.get(planned.folder)
-        if found is None:
+        """The trial with its memo, a new one where it was not tracked before."""
+        if planned.folder not in self.followed:
             memo = _read_memo(planned.folder, self.tracker.key)
-            new = memo is None
-            memo = memo or Memo(f"{planned.folder.name}-{secrets.token_hex(2)}")
+            name = f"{planned.folder.name}-{secrets.token_hex(2)}"
+            self.followed[planned.folder] = Followed(memo or Memo(name), new=memo is None)
+        return self.followed[planned.folder]
+
+    def _opened(self, planned: PlannedTrial) -> Tracked:
+        """The trial with the tracker."""
+        followed = self._follow(planned)
+        if followed.tracked is None:
             config = to_dict(planned.trial) | {"parameters": planned.parameters, "macs": planned.macs_per_image}
-            self._write_memo(planned, memo)
-            tracked = self.tracker.open(memo.name, self.plan.suite.name, config, new=new)
-            found = self.followed[planned.folder] = Followed(tracked, memo)
-        return found
+            suite = self.plan.suite.name
+            followed.tracked = self.tracker.open(followed.memo.name, suite, config, new=followed.new)
+        return followed.tracked
 
     def _add(self, planned: PlannedTrial, done: int, total: int, seen: dict[str, float]) -> None:
         """Take a report of the training, and log a point where one is due."""
@@ -172,11 +176,11 @@ class Tracking:
         self, planned: PlannedTrial, step: int, values: dict[str, float], pictures: Pictures = NO_PICTURES
     ) -> None:
         """Log values at a step; a point is rather lost than logged twice."""
-        followed = self._follow(planned)
-        followed.memo.step = step
-        self._write_memo(planned, followed.memo)
+        memo = self._follow(planned).memo
+        memo.step = step
+        self._write_memo(planned, memo)
         named = {_place(name): value for name, value in values.items() if math.isfinite(value)}
-        followed.tracked.log(named, pictures, step)
+        self._opened(planned).log(named, pictures, step)
 
     def _write_memo(self, planned: PlannedTrial, memo: Memo) -> None:
         with _LOCK:
