@@ -23,7 +23,7 @@ from benchmarks.trials.child import LOG, Child
 from benchmarks.trials.claims import claim, owner_of
 from benchmarks.trials.schedule import Plan, PlannedTrial
 from benchmarks.trials.trial import is_untidy, tidy
-from benchmarks.trials.watching.events import THROUGHPUT, Ended, Reported, Watcher, Watchers
+from benchmarks.trials.watching.events import THROUGHPUT, Ended, Plain, Reported, Watcher, Watchers
 
 TIMED = "train,encode,reconstruct,sample"
 """What the table shows of a trial's speed."""
@@ -62,7 +62,7 @@ def default_jobs(suite: Suite) -> int:
     return max(1, cores if memory is None else min(cores, memory // TRIAL_BYTES))
 
 
-def execute(plan: Plan, jobs: int, watching: Sequence[Watcher] = ()) -> Outcome:
+def execute(plan: Plan, jobs: int, watching: Sequence[Watcher] = (Plain(),)) -> Outcome:
     """Run all unfinished trials, `jobs` at a time, then measure throughput trial by trial on the quiet machine.
 
     A trial that another run works on is left to it for as long as it does. Who is `watching` is told what happens.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -62,6 +63,18 @@ class Watcher(Protocol):
     def close(self, hurry: bool) -> None:
         """The run is over; it was asked to leave where there is a `hurry`."""
         ...
+
+
+class Plain:
+    """A watcher that prints what people should read on stderr, and nothing else."""
+
+    def tell(self, event: Event) -> None:
+        """See `Watcher`."""
+        if isinstance(event, Said):
+            print(event.text, file=sys.stderr, flush=True)
+
+    def close(self, hurry: bool) -> None:
+        """See `Watcher`."""
 
 
 class Watchers:
