@@ -15,7 +15,7 @@ from tqdm import tqdm
 LINE_SECONDS = 60.0
 JSON_SECONDS = 5.0
 """Between two lines, and between two JSON objects of one phase of a trial."""
-LINE = "{desc} {percentage:3.0f}%|{bar}| {postfix}"
+LINE = "{desc} {percentage:3.0f}%|{bar}| "
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ class Bars(View):
                 settings = {"dynamic_ncols": True, "leave": False, "bar_format": LINE, "file": self.stream}
                 bar = self.bars[state.trial] = tqdm(desc=name, total=1.0, **settings)
             bar.n = min(1.0, share(state))
-            bar.set_postfix_str(state.text())
+            bar.bar_format = LINE + state.text()  # behind tqdm's own postfix would be a comma
+            bar.refresh()
 
     def end(self, trial: State) -> None:
         """Take the trial's bar away."""

@@ -95,7 +95,7 @@ def test_every_line_is_json(shown):
 
 def test_bars_for_the_run_and_for_each_trial(shown):
     drawn = shown(lambda stream, clock: Bars("mine", stream))
-    assert re.search(r"mine +\d+%\|.*trials 0/1", drawn)
+    assert re.search(r"mine +\d+%\|.*\| trials 0/1", drawn)
     assert re.search(r"vae seed 0 +\d+%\|.*nats/image, 32 images/s, \d\d:\d\d left", drawn)
     assert "vae seed 0: something happened\n" in drawn
 
