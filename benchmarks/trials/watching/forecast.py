@@ -1,19 +1,20 @@
 """How long trials and their run will take from now on: evaluation and throughput counted, waiting trials included.
 
 A trial's phases are expected to take their passes (`workload`) at its own speed and the seconds below, and that times
-what the phase took of other trials in proportion: those of its row, else of its model, else all. The speed of a trial
-is that of the later half of its training so far; before that, its row's in other trials, else what was measured of its
-steps before the run times what others take in proportion, else by multiply-accumulates. The run is its trials on its
-workers, in the order in which they start, and then a measurement of throughput after the other, each with a start of
-its own.
+what the phase took of other trials in proportion: those of its row, else of its model, else all (the median, the
+lower of two, so that one that was held up is let pass). The speed of a trial is that of the later half of its training
+so far; before that, its row's in other trials, else what was measured of its steps before the run times what others
+take in proportion, else by multiply-accumulates. The run is its trials on its workers, in the order in which they
+start, and then a measurement of throughput after the other, each with a start of its own.
 """
 
 from __future__ import annotations
 
 import heapq
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from benchmarks.trials.watching.events import START, THROUGHPUT, TRAIN
 from benchmarks.trials.watching.workload import FEATURES, REFITTED, Workload
@@ -22,8 +23,22 @@ SECONDS = {START: 6.0, FEATURES: 6.0, REFITTED: 4.0, THROUGHPUT: 8.0}
 """What phases take besides their passes: imports and data, features, four verbs timed; on a core of a server."""
 MARKS = 200
 """Of a phase, at most, from which its speed is read."""
+HALT = 3.0
+"""A stretch of a training that is so many times as slow as the median says nothing of its speed."""
 SURE_SECONDS, SURE_SHARE = 3.0, 0.1
 """From so long, or from such a share of a phase on, its own speed is believed."""
+
+
+def _pace(stretches: Sequence[tuple[float, float]]) -> float | None:
+    """Seconds of a pass from stretches of (seconds, passes); None without any.
+
+    One that was more than `HALT` times as slow as the median is taken for so slow: the machine stood still.
+    """
+    if not stretches:
+        return None
+    most = HALT * statistics.median(seconds / passes for seconds, passes in stretches)
+    total = sum(min(seconds, most * passes) for seconds, passes in stretches)
+    return total / sum(passes for _, passes in stretches)
 
 
 @dataclass
@@ -54,10 +69,12 @@ class Course:
             self.marks.append((now, done))
         self.done, self.total = done, total
 
-    def recent(self, now: float) -> tuple[float, int]:
-        """The mark from which on speed counts: after half of the phase's time so far, for neighbours come and go."""
-        half = (self.marks[0][0] + now) / 2
-        return max(mark for mark in self.marks if mark[0] <= half)
+    def recent(self, now: float) -> list[tuple[float, int]]:
+        """The marks of the later half of the phase's steps so far, for neighbours come and go; the last is of now."""
+        half = (self.marks[0][1] + self.done) / 2
+        first = max(mark for mark in self.marks if mark[1] <= half)
+        later = [mark for mark in self.marks if mark > first and mark[1] < self.done]
+        return [first, *later, (now, self.done)]
 
 
 class Forecast:
@@ -144,7 +161,7 @@ class Forecast:
 
     def _timing_left(self) -> float:
         start = self._proportion(START, self._courses())
-        each = statistics.fmean(self.timed) if self.timed else start * SECONDS[START] + SECONDS[THROUGHPUT]
+        each = statistics.median(self.timed) if self.timed else start * SECONDS[START] + SECONDS[THROUGHPUT]
         spent = 0.0 if self.timing is None else min(each, self.clock() - self.timing[1])
         return len(self.untimed) * each - spent
 
@@ -157,11 +174,11 @@ class Forecast:
         begun, first = course.marks[0]
         if now - begun < SURE_SECONDS and course.done - first < SURE_SHARE * course.total:
             return None
-        since, start = course.recent(now)
-        if course.done == start:
-            return None
-        passes = work.training(course.done, course.done / course.total) - work.training(start, start / course.total)
-        return (now - since) / passes
+        marks = course.recent(now)
+        passes = [work.training(step, step / course.total) for _, step in marks]
+        seconds = [after[0] - before[0] for before, after in pairwise(marks)]
+        counts = [after - before for before, after in pairwise(passes)]
+        return _pace([one for one in zip(seconds, counts, strict=True) if one[1] > 0])
 
     def _speed(self, name: str) -> float | None:
         """Seconds of a pass of a trial."""
@@ -174,7 +191,7 @@ class Forecast:
             return statistics.fmean(same)
         if work.row in self.step_seconds:
             ratios = [seconds / one for other, seconds in known.items() if (one := self._measured(other)) is not None]
-            return (self._measured(name) or 0.0) * (statistics.fmean(ratios) if ratios else 1.0)
+            return (self._measured(name) or 0.0) * (statistics.median(ratios) if ratios else 1.0)
         each = [seconds / self.work[other].macs for other, seconds in known.items()]
         return work.macs * statistics.fmean(each) if each else None
 
@@ -210,7 +227,7 @@ class Forecast:
             rule = self._rule(self.work[name], phase, course.pass_seconds or 0.0)
             if phase in course.took and rule:
                 found.append(course.took[phase] / rule)
-        return statistics.fmean(found) if found else 1.0
+        return statistics.median_low(found) if found else 1.0
 
     def _alike(self, work: Workload, phase: str) -> list[str]:
         """Trials that are through with a phase: of the row, else of the model, else all."""
