@@ -1,12 +1,12 @@
-# Two commands: `make bench` prints the quick table, `make test` runs lint, types and tests.
-# Both make .venv and install into it first; that is skipped while pyproject.toml is unchanged.
+# `make bench` prints the quick table, `make test` runs lint, types and tests, `make docs` writes the site.
+# They make .venv and install into it first; that is skipped while pyproject.toml is unchanged.
 
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 STAMP = $(VENV)/.installed
 
-.PHONY: bench test lint types tests slow format microbench install clean
+.PHONY: bench test lint types tests slow format microbench docs install clean
 
 bench: $(STAMP)
 	@$(RUN) -m benchmarks run
@@ -33,6 +33,10 @@ format: $(STAMP)
 microbench: $(STAMP)
 	@$(RUN) -m pytest -o addopts="--import-mode=importlib --strict-markers" --benchmark-only $(BENCH)
 
+docs: $(STAMP)
+	@$(RUN) -m mkdocs build --strict --quiet
+	@echo "site/index.html (its search wants a server: $(PYTHON) -m http.server -d site)"
+
 install: $(STAMP)
 
 $(STAMP): pyproject.toml
@@ -44,4 +48,4 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .ruff_cache site

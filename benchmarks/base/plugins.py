@@ -1,4 +1,4 @@
-"""Models of a user's own: modules that add to the registry when they are imported."""
+"""What a user adds: modules that put models, data sets, extractors or metrics into the registries when imported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OWN = ("kernels", "models", "benchmarks")
 
 
 def import_plugin(module: str) -> None:
-    """Import a module that adds models to the registry; the current folder is searched too.
+    """Import a module that adds to the registries; the current folder is searched too.
 
     Raises:
         UserError: it cannot be imported.

@@ -22,10 +22,11 @@ COMMAND = "vaebench"
 VARIATIONS = ("reconstruct", "interpolate", "traverse")
 READING = ("throughput", "evaluate", "sample", "encode", "decode", "convert", *VARIATIONS)
 """Verbs that take checkpoints of published codes."""
-PLUGGABLE = ("run", "trial", "tune", "list", *READING)
+PLUGGABLE = ("run", "trial", "tune", "report", "compare", "export", "list", *READING)
 CHECKPOINT = (
     "trial or exported folder, OUT/ROW of the run OUT, weights file, or checkpoint of the original NVAE or VDVAE code"
 )
+PLUGIN = "module of your own that adds models, data sets, extractors or metrics"
 COMPARED = (
     "row of --out, OUT/ROW of the run OUT, a run's folder or suite (row by row), a trial's folder, any of these as "
     "COMMIT:PATH, or NAME=ROW to name it in conditions; the first is the base"
@@ -112,7 +113,7 @@ def build_parser() -> Parser:
         if name in READING:
             sub.add_argument("--hparams", metavar="FILE.json", help=HPARAMS)
         if name in PLUGGABLE:
-            sub.add_argument("--plugin", action="append", default=[], metavar="MODULE", help="adds models of your own")
+            sub.add_argument("--plugin", action="append", default=[], metavar="MODULE", help=PLUGIN)
     return parser
 
 

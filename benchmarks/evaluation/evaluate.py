@@ -22,7 +22,7 @@ from benchmarks.evaluation.per_image import BINARISATION
 from benchmarks.evaluation.samples import PRIOR_BATCH, draw_samples, part_key, prior_statistics
 from benchmarks.metrics.influence import Influence
 from benchmarks.metrics.latents import LatentUsage, latent_metrics
-from benchmarks.metrics.reconstruction import mse_per_image, psnr_per_image, reconstruction_metrics
+from benchmarks.metrics.reconstruction import PER_IMAGE, reconstruction_metrics, values_per_image
 from benchmarks.records.catalogue import (
     FEATURE_METRICS,
     INFLUENCE,
@@ -42,7 +42,7 @@ PICTURES = 64
 NO_PRIOR = "no prior"
 NO_BATCH_NORM = "no batch norm between the prior and the image"
 LIKELIHOOD = ("elbo", "bits_per_dim", "iwae_bound", "rate", "distortion")
-RECONSTRUCTION = ("mse", "psnr", "active_units", "collapsed_groups")
+USAGE = ("active_units", "collapsed_groups")
 Progress = Callable[[int, int, str], None]
 
 
@@ -96,7 +96,7 @@ def evaluate(
         _add_likelihood(found, model, trial, x, data, progress, batches)
     keep(found)
     reconstructions = samples = None
-    with found.part("reconstruction", RECONSTRUCTION):
+    with found.part("reconstruction", (*PER_IMAGE, *USAGE)):
         reconstructions = _add_reconstruction(found, model, trial, x, originals, progress)
     keep(found)
     with found.part("samples", ()):
@@ -152,10 +152,10 @@ def _add_reconstruction(
 ) -> Tensor:
     """Errors and use of the latents for x (N, C, H, W); returns the reconstructions (N, C, H, W) uint8."""
     reconstructions, found.groups = reconstruct(model, trial, x, progress)
-    found.measurements += reconstruction_metrics(reconstructions, originals, trial.seed)
+    values = values_per_image(reconstructions, originals)
+    found.measurements += reconstruction_metrics(values, trial.seed)
     found.measurements += latent_metrics(found.groups, len(x))
-    found.per_image["mse"] = mse_per_image(reconstructions, originals).numpy()
-    found.per_image["psnr"] = psnr_per_image(reconstructions, originals).numpy()
+    found.per_image |= values
     return reconstructions
 
 

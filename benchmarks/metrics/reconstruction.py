@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
+import numpy as np
 import torch
 from jaxtyping import Float64
 from torch import Tensor
@@ -31,9 +34,15 @@ def psnr_per_image(reconstructions: Tensor, originals: Tensor) -> Float64[Tensor
     return -10 * mse_per_image(reconstructions, originals).clamp_min(smallest).log10()
 
 
-def reconstruction_metrics(reconstructions: Tensor, originals: Tensor, seed: int) -> list[Measurement]:
-    """`mse` and `psnr` with bootstrap intervals over images, keyed by `seed`."""
-    return [
-        per_image("mse", mse_per_image(reconstructions, originals).cpu().numpy(), seed),
-        per_image("psnr", psnr_per_image(reconstructions, originals).cpu().numpy(), seed),
-    ]
+PER_IMAGE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": mse_per_image, "psnr": psnr_per_image}
+"""Values (N,) of 8-bit reconstructions beside their originals, (N, C, H, W) each, by the metric's name."""
+
+
+def values_per_image(reconstructions: Tensor, originals: Tensor) -> dict[str, np.ndarray]:
+    """Every metric of `PER_IMAGE` for every image, (N,) each."""
+    return {name: values(reconstructions, originals).cpu().numpy() for name, values in PER_IMAGE.items()}
+
+
+def reconstruction_metrics(values: Mapping[str, np.ndarray], seed: int) -> list[Measurement]:
+    """Means of values per image (N,), with bootstrap intervals over images keyed by `seed`."""
+    return [per_image(name, of_images, seed) for name, of_images in values.items()]

@@ -58,7 +58,7 @@ class Column:
     heading: str
 
 
-QUALITY = (
+QUALITY = [
     Spec("elbo", "ELBO"),
     Spec("bits_per_dim", "bits/dim", spread=False, optional=True),
     Spec("iwae_bound", "IWAE({variant})"),
@@ -67,8 +67,8 @@ QUALITY = (
     Spec("active_units", "Active units", places=0, ranked=False),
     Spec("sample_fid", "FID[{variant}]"),
     Spec("reconstruction_fid", "rFID[{variant}]"),
-)
-MORE_QUALITY = (
+]
+MORE_QUALITY = [
     Spec("psnr", "PSNR"),
     Spec("latents", "Latents", places=0, ranked=False),
     Spec("kid", "KID[{variant}]"),
@@ -76,8 +76,8 @@ MORE_QUALITY = (
     Spec("precision", "precision[{variant}]", terse=True, places=3),
     Spec("recall", "recall[{variant}]", terse=True, places=3),
     Spec("inception_score", "IS[{variant}]", terse=True),
-)
-COST = (
+]
+COST = [
     Spec("parameters", "Params", places=0, ranked=False),
     Spec("macs", "MMACs/img", ranked=False, digits=3, scale=1e6, unit="MMACs/img"),
     Spec("training_images", "Images seen", places=0, ranked=False),
@@ -88,8 +88,12 @@ COST = (
     Spec("reconstruct_throughput", "Recon.", ranked=False, digits=3),
     Spec("sample_throughput", "Sample", ranked=False, digits=3),
     Spec("peak_memory", "Peak", ranked=False, digits=3),
-)
-SPECS = QUALITY + MORE_QUALITY + COST
+]
+
+
+def all_specs() -> list[Spec]:
+    """Those of all tables, in their order."""
+    return QUALITY + MORE_QUALITY + COST
 
 
 def columns_of(rows: Sequence[Row], specs: Sequence[Spec]) -> list[Column]:
@@ -148,7 +152,7 @@ def winner(rows: Sequence[Row], column: Column) -> int | None:
 
 def short_name(metric: str) -> str:
     """The metric's name in a sentence, without variant."""
-    name = next((spec.name for spec in SPECS if spec.metric == metric), metric)
+    name = next((spec.name for spec in all_specs() if spec.metric == metric), metric)
     return name.replace("[{variant}]", "").replace("({variant})", "")
 
 

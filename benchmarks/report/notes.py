@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.records.catalogue import COLLAPSED_RATE
 from benchmarks.records.record import LatentGroupInfo, Measurement, RunRecord
-from benchmarks.report.columns import DISTANCES, SPECS, Column, short_name
+from benchmarks.report.columns import DISTANCES, Column, all_specs, short_name
 from benchmarks.report.layout import join_words
 from benchmarks.report.rows import Row, differ_in_beta, half_width, quantity_of
 
@@ -115,7 +115,7 @@ def _likelihood_fields(config: dict[str, Any]) -> dict[str, object]:
 def spread(rows: Sequence[Row]) -> list[str]:
     """What ± means, for each kind of spread in the table, and what bold means."""
     names: dict[str, list[str]] = {}
-    for spec in (spec for spec in SPECS if spec.spread):
+    for spec in (spec for spec in all_specs() if spec.spread):
         for measurement in (m for row in rows for m in row.all(spec.metric) if half_width(m)):
             names.setdefault(str(measurement.spread_kind), []).append(short_name(spec.metric))
     if not names:
@@ -294,7 +294,7 @@ def _remark_line(note: str, places: Sequence[tuple[str, str]], valued: Sequence[
 
 def _in_order(names: Iterable[str]) -> str:
     """The names of columns in the order of the tables."""
-    order = [short_name(spec.metric) for spec in SPECS]
+    order = [short_name(spec.metric) for spec in all_specs()]
     return join_words(sorted(names, key=order.index))
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from benchmarks.records.record import Measurement, RunRecord
 from benchmarks.report import columns, layout, notes
-from benchmarks.report.columns import SPECS, Column, Spec
+from benchmarks.report.columns import Column, Spec, all_specs
 from benchmarks.report.equal_rate import notes_at_equal_rate, tables_at_equal_rate
 from benchmarks.report.rows import Quantity, Row, gather, likelihoods, under_one_ruler, with_known_data
 
@@ -121,7 +121,7 @@ def _columns(rows: Sequence[Row]) -> list[Quantity]:
     valued = {q for row in rows for q, m in row.measurements.items() if m.value is not None}
     covered = {q.metric for q in valued}
     found = valued | {q for row in rows for q in row.measurements if q.metric not in covered}
-    order = [spec.metric for spec in SPECS]
+    order = [spec.metric for spec in all_specs()]
     return sorted(found, key=lambda q: (order.index(q.metric) if q.metric in order else len(order), q))
 
 

@@ -17,7 +17,7 @@ from benchmarks.records.catalogue import INFLUENCE, PRIOR_STATISTICS_METRICS, SA
 from benchmarks.records.record import Measurement
 from benchmarks.records.uncertainty import Interval
 from benchmarks.report import layout
-from benchmarks.report.columns import COST, SPECS, Column, columns_of
+from benchmarks.report.columns import COST, Column, all_specs, columns_of
 from benchmarks.report.pictures.saved import read_arrays
 from benchmarks.report.rows import (
     Quantity,
@@ -103,7 +103,7 @@ def differences(pair: Pair) -> list[Difference]:
         dataclasses.replace(one, row=row) for one, row in zip(pair, under_one_ruler(_unlike_labels(rows)), strict=True)
     ]
     arrays = [_arrays(one) for one in pair]
-    found = [_difference(column, ruled, arrays) for column in columns_of([one.row for one in ruled], SPECS)]
+    found = [_difference(column, ruled, arrays) for column in columns_of([one.row for one in ruled], all_specs())]
     return [_not_twice(one, found) for one in found]
 
 

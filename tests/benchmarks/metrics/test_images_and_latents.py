@@ -6,7 +6,7 @@ import torch
 
 from benchmarks.base.errors import UserError
 from benchmarks.metrics.latents import LatentUsage, collapsed_groups, latent_metrics
-from benchmarks.metrics.reconstruction import mse_per_image, psnr_per_image, reconstruction_metrics
+from benchmarks.metrics.reconstruction import mse_per_image, psnr_per_image, reconstruction_metrics, values_per_image
 from benchmarks.records.catalogue import METRICS, dash, measurement
 from benchmarks.records.uncertainty import bootstrap_interval, over_seeds, per_image
 from kernels.ops import PLAIN
@@ -50,7 +50,7 @@ def test_a_perfect_copy_has_a_finite_psnr_above_every_other():
 def test_reconstruction_metrics_carry_bootstrap_intervals():
     originals = torch.randint(0, 256, (50, 1, 8, 8), generator=GENERATOR, dtype=torch.uint8)
     other = torch.randint(0, 256, (50, 1, 8, 8), generator=GENERATOR, dtype=torch.uint8)
-    first, again = (reconstruction_metrics(other, originals, seed=4) for _ in range(2))
+    first, again = (reconstruction_metrics(values_per_image(other, originals), seed=4) for _ in range(2))
     assert first == again
     assert [m.metric for m in first] == ["mse", "psnr"]
     for found in first:
