@@ -109,6 +109,7 @@ def build_parser() -> Parser:
     trial.add_argument("folder")
     trial.add_argument("--with-parent", action="store_true", help="end where standard input does")
     trial.add_argument("--data-hash", help="of the images that the run began with")
+    trial.add_argument("--gallery", action="store_true", help="make the page's pictures of a trial that is through")
     for name, sub in subparsers.choices.items():
         if name in READING:
             sub.add_argument("--hparams", metavar="FILE.json", help=HPARAMS)

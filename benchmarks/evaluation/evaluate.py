@@ -177,7 +177,7 @@ def _add_prior_statistics(
             return
         named = lambda done, total, phase: progress(done, total, "samples with prior statistics")  # noqa: E731
         samples = draw_samples(model, trial, settings.samples or len(originals), named, batches)
-    found.pictures["samples_prior_statistics"] = _channels_last(samples[:PICTURES])
+    found.pictures["samples_prior_statistics"] = channels_last(samples[:PICTURES])
     name = settings.extractor or data.extractor
     if not name:
         found.measurements += [dash(metric, NO_EXTRACTOR) for metric in PRIOR_STATISTICS_METRICS]
@@ -208,18 +208,22 @@ def _keeper(found: Evaluation, trial: TrialConfig) -> Callable[[str, Influence],
 
 def pictures(originals: Tensor, reconstructions: Tensor | None, samples: Tensor | None) -> dict[str, np.ndarray]:
     """Images for the figures, (N, H, W, C): the same random test images for every model, and the first samples."""
-    order = torch.randperm(len(originals), generator=keyed_generator(0, "pictures"))[:PICTURES]
-    shown = {"originals": originals[order]}
+    shown = {"originals": shown_images(originals)}
     if reconstructions is not None:
-        shown["reconstructions"] = reconstructions[order]
+        shown["reconstructions"] = shown_images(reconstructions)
     if samples is not None:
         shown["samples"] = samples[:PICTURES]
-    return {name: _channels_last(images) for name, images in shown.items()}
+    return {name: channels_last(images) for name, images in shown.items()}
 
 
-def _channels_last(images: Tensor) -> np.ndarray:
-    """Images (N, C, H, W) as (N, H, W, C)."""
-    return images.permute(0, 2, 3, 1).numpy()
+def shown_images(images: Tensor) -> Tensor:
+    """The test images, or what was made of them (N, C, H, W), that are shown: random, alike for all models."""
+    return images[torch.randperm(len(images), generator=keyed_generator(0, "pictures"))[:PICTURES]]
+
+
+def channels_last(images: Tensor) -> np.ndarray:
+    """Images (..., C, H, W) as (..., H, W, C)."""
+    return images.movedim(-3, -1).numpy()
 
 
 def test_bounds(

@@ -19,6 +19,8 @@ from benchmarks.trials.watching.events import Begun, Event, Reported, Said, Watc
 LOG = "log.txt"
 WITH_PARENT = "--with-parent"
 """Flag of a trial that ends with its parent."""
+GALLERY_ALONE = "--gallery"
+"""Flag of a trial that is through but for the pictures for the page."""
 
 
 class Child:

@@ -19,7 +19,7 @@ from benchmarks.base.signals import PARENT_SECONDS, STOPPING
 from benchmarks.records.record import Measurement, RunRecord, save_record
 from benchmarks.storage.weights import read_config, record_head, record_names, write_config
 from benchmarks.suites.config import Suite
-from benchmarks.trials.child import LOG, Child
+from benchmarks.trials.child import GALLERY_ALONE, LOG, Child
 from benchmarks.trials.claims import claim, owner_of
 from benchmarks.trials.schedule import Plan, PlannedTrial
 from benchmarks.trials.trial import is_untidy, tidy
@@ -28,7 +28,7 @@ from benchmarks.trials.watching.events import THROUGHPUT, Ended, Plain, Reported
 TIMED = "train,encode,reconstruct,sample"
 """What the table shows of a trial's speed."""
 
-TO_RUN = ("train", "evaluate")
+TO_RUN = ("train", "evaluate", "draw")
 POLL_SECONDS = 0.1
 TRIAL_BYTES = 1 << 30
 """What a small trial holds at its peak, imports and data included: 0.8 GiB in the quick suite, rounded up."""
@@ -81,7 +81,7 @@ def execute(plan: Plan, jobs: int, watching: Sequence[Watcher] = (Plain(),)) -> 
 def _bring_up_to_date(plan: Plan, watchers: Watchers) -> None:
     """Finish what a killed run left of finished trials, and set their names in the records."""
     for planned in plan.trials:
-        stale = planned.work == "rename" or (planned.work == "nothing" and is_untidy(planned.folder))
+        stale = planned.work == "rename" or (planned.work in ("draw", "nothing") and is_untidy(planned.folder))
         if stale and (held := claim(planned.folder, watchers.say)) is not None:
             tidy(planned.folder)
             if planned.work == "rename" and (record := planned.record) is not None:
@@ -132,9 +132,12 @@ class Jobs:
             self.left.add(planned.folder)
             return
         self.waiting.remove(planned)
-        if planned.work in TO_RUN:
-            write_config(planned.trial, planned.folder)
-            self.running.append(Child(planned, self.flags, self.watchers, held))
+        work = planned.work
+        if work in TO_RUN:
+            if work != "draw":
+                write_config(planned.trial, planned.folder)
+            flags = [*self.flags, *([GALLERY_ALONE] if work == "draw" else [])]
+            self.running.append(Child(planned, flags, self.watchers, held))
         else:
             held.release()
 
@@ -167,7 +170,8 @@ class Jobs:
                 reason = child.last_words(code)
                 self._note(planned, reason)
                 self.outcome.user_error |= code == 2
-                save_record(_failed_record(planned, reason), planned.folder)
+                if planned.work != "draw":  # a record that is whole stays as it is
+                    save_record(_failed_record(planned, reason), planned.folder)
         finally:
             child.claim.release()
             self.watchers.tell(Ended(planned))

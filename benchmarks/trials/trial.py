@@ -20,14 +20,31 @@ from benchmarks.base.files import write_bytes_atomically
 from benchmarks.base.signals import StopSignal
 from benchmarks.data import DataSet, load
 from benchmarks.evaluation.evaluate import Evaluation, Progress, evaluate
+from benchmarks.evaluation.gallery import gallery
 from benchmarks.machine.environment import choose_device
 from benchmarks.machine.peak import highest
 from benchmarks.machine.process import flush_subnormals, frozen_garbage, keep_freed_memory
 from benchmarks.records.catalogue import measurement, of_the_machine
-from benchmarks.records.record import RECORD, LatentGroupInfo, Measurement, RunRecord, load_record, save_record
+from benchmarks.records.record import (
+    GALLERY,
+    RECORD,
+    LatentGroupInfo,
+    Measurement,
+    RunRecord,
+    load_record,
+    save_record,
+)
 from benchmarks.storage import tensors
 from benchmarks.storage.parts import Parts
-from benchmarks.storage.weights import build_model, read_config, record_head, record_names, save_weights
+from benchmarks.storage.weights import (
+    LoadedModel,
+    build_model,
+    load_model,
+    read_config,
+    record_head,
+    record_names,
+    save_weights,
+)
 from benchmarks.suites.config import TrialConfig
 from benchmarks.training.cost import macs_per_image, parameter_count
 from benchmarks.training.loop import VALIDATION, TrainingResult, train
@@ -82,15 +99,34 @@ def run_trial(folder: Path, *, with_parent: bool = False, data_hash: str | None 
         GivenUpError: the training was given up; the record says so.
         UserError: the images are gone, or are others by now.
     """
-    stop, report = StopSignal(), Reporter()
+    trial, report, stop = _begun(folder, with_parent)
+    with at_work(folder):
+        return _run(trial, folder, _data_of(trial, data_hash), report, stop)
+
+
+def draw_gallery(folder: Path, *, with_parent: bool = False, data_hash: str | None = None) -> RunRecord:
+    """Make the pictures for the page of a trial that is through, from its weights; its record stays as it is.
+
+    Raises:
+        UserError: as `run_trial`; weights that cannot be read.
+    """
+    trial, report, stop = _begun(folder, with_parent)
+    with at_work(folder):
+        loaded, data = load_model(folder, choose_device(trial.device)), _data_of(trial, data_hash)
+        _save_arrays(folder / GALLERY, gallery(loaded, data, lambda *event: _report_or_stop(report, stop, *event)))
+        return load_record(folder)
+
+
+def _begun(folder: Path, with_parent: bool) -> tuple[TrialConfig, Reporter, StopSignal]:
+    """The trial of `folder`, with this process made ready for it."""
+    stop = StopSignal()
     if with_parent:
         stop.with_parent()
     keep_freed_memory()
     flush_subnormals()
     trial = read_config(folder)
     torch.set_num_threads(trial.threads)
-    with at_work(folder):
-        return _run(trial, folder, _data_of(trial, data_hash), report, stop)
+    return trial, Reporter(), stop
 
 
 def _data_of(trial: TrialConfig, data_hash: str | None) -> DataSet:
@@ -231,6 +267,9 @@ def _evaluated(
     found = evaluate(model, trial, data, progress, lambda found: save_record(joined(found), folder), parts)
     _save_arrays(folder / "images.npz", found.pictures)  # for figures and paired comparisons
     _save_arrays(folder / "per_image.npz", found.per_image)
+    with found.part("gallery", ()):
+        loaded = LoadedModel(model, trial, data.content_hash)
+        _save_arrays(folder / GALLERY, gallery(loaded, data, progress))
     failed = "; ".join(f"evaluation failed: {failure}" for failure in found.failures)
     groups = found.groups or record.latent_groups
     status = "trained" if failed else "done"

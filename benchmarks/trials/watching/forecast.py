@@ -89,7 +89,7 @@ class Forecast:
     ) -> None:
         self.work, self.jobs, self.clock = dict(work), jobs, clock
         self.step_seconds = dict(step_seconds or {})
-        self.waiting = {name: None for name, one in work.items() if one.evaluation}  # in the order of their start
+        self.waiting = {name: None for name, one in work.items() if one.runs}  # in the order of their start
         self.running = dict[str, Course]()
         self.finished = dict[str, Course]()
         self.untimed = {name for name, one in work.items() if one.timed}

@@ -77,7 +77,7 @@ class Tracking:
         self.thread = threading.Thread(target=self._work, daemon=True)
         self.thread.start()
         for planned in plan.trials:
-            if planned.work == "nothing":
+            if planned.work in ("rename", "nothing"):
                 self.tell(Ended(planned))
 
     def tell(self, event: Event) -> None:

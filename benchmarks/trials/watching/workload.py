@@ -35,6 +35,7 @@ class Workload:
         validation: passes of a validation, of which there are `validations`.
         evaluation: passes by phase, in their order; "feature distances" has none.
         timed: whether throughput is to be measured.
+        runs: whether a process is to be started for anything else.
     """
 
     row: str
@@ -47,6 +48,7 @@ class Workload:
     validations: int
     evaluation: dict[str, float]
     timed: bool = True
+    runs: bool = True
 
     def training(self, steps: float, share: float) -> float:
         """Passes of so many steps, a `share` of the training, with their validations."""
@@ -79,6 +81,7 @@ def _workload(planned: PlannedTrial, plan: Plan) -> Workload:
         validations=training.validations,
         evaluation=_evaluation(planned, plan) if work in ("train", "evaluate") else {},
         timed=work in ("train", "evaluate") or _lacks_throughput(planned),
+        runs=work not in ("rename", "nothing"),
     )
 
 

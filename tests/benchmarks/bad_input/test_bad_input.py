@@ -478,6 +478,63 @@ def test_saved_images(refused, tmp_path, make_record, case):
     assert "images.npz" in refused("report", ".")
 
 
+GALLERIES = {
+    "no archive": b"nothing",
+    "half a block": {"at_temperature": np.zeros((4, 8, 8, 8, 1), np.uint8)},
+    "floats": {"interpolations": np.zeros((4, 8, 8, 8, 1))},
+    "too few axes": {"interpolations": np.zeros((4, 8, 8, 1), np.uint8)},
+    "no pictures": {"interpolations": np.zeros((0, 8, 8, 8, 1), np.uint8)},
+    "two channels": {"interpolations": np.zeros((4, 8, 8, 8, 2), np.uint8)},
+    "too few temperatures": {
+        "temperatures": np.ones(3),
+        "at_temperature": np.zeros((4, 8, 8, 8, 1), np.uint8),
+    },
+    "temperatures that are none": {
+        "temperatures": np.array([1.0, np.nan]),
+        "at_temperature": np.zeros((2, 8, 8, 8, 1), np.uint8),
+    },
+    "errors of text": {
+        "samples": SQUARES,
+        "neighbours": SQUARES,
+        "sample_errors": np.array(["a"] * 4),
+        "test_errors": np.ones(4),
+    },
+    "fewer errors than samples": {
+        "samples": SQUARES,
+        "neighbours": SQUARES,
+        "sample_errors": np.ones(3),
+        "test_errors": np.ones(4),
+    },
+    "fewer neighbours than samples": {
+        "samples": SQUARES,
+        "neighbours": SQUARES[:2],
+        "sample_errors": np.ones(4),
+        "test_errors": np.ones(4),
+    },
+}
+
+
+@pytest.mark.parametrize("case", GALLERIES)
+def test_saved_galleries(refused, tmp_path, make_record, case):
+    write_record(tmp_path, make_record, lambda raw: None)
+    path, found = tmp_path / "trial" / "gallery.npz", GALLERIES[case]
+    if isinstance(found, dict):
+        np.savez(path, **found)
+    else:
+        path.write_bytes(found)
+    assert "gallery.npz" in refused("report", ".")
+
+
+@pytest.mark.parametrize("name", ["throughput.json", "profile.json"])
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[1]", '[{"part": "static"}, {"part": "timed", "metric": "x_share"}]', "[" * 9999]
+)
+def test_profiles_in_a_run(refused, tmp_path, make_record, name, text):
+    write_record(tmp_path, make_record, lambda raw: None)
+    (tmp_path / name).write_text(text)
+    assert name in refused("report", ".")
+
+
 @pytest.mark.parametrize("values", [np.array([{}], object), np.array(["a"]), np.zeros((2, 2)), np.array([np.nan, 1.0])])
 def test_values_of_single_images(refused, tmp_path, make_record, values):
     write_record(tmp_path, make_record, lambda raw: None)
