@@ -105,6 +105,7 @@ def evaluate(
     with found.part("feature distances", FEATURE_METRICS):
         real = originals, samples, reconstructions
         keep_influence = _keeper(found, trial)
+        progress(0, 1, "feature distances")
         found.measurements += quality_metrics(trial, data, *real, model.has_prior, batches, keep_influence)
     keep(found)
     found.pictures = pictures(originals, reconstructions, samples)
@@ -174,7 +175,8 @@ def _add_prior_statistics(
             note = NO_BATCH_NORM if model.has_prior else NO_PRIOR
             found.measurements += [dash(metric, note) for metric in PRIOR_STATISTICS_METRICS]
             return
-        samples = draw_samples(model, trial, settings.samples or len(originals), progress, batches)
+        named = lambda done, total, phase: progress(done, total, "samples with prior statistics")  # noqa: E731
+        samples = draw_samples(model, trial, settings.samples or len(originals), named, batches)
     found.pictures["samples_prior_statistics"] = channels_last(samples[:PICTURES])
     name = settings.extractor or data.extractor
     if not name:

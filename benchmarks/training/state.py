@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -76,6 +77,7 @@ class TrainingState:
     passes: int = 1
     recompute: bool = False
     restarts: int = 0
+    gradient_norm: float = math.nan  # of the last step, before clipping
 
     @property
     def skipped(self) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import math
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -45,7 +47,7 @@ from benchmarks.storage.weights import (
 )
 from benchmarks.suites.config import TrialConfig
 from benchmarks.training.cost import macs_per_image, parameter_count
-from benchmarks.training.loop import TrainingResult, train
+from benchmarks.training.loop import VALIDATION, TrainingResult, train
 from benchmarks.training.state import forget
 from benchmarks.trials.claims import at_work
 from models.output import Model
@@ -59,18 +61,26 @@ class Reporter:
     """Writes progress as JSON lines for the process that started this one."""
 
     def __init__(self) -> None:
-        self.last = 0.0
+        self.last, self.phase = 0.0, ""
+        self.seen: dict[str, list[float]] = {}
 
     def say(self, text: str) -> None:
         """Hand on a line for people."""
         self._tell({"said": text})
 
+    def observe(self, name: str, value: float) -> None:
+        """Hand on what was observed with the next report of progress; means of the finite values."""
+        if math.isfinite(value):
+            self.seen.setdefault(name, []).append(value)
+
     def __call__(self, done: int, total: int, phase: str) -> None:
-        """Say that `done` of `total` are through in `phase`, at most twice a second."""
+        """Say that `done` of `total` are through in `phase`: at its ends and validations, else twice a second."""
         now = time.monotonic()
-        if now - self.last >= PROGRESS_SECONDS or done == total:
-            self.last = now
-            self._tell({"done": done, "total": total, "phase": phase})
+        due = now - self.last >= PROGRESS_SECONDS or phase != self.phase or VALIDATION in self.seen
+        if due or done == total:
+            seen = {name: statistics.fmean(values) for name, values in self.seen.items()}
+            self.last, self.phase, self.seen = now, phase, {}
+            self._tell({"done": done, "total": total, "phase": phase, "seen": seen})
 
     def _tell(self, event: dict[str, object]) -> None:
         try:
@@ -185,7 +195,7 @@ def _trained_now(
         GivenUpError: the training is hopeless.
     """
     with frozen_garbage():
-        result = train(model, trial, data, folder, report, stop, report.say)
+        result = train(model, trial, data, folder, report, stop, report.say, report.observe)
     peak = [_peak_memory(next(model.parameters()).device)]
     record = _trained_record(trial, folder, model, data, result).with_measurements(peak)
     save_record(record, folder)

@@ -83,6 +83,8 @@ def test_numbers_of_the_command_line(refused, words):
 
 TEXT = {
     "run": ("--models", "--data", "--out", "--device", "--budget", "--inception-weights", "--set", "--plugin"),
+    "run absent": ("--log", "--tensorboard", "--track"),
+    "export absent out": ("--license",),
     "tune quick": ("--models", "--log", "--set", "--plugin"),
     "throughput nvae-tiny": ("--models", "--what", "--device", "--set", "--vs", "--vs-set", "--trace", "--csv"),
     "throughput": ("--suite", "--out", "--pythae"),
@@ -103,7 +105,16 @@ def test_an_empty_value_is_not_taken_for_none(refused, words):
 
 
 @pytest.mark.parametrize(
-    "words", [("run", ""), ("report", ""), ("compare", "", "b"), ("evaluate", ""), ("sample", " "), ("trial", "")]
+    "words",
+    [
+        ("run", ""),
+        ("report", ""),
+        ("compare", "", "b"),
+        ("evaluate", ""),
+        ("sample", " "),
+        ("trial", ""),
+        ("export", "", "out"),
+    ],
 )
 def test_an_empty_argument_is_not_taken_for_none(refused, words):
     assert "expected a value" in refused(*words)
@@ -146,6 +157,13 @@ def test_an_empty_argument_is_not_taken_for_none(refused, words):
         (["run", "--plugin", "absent"], "--plugin absent"),
         (["report", "--out", "x"], "unknown flag"),
         (["convert", "absent", "out"], "absent"),
+        (["run", "--log", "xml"], "--log"),
+        (["run", "--track", "mlflow"], "--track"),
+        (["export", "absent", "out"], "absent: expected a trial's folder with record.json"),
+        (["export", "quick/nvae", "out"], "or name OUT/ROW of a run"),
+        (["export", "absent"], "DIR"),
+        (["push", "absent", "me/vae"], "expected a folder that `export` wrote"),
+        (["push", "absent"], "OWNER/NAME"),
         (["throughput", "nvae-tiny", "--batch", "1,,2"], "--batch"),
         (["throughput", "nvae-tiny", "--batch", "1000001"], "<= 1,000,000"),
         (["throughput", "nvae-tiny", "--set", "model.latent_channels=0"], "latent_channels"),
@@ -168,6 +186,9 @@ def test_flags(refused, words, said):
     [
         ("run", "--out", "file"),
         ("run", "--out", "file/below"),
+        ("run", "--tensorboard", "file"),
+        ("run", "--tensorboard", "file/below"),
+        ("export", "absent", "file"),
         ("report", "file"),
         ("compare", "a", "b", "--out", "file"),
         ("gpu", "--device", "cpu", "--out", "file"),
