@@ -14,7 +14,6 @@ from torch import Tensor
 
 from kernels.cpu import library
 from kernels.cpu.gradients import dtypes_of, per_sample, refuse_second_order, through, typed
-from kernels.cpu.planes import by_pixels, to_pixels, to_planes
 from kernels.cpu.structures import Form, Raw, pointer
 from kernels.ops import PLAIN, GaussianDraw, GaussianForm
 from kernels.reference import gaussian as reference
@@ -119,6 +118,37 @@ def normals(seed: Tensor, group: int, shape: torch.Size, first_sample: int) -> T
     size, threads = noise.numel() // max(1, samples), library.threads_for(noise.numel(), samples)
     library.loaded().vaebench_normals(noise.data_ptr(), int(seed), group, first_sample, samples, size, threads)
     return noise
+
+
+def by_pixels(x: Tensor) -> bool:
+    """Whether a map (B, C, h, w) in float32 lies pixel by pixel: whole, or some channels of a wider map."""
+    if x.ndim != 4 or x.dtype != torch.float32 or x.shape[1] == 1:
+        return False
+    _, channel, line, pixel = x.stride()
+    height, width = x.shape[2:]
+    return channel == 1 and pixel >= x.shape[1] and (height == 1 or line == width * pixel) and height * width > 1
+
+
+def to_planes(x: Tensor) -> Tensor:
+    """The map (B, C, h, w) channel by channel: contiguous."""
+    if not by_pixels(x):
+        return x.contiguous()
+    images, channels, height, width = x.shape
+    out = torch.empty(x.shape)
+    pixels, threads = height * width, library.threads_for(x.numel(), images)
+    library.loaded().vaebench_to_planes(
+        x.data_ptr(), x.stride(0), x.stride(3), out.data_ptr(), images, pixels, channels, threads
+    )
+    return out
+
+
+def to_pixels(x: Tensor) -> Tensor:
+    """The contiguous map (B, C, h, w) in float32 pixel by pixel: channels-last."""
+    images, channels, height, width = x.shape
+    out = torch.empty(x.shape, memory_format=torch.channels_last)
+    pixels, threads = height * width, library.threads_for(x.numel(), images)
+    library.loaded().vaebench_to_pixels(x.data_ptr(), out.data_ptr(), images, pixels, channels, threads)
+    return out
 
 
 class Parameters(NamedTuple):

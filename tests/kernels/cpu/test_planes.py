@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from kernels.cpu.backend import CPU
+from kernels.cpu.gaussian import by_pixels, to_pixels, to_planes
 from kernels.cpu.library import why_missing
-from kernels.cpu.planes import by_pixels, to_pixels, to_planes
 from kernels.reference.backend import REFERENCE
 
 pytestmark = pytest.mark.skipif(why_missing() is not None, reason=f"no C kernels: {why_missing()}")
