@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,11 @@ class TrainingState:
     recompute: bool = False
     restarts: int = 0
     gradient_norm: float = math.nan  # of the last step, before clipping
+
+    @cached_property
+    def parameters(self) -> dict[str, Tensor]:
+        """The model's parameters by name."""
+        return dict(self.model.named_parameters())
 
     @property
     def skipped(self) -> int:
