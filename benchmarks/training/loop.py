@@ -20,6 +20,8 @@ from benchmarks.training.compiled import compiled_forward
 from benchmarks.training.diagnostics import first_non_finite, non_finite_gradients, parameters_are_finite
 from benchmarks.training.graphed import StepGraphs
 from benchmarks.training.guard import StepGuard
+from benchmarks.training.ranks import ALONE, Ranks
+from benchmarks.training.shared import initialise_from_data, share_of, share_steps
 from benchmarks.training.state import TrainingState, build_optimizer, restore, return_to_good, save_good, save_state
 from benchmarks.training.step import loss_of, train_step, weights_at
 from models.elbo import terms
@@ -43,7 +45,8 @@ class TrainingResult:
     `trouble` says where a skipped step went wrong, `compilation` what came of `compile = on`, `hopeless` why the
     training was given up before its end. `cpu_seconds` is the process's, all threads together, in the steps; None where
     the state of an older version was continued. `over_threshold` of the `skipped` steps had too steep a gradient;
-    `back_offs` are returns to a good state, `passes` those of the last batch, in which cells may `recompute`.
+    `back_offs` are returns to a good state, `passes` those of the last batch, in which cells may `recompute`; `ranks`
+    took the steps together, those at least since the training was last continued.
     """
 
     steps: int
@@ -60,13 +63,17 @@ class TrainingResult:
     back_offs: int = 0
     passes: int = 1
     recompute: bool = False
+    ranks: int = 1
 
 
 Progress = Callable[[int, int, str], None]
 
 
 class StepClock:
-    """Adds the seconds inside its blocks to a state's: those of steps, not of validation, checkpoints and display."""
+    """Adds the seconds inside its blocks to a state's: those of steps, not of validation, checkpoints and display.
+
+    Of several ranks it is the first one's clock that counts, and the processor time of all.
+    """
 
     def __init__(self, state: TrainingState) -> None:
         self.state = state
@@ -76,9 +83,13 @@ class StepClock:
         self.started, self.busy = time.perf_counter(), time.process_time()
 
     def __exit__(self, *exc: object) -> None:
-        self.state.seconds += time.perf_counter() - self.started
+        if exc[0] is not None:  # the other ranks may not have come so far
+            return
+        ranks, seconds = self.state.ranks, time.perf_counter() - self.started
+        seconds, busy = ranks.summed(seconds if ranks.first else 0.0, time.process_time() - self.busy)
+        self.state.seconds += seconds
         if self.state.cpu_seconds is not None:
-            self.state.cpu_seconds += time.process_time() - self.busy
+            self.state.cpu_seconds += busy
 
 
 class StepPlan:
@@ -117,11 +128,12 @@ def adopt_average(state: TrainingState, trial: TrialConfig, data: DataSet, devic
     """Load the averaged weights and re-estimate batch-norm statistics under them, on fixed training batches."""
     for name, parameter in state.model.named_parameters():
         parameter.copy_(state.average.get(name, parameter))  # none where no step was taken
+        state.ranks.spread(parameter)
     if not batch_norms(state.model):
         return
     with averaged_anew(state.model):
         for x, draw in _fixed_batches(trial, data, device):
-            state.model(x, draw)
+            state.model(*share_of(state.ranks, x, draw))
 
 
 def _fixed_batches(trial: TrialConfig, data: DataSet, device: torch.device) -> Iterable[tuple[Tensor, Draw]]:
@@ -144,26 +156,38 @@ def training_batch(trial: TrialConfig, images: Tensor, indices: Tensor, step: in
 
 @torch.no_grad()
 def validation_elbo(
-    model: Model, trial: TrialConfig, images: Tensor, device: torch.device, stop: Callable[[], bool]
+    model: Model,
+    trial: TrialConfig,
+    images: Tensor,
+    device: torch.device,
+    stop: Callable[[], bool],
+    ranks: Ranks = ALONE,
 ) -> float | None:
     """Mean ELBO of one draw over the validation split, nats per image; for models without a prior, -distortion.
 
-    None where `stop()` turned true on the way.
+    None where `stop()` turned true on the way. Ranks take batches in turns; the sum runs over them in their order.
     """
     model.eval()
-    total = 0.0
-    size = trial.evaluation.batch_size
+    starts = range(0, len(images), trial.evaluation.batch_size)
+    sums, stopped = torch.zeros(len(starts), dtype=torch.float64), False
     try:
-        for start in range(0, len(images), size):
-            if stop() and start:
-                return None
-            gen = keyed_generator(trial.seed, "validation", start)
-            x = model_input(images[start : start + size], trial.likelihood_spec, gen).to(device)
-            output = model(x, Draw(seed_tensor(trial.seed, "validation latents", device), first_sample=start))
-            total += float(terms(output, x).elbo.double().sum())
-        return total / len(images)
+        for index in range(ranks.index, len(starts), ranks.count):
+            stopped = stop() and index > 0
+            if stopped:
+                break
+            sums[index] = _validation_sum(model, trial, images, device, starts[index])
+        stopped = ranks.any(stopped)
+        return None if stopped else sum(ranks.added(sums).tolist()) / len(images)
     finally:
         model.train()
+
+
+def _validation_sum(model: Model, trial: TrialConfig, images: Tensor, device: torch.device, start: int) -> float:
+    """The ELBO of the batch of validation images from `start` on, summed over its images."""
+    gen = keyed_generator(trial.seed, "validation", start)
+    x = model_input(images[start : start + trial.evaluation.batch_size], trial.likelihood_spec, gen).to(device)
+    output = model(x, Draw(seed_tensor(trial.seed, "validation latents", device), first_sample=start))
+    return float(terms(output, x).elbo.double().sum())
 
 
 def planned_steps(config: TrainingConfig, train_images: int) -> int:
@@ -180,16 +204,22 @@ def train(
     progress: Progress,
     stop: Callable[[], bool],
     say: Callable[[str], None] = lambda text: None,
+    ranks: Ranks = ALONE,
 ) -> TrainingResult:
     """Train `model` in place, continuing from `folder`'s checkpoint if there is one.
 
     `progress(step, steps, text)` is called now and then; when `stop()` turns true, the state is saved and the result
     says `finished = False`. After `hopeless_after` steps in a row that were not taken it goes back to its last good
     state, at half the rate; where that has been done `back_offs` times, it ends. `say(text)` tells of such things.
+    Where several `ranks` call it alike, each with a model on `kernels.reference.synchronised` operations, they take
+    the steps together; states are written by the first and read by all.
     """
     device = next(model.parameters()).device
-    state = restore(model, trial, folder) or fresh_state(model, trial, data, device)
+    state = restore(model, trial, folder) or fresh_state(model, trial, data, device, ranks)
     images = data.train.to(device)
+    if ranks.count > 1:
+        _initialise(state, trial, images)
+    share_steps(state, ranks)
     compilation = compile_step(state, trial, images)
     model.train()
     while True:
@@ -212,6 +242,14 @@ def train(
     return _result(state, trial, finished, compilation, _given_up(state, trial.training, lost))
 
 
+def _initialise(state: TrainingState, trial: TrialConfig, images: Tensor) -> None:
+    """Let the model see its next batch whole before ranks share it, where it starts from data."""
+    order = batches(len(images), trial.training.batch_size, trial.seed, state.step)
+    x = training_batch(trial, images, next(order), state.step)
+    draw = Draw(seed_tensor(trial.seed, "latents", images.device, state.step))
+    initialise_from_data(state.model.train(), x, draw, trial.training.precision == "bfloat16")
+
+
 def _take_steps(
     state: TrainingState,
     trial: TrialConfig,
@@ -223,7 +261,7 @@ def _take_steps(
     say: Callable[[str], None],
 ) -> None:
     """Steps from where the state is to the last one, or until `stop()`, or until they are lost."""
-    config, device = trial.training, images.device
+    config, device, ranks = trial.training, images.device, state.ranks
     guard = StepGuard(state.model, state.optimizer)
     latents = seed_tensor(trial.seed, "latents", device)
     order = batches(len(images), config.batch_size, trial.seed, state.step)
@@ -232,7 +270,7 @@ def _take_steps(
     plan = StepPlan(state, config)
     _validate(state, trial, data, device, stop)  # where it was stopped there
     lost = why_lost(state, config)  # one that was given up is so still
-    while state.step < state.steps and not (stop() or lost):
+    while state.step < state.steps and not (lost or ranks.any(stop())):
         if state.step in good and is_sound(state):
             save_good(state, folder)
         before = state.passes, state.recompute
@@ -243,7 +281,8 @@ def _take_steps(
         if (state.passes, state.recompute) != before:
             again = ", whose cells are computed again in the backward pass" if state.recompute else ""
             say(f"out of memory at step {state.step}: a batch takes {state.passes} passes from here on{again}")
-        due = time.perf_counter() - saved > config.checkpoint_seconds
+        (since,) = ranks.told(time.perf_counter() - saved)
+        due = since > config.checkpoint_seconds
         if due or math.isnan(loss):
             if note_trouble(state, trial, images, latents):
                 say(f"a training step was not finite and is undone; {state.trouble}")
@@ -266,7 +305,7 @@ def _validate(
 ) -> None:
     """Score the validation split where that is due; one that `stop()` ends is done when the training continues."""
     if _validation_is_due(state, trial.training):
-        value = validation_elbo(state.model, trial, data.validation, device, stop)
+        value = validation_elbo(state.model, trial, data.validation, device, stop, state.ranks)
         if value is not None:
             state.validation.append((state.step, value))
 
@@ -311,6 +350,8 @@ def compile_step(state: TrainingState, trial: TrialConfig, images: Tensor) -> st
     """Let the state's steps run compiled where the trial says so; returns what to record about it."""
     if trial.training.compile == "off":
         return ""
+    if state.ranks.count > 1:
+        return f"compile = {trial.training.compile}, but the training ran eagerly: {state.ranks.count} ranks shared it"
     if trial.training.compile == "graph":
         if images.device.type != "cuda":
             return "compile = graph, but the training ran eagerly: CUDA graphs need a GPU"
@@ -347,7 +388,9 @@ def replay(model: Model, loss: Callable[[Model], Tensor]) -> str | None:
     return found
 
 
-def fresh_state(model: Model, trial: TrialConfig, data: DataSet, device: torch.device) -> TrainingState:
+def fresh_state(
+    model: Model, trial: TrialConfig, data: DataSet, device: torch.device, ranks: Ranks = ALONE
+) -> TrainingState:
     """State at step 0; for a budget of time the number of steps is a first estimate, from measured speed."""
     steps = planned_steps(trial.training, len(data.train))
     budget = trial.training.budget
@@ -355,7 +398,8 @@ def fresh_state(model: Model, trial: TrialConfig, data: DataSet, device: torch.d
         by_clock = trial.training.cpu_seconds is None
         clock = time.perf_counter if by_clock else time.process_time
         measured = CALIBRATION_STEPS if by_clock else PROCESSOR_CALIBRATION_STEPS
-        steps = max(1, int(budget / seconds_per_step(model, trial, data, clock, measured)))
+        (each,) = ranks.told(seconds_per_step(model, trial, data, clock, measured, ranks))
+        steps = max(1, int(budget / (each if by_clock else each * ranks.count)))
     optimizer = build_optimizer(trial.training, model, device)
     return TrainingState(model, optimizer, torch.full((steps,), torch.nan), steps)
 
@@ -366,8 +410,9 @@ def seconds_per_step(
     data: DataSet,
     clock: Callable[[], float] = time.perf_counter,
     steps: int = CALIBRATION_STEPS,
+    ranks: Ranks = ALONE,
 ) -> float:
-    """Median seconds of a training step by `clock`, measured on a copy of the model so that nothing changes.
+    """Median seconds of a training step by this process's `clock`, on a copy of the model so that nothing changes.
 
     The first quarter of `steps` warms up and does not count.
     """
@@ -375,6 +420,7 @@ def seconds_per_step(
     twin = copy.deepcopy(model).train()
     optimizer = build_optimizer(trial.training, twin, device)
     state = TrainingState(twin, optimizer, torch.zeros(steps), steps)
+    share_steps(state, ranks)
     guard = StepGuard(twin, optimizer)
     order = batches(len(data.train), trial.training.batch_size, trial.seed, 0)
     times = []
@@ -420,4 +466,5 @@ def _result(
         state.back_offs,
         state.passes,
         state.recompute,
+        state.ranks.count,
     )

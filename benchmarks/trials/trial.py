@@ -7,6 +7,8 @@ import io
 import json
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +31,10 @@ from benchmarks.storage.weights import build_model, read_config, record_head, re
 from benchmarks.suites.config import TrialConfig
 from benchmarks.training.cost import macs_per_image, parameter_count
 from benchmarks.training.loop import TrainingResult, train
+from benchmarks.training.ranks import Ranks
 from benchmarks.training.state import forget
 from benchmarks.trials.claims import at_work
+from benchmarks.trials.ranks import shared_training
 from models.output import Model
 
 PARTS = "parts"
@@ -62,11 +66,19 @@ class Reporter:
             output.discard()
 
 
-def run_trial(folder: Path, *, with_parent: bool = False, data_hash: str | None = None) -> RunRecord:
+def run_trial(
+    folder: Path,
+    *,
+    with_parent: bool = False,
+    data_hash: str | None = None,
+    ranks: int = 1,
+    plugins: Sequence[str] = (),
+) -> RunRecord:
     """Train and evaluate the trial of `folder`, continuing where an earlier run stopped; returns its record.
 
     Where the training is through, its weights are evaluated. One `with_parent` leaves when standard input ends.
-    `data_hash` is that of the images for which the folder was named, where the caller knows it.
+    `data_hash` is that of the images for which the folder was named, where the caller knows it. Of several `ranks`,
+    which train together, this process is the first and starts the others, with the same `plugins`.
 
     Raises:
         GivenUpError: the training was given up; the record says so.
@@ -80,10 +92,13 @@ def run_trial(folder: Path, *, with_parent: bool = False, data_hash: str | None 
     trial = read_config(folder)
     torch.set_num_threads(trial.threads)
     with at_work(folder):
-        return _run(trial, folder, _data_of(trial, data_hash), report, stop)
+        data = data_of(trial, data_hash)
+        flags = [*(word for plugin in plugins for word in ("--plugin", plugin)), "--data-hash", data.content_hash]
+        together = shared_training(folder, ranks, flags, trial.device, trial.threads)
+        return _run(trial, folder, data, report, stop, together)
 
 
-def _data_of(trial: TrialConfig, data_hash: str | None) -> DataSet:
+def data_of(trial: TrialConfig, data_hash: str | None) -> DataSet:
     """The trial's images, which are those of the hash: a run may have begun hours ago."""
     data = load(trial.data)
     if data_hash not in (None, data.content_hash):
@@ -94,10 +109,17 @@ def _data_of(trial: TrialConfig, data_hash: str | None) -> DataSet:
     return data
 
 
-def _run(trial: TrialConfig, folder: Path, data: DataSet, report: Reporter, stop: StopSignal) -> RunRecord:
+def _run(
+    trial: TrialConfig,
+    folder: Path,
+    data: DataSet,
+    report: Reporter,
+    stop: StopSignal,
+    together: AbstractContextManager[Ranks],
+) -> RunRecord:
     """What `run_trial` does once nobody else works on the trial."""
     model = build_model(trial, data.image, choose_device(trial.device))
-    record = _trained_before(trial, folder, model) or _trained_now(trial, folder, model, data, report, stop)
+    record = _trained_before(trial, folder, model) or _trained_now(trial, folder, model, data, report, stop, together)
     if record.status == "interrupted":
         return record
     save_weights(model, trial, data.content_hash, folder / tensors.WEIGHTS)
@@ -140,15 +162,25 @@ def _trained_before(trial: TrialConfig, folder: Path, model: Model) -> RunRecord
 
 
 def _trained_now(
-    trial: TrialConfig, folder: Path, model: Model, data: DataSet, report: Reporter, stop: StopSignal
+    trial: TrialConfig,
+    folder: Path,
+    model: Model,
+    data: DataSet,
+    report: Reporter,
+    stop: StopSignal,
+    together: AbstractContextManager[Ranks],
 ) -> RunRecord:
-    """Train `model`; the record is written, also of a training that was interrupted or is hopeless.
+    """Train `model`, `together` with other ranks; the record is written, also of one interrupted or hopeless.
 
     Raises:
         GivenUpError: the training is hopeless.
     """
-    with frozen_garbage():
-        result = train(model, trial, data, folder, report, stop, report.say)
+    with frozen_garbage(), together as ranks:
+        device = next(model.parameters()).device
+        trained = model if ranks.count == 1 else build_model(trial, data.image, device, shared=True)
+        result = train(trained, trial, data, folder, report, stop, report.say, ranks)
+    if trained is not model:
+        model.load_state_dict(trained.state_dict())
     peak = [_peak_memory(next(model.parameters()).device)]
     record = _trained_record(trial, folder, model, data, result).with_measurements(peak)
     save_record(record, folder)
@@ -182,6 +214,7 @@ def _trained_record(trial: TrialConfig, folder: Path, model: Model, data: DataSe
         skipped_steps=result.skipped,
         curves=result.curves,
         notes=_training_notes(trial, result),
+        ranks=result.ranks,
     )
 
 
