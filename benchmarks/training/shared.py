@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -15,6 +16,10 @@ from benchmarks.training.state import TrainingState, forward_terms
 from models.elbo import ELBOTerms
 from models.output import Draw, Model
 
+_SINCE_2_14 = "forward_sync_buffers"
+BUFFERS = _SINCE_2_14 if _SINCE_2_14 in inspect.signature(DistributedDataParallel).parameters else "broadcast_buffers"
+"""The argument that says whether every forward pass sends the first process's buffers to all."""
+
 
 class SharedForward:
     """The ELBO terms of a whole batch, of which each process computes its share of the images.
@@ -25,7 +30,7 @@ class SharedForward:
     """
 
     def __init__(self, model: Model, ranks: Ranks) -> None:
-        self.model, self.ranks = DistributedDataParallel(model, broadcast_buffers=False), ranks
+        self.model, self.ranks = DistributedDataParallel(model, **{BUFFERS: False}), ranks
 
     def __call__(self, model: Model, x: Tensor, draw: Draw, bfloat16: bool) -> ELBOTerms:
         """Terms (B,), (B, G) of the whole batch x (B, C, H, W), the same in all processes; see `Ranks.whole`."""

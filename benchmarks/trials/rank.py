@@ -13,7 +13,7 @@ from benchmarks.machine.process import flush_subnormals, frozen_garbage, keep_fr
 from benchmarks.storage.weights import build_model, read_config
 from benchmarks.training.loop import train
 from benchmarks.training.ranks import Ranks
-from benchmarks.trials.ranks import HERE, POLL_SECONDS, device_of, join
+from benchmarks.trials.ranks import POLL_SECONDS, device_of, join
 from benchmarks.trials.trial import data_of
 
 
@@ -35,7 +35,7 @@ def train_along(folder: Path, ranks: Ranks, port: int, *, with_parent: bool, dat
     data = data_of(trial, data_hash)
     device = device_of(trial.device, ranks)
     try:
-        join(ranks, dist.TCPStore(HERE, port, ranks.count, is_master=False), device)
+        join(ranks, port, device)
         model = build_model(trial, data.image, device, shared=True)
         with frozen_garbage():
             train(model, trial, data, folder, lambda done, total, phase: None, stop, ranks=ranks)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage] - documented
 
 from benchmarks.base import children
 from benchmarks.base.errors import FAILED
@@ -37,8 +38,12 @@ def device_of(name: str, ranks: Ranks) -> torch.device:
     return torch.device("cuda", ((device.index or 0) + ranks.index) % torch.cuda.device_count())
 
 
-def join(ranks: Ranks, store: dist.TCPStore, device: torch.device) -> None:
-    """Make the default process group: NCCL between GPUs, gloo between processors and where ranks share a GPU."""
+def join(ranks: Ranks, port: int, device: torch.device) -> None:
+    """Make the default process group, which meets at `port` of this machine.
+
+    NCCL between GPUs, gloo between processors and where ranks share a GPU.
+    """
+    store = TCPStore(HERE, port, is_master=False)
     own_gpu = device.type == "cuda" and ranks.count <= torch.cuda.device_count()
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -50,7 +55,7 @@ class OtherRanks:
     """The processes of all ranks but the first, which end with this one; where one fails, this one ends too."""
 
     def __init__(self, folder: Path, count: int, flags: Sequence[str], threads: int) -> None:
-        self.store = dist.TCPStore(HERE, 0, count, is_master=True, wait_for_workers=False)
+        self.store = TCPStore(HERE, 0, count, is_master=True, wait_for_workers=False)
         command = [sys.executable, "-m", "benchmarks", "trial", str(folder), *flags]
         command += ["--ranks", str(count), "--port", str(self.store.port), "--with-parent"]
         self.processes = [
@@ -106,7 +111,7 @@ def shared_training(folder: Path, count: int, flags: Sequence[str], name: str, t
         return
     first, others = Ranks(0, count), OtherRanks(folder, count, flags, threads)
     try:
-        join(first, others.store, device_of(name, first))
+        join(first, others.store.port, device_of(name, first))
         yield first
         dist.destroy_process_group()
         others.leave()

@@ -223,6 +223,7 @@ def _training_notes(trial: TrialConfig, result: TrainingResult) -> list[str]:
     broken, threshold = result.skipped - result.over_threshold, trial.training.skip_threshold
     again = ", whose cells were computed again in the backward pass" if result.recompute else ""
     told = {
+        f"trained by {result.ranks} processes together, a share of every batch each": result.ranks > 1,
         f"{broken} training steps were not finite and were undone; {result.trouble}": broken,
         f"{result.over_threshold} training steps were skipped, their gradient's norm at {threshold:g} or above": (
             result.over_threshold
