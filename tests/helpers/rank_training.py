@@ -58,7 +58,7 @@ TABLE = {
     "evaluation": {"batch_size": 7},
     "models": ROWS,
 }
-"""A share differs from rank to rank (15 images). Where the gradient is 0 but for rounding, epsilon keeps the step so."""
+"""Ranks take different shares of 15 images. Where a gradient is 0 but for rounding, epsilon keeps the step so."""
 
 
 def noise() -> DataSet:
