@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,9 +17,9 @@ from benchmarks.training.state import TrainingState, forward_terms
 from models.elbo import ELBOTerms
 from models.output import Draw, Model
 
-_SINCE_2_14 = "forward_sync_buffers"
-BUFFERS = _SINCE_2_14 if _SINCE_2_14 in inspect.signature(DistributedDataParallel).parameters else "broadcast_buffers"
-"""The argument that says whether every forward pass sends the first process's buffers to all."""
+NEW, OLD = "forward_sync_buffers", "broadcast_buffers"
+EACH_KEEPS_ITS_BUFFERS: Any = {NEW if NEW in inspect.signature(DistributedDataParallel).parameters else OLD: False}
+"""Argument under the name that this torch has for it: no forward pass sends the first process's buffers to all."""
 
 
 class SharedForward:
@@ -30,7 +31,7 @@ class SharedForward:
     """
 
     def __init__(self, model: Model, ranks: Ranks) -> None:
-        self.model, self.ranks = DistributedDataParallel(model, **{BUFFERS: False}), ranks
+        self.model, self.ranks = DistributedDataParallel(model, **EACH_KEEPS_ITS_BUFFERS), ranks
 
     def __call__(self, model: Model, x: Tensor, draw: Draw, bfloat16: bool) -> ELBOTerms:
         """Terms (B,), (B, G) of the whole batch x (B, C, H, W), the same in all processes; see `Ranks.whole`."""

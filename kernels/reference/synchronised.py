@@ -54,14 +54,12 @@ def norm_swish(
     """Batch norm of all processes' values, then swish; see `kernels.ops.NormSwish`.
 
     Raises:
-        ValueError: the arguments do not fit together; one value a channel in all processes.
+        ValueError: the arguments do not fit together; one value a channel in a process that is alone.
     """
-    check_norm(x, (running_mean, running_var, weight, bias), False, repeats, activation)
+    check_norm(x, (running_mean, running_var, weight, bias), dist.get_world_size() == 1, repeats, activation)
     if not training:
         raise ValueError("expected a norm in training: in evaluation there is nothing to synchronise")
     count, mean, variance = _shared_statistics(x.detach())
-    if count <= 1:
-        raise ValueError(f"x: expected more than one value per channel in training, got {tuple(x.shape)}")
     y = _Normalised.apply(x, weight, bias, mean.to(weight.dtype), variance.to(weight.dtype), count, eps)
     with torch.no_grad():
         running_mean.lerp_(mean.to(running_mean.dtype), momentum)
@@ -70,10 +68,10 @@ def norm_swish(
     return F.silu(y) if activation == "swish" else y
 
 
-def _shared_statistics(x: Tensor) -> tuple[float, Tensor, Tensor]:
-    """Number of values a channel, their mean (C) and biased variance (C) in float64, over all processes.
+def _shared_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Number of values (C), mean (C) and biased variance (C) of the channels in float64, over all processes.
 
-    Each process's own are joined (Chan et al. 1979), for which squares of values would be too coarse.
+    Each process's own are joined (Chan et al. 1979): sums of squares would be too coarse. Nothing waits for a device.
     """
     own = x if x.dtype == torch.float64 else x.float()
     variance, mean = torch.var_mean(own, IMAGES_AND_PIXELS, correction=0)
@@ -81,9 +79,10 @@ def _shared_statistics(x: Tensor) -> tuple[float, Tensor, Tensor]:
     rows[dist.get_rank()] = torch.stack([torch.full_like(mean, x.numel() // x.shape[1]), mean, variance])
     dist.all_reduce(rows)
     counts, means, variances = rows.unbind(1)  # (processes, C) each
-    share = counts / counts.sum(0)
+    count = counts.sum(0)
+    share = counts / count
     joined = (share * means).sum(0)
-    return float(counts[:, 0].sum()), joined, (share * (variances + (means - joined).square())).sum(0)
+    return count, joined, (share * (variances + (means - joined).square())).sum(0)
 
 
 class _Normalised(torch.autograd.Function):
@@ -91,16 +90,16 @@ class _Normalised(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, count: float, eps: float
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, count: Tensor, eps: float
     ) -> Tensor:
-        ctx.save_for_backward(x, weight, mean, variance)
-        ctx.count, ctx.eps = count, eps
+        ctx.save_for_backward(x, weight, mean, variance, count)
+        ctx.eps = eps
         return F.batch_norm(x, mean, variance, weight, bias, training=False, eps=eps)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         """As with constants, less what a shift and a scale of all values would change (Ioffe & Szegedy 2015)."""
-        x, weight, mean, variance = ctx.saved_tensors
+        x, weight, mean, variance, count = ctx.saved_tensors
         inverse = (variance + ctx.eps).rsqrt()
         wide = gradients[0].to(weight.dtype)
         centred = x.to(weight.dtype) - _by_channel(mean)
@@ -108,7 +107,7 @@ class _Normalised(torch.autograd.Function):
         of_weight = (wide * centred).sum(IMAGES_AND_PIXELS) * inverse
         sums = torch.stack([of_bias, of_weight]).double()
         dist.all_reduce(sums)
-        shift, scale = (sums / ctx.count).to(weight.dtype)
+        shift, scale = (sums / count).to(weight.dtype)
         of_x = (wide - _by_channel(shift) - centred * _by_channel(scale * inverse)) * _by_channel(weight * inverse)
         return of_x.to(x.dtype), of_weight, of_bias, None, None, None, None
 

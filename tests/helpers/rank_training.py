@@ -1,6 +1,6 @@
 """Trains rows of a small suite on noise in all processes of torchrun, each of which writes down what it ends with.
 
-    torchrun --standalone --nproc-per-node 2 -m rank_training OUT
+    torchrun --standalone --nproc-per-node 2 -m rank_training OUT [DEVICE]
 
 Alone (`python -m rank_training OUT`) it is one process. OUT/ROW/RANK.safetensors holds weights, buffers and losses.
 """
@@ -22,7 +22,6 @@ from benchmarks.training import loop
 from benchmarks.training.ranks import Ranks
 from models.output import ImageShape
 
-CPU = torch.device("cpu")
 NVAE = {
     "name": "nvae",
     "groups_fine_to_coarse": [2, 1],
@@ -68,8 +67,8 @@ def noise() -> DataSet:
     return DataSet("noise", ImageShape(1, 28, 28), *splits, "hash", None, "random pixels")
 
 
-def main(out: Path) -> None:
-    """Train all rows one after another."""
+def main(out: Path, device: str = "cpu") -> None:
+    """Train all rows one after another; with a GPU's name all processes share it."""
     torch.set_num_threads(1)
     ranks = Ranks(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
     if ranks.count > 1:
@@ -77,7 +76,7 @@ def main(out: Path) -> None:
     for trial in build_suite("ranks", TABLE).trials:
         folder, silent = out / trial.row, lambda *event: None
         folder.mkdir(parents=True, exist_ok=True)
-        model = build_model(trial, ImageShape(1, 28, 28), CPU, shared=ranks.count > 1)
+        model = build_model(trial, ImageShape(1, 28, 28), torch.device(device), shared=ranks.count > 1)
         passes = 2 if trial.row == "in-passes" else 1
         started = functools.partial(loop.TrainingState, passes=passes)
         with mock.patch.object(loop, "TrainingState", started):
@@ -89,4 +88,4 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])
