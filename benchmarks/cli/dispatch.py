@@ -20,6 +20,8 @@ MODULES = {
     "reconstruct": "latents.variations",
     "interpolate": "latents.variations",
     "traverse": "latents.variations",
+    "export": "hub.export",
+    "push": "hub.push",
     "profile": "profile",
     "gpu": "gpu",
     "list": "info",

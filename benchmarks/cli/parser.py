@@ -22,8 +22,10 @@ COMMAND = "vaebench"
 VARIATIONS = ("reconstruct", "interpolate", "traverse")
 READING = ("throughput", "evaluate", "sample", "encode", "decode", "convert", *VARIATIONS)
 """Verbs that take checkpoints of published codes."""
-PLUGGABLE = ("run", "trial", "tune", "report", "compare", "list", *READING)
-CHECKPOINT = "trial folder, OUT/ROW of the run OUT, weights file, or checkpoint of the original NVAE or VDVAE code"
+PLUGGABLE = ("run", "trial", "tune", "report", "compare", "export", "list", *READING)
+CHECKPOINT = (
+    "trial or exported folder, OUT/ROW of the run OUT, weights file, or checkpoint of the original NVAE or VDVAE code"
+)
 PLUGIN = "module of your own that adds models, data sets, extractors or metrics"
 COMPARED = (
     "row of --out, OUT/ROW of the run OUT, a run's folder or suite (row by row), a trial's folder, any of these as "
@@ -92,6 +94,8 @@ def build_parser() -> Parser:
     convert = verb("convert", "write a checkpoint (of the original NVAE or VDVAE code, say) in this suite's format")
     convert.add_argument("checkpoint", help=CHECKPOINT)
     convert.add_argument("out", help="a .safetensors file, or a folder to make")
+    _add_export(verb("export", "write a trained trial as a folder for a model hub: weights, card, pictures; offline"))
+    _add_push(verb("push", "upload a folder that `export` wrote to the Hugging Face hub"))
     _add_profile(verb("profile", "what the compiler made of the kernels, and how fast they are here"))
     _add_gpu(verb("gpu", "on a machine with a GPU for a short while: check, measure and write down everything"))
     listing = verb("list", "what there is: models, datasets, metrics, suites")
@@ -108,6 +112,7 @@ def build_parser() -> Parser:
     trial.add_argument("--ranks", type=whole(bounds.RANKS), default=1, help="processes that train it together")
     trial.add_argument("--rank", type=whole(bounds.or_zero(bounds.RANKS)), default=0, help="which of them this is")
     trial.add_argument("--port", type=whole(bounds.PORT), help="where the first of them listens")
+    trial.add_argument("--gallery", action="store_true", help="make the page's pictures of a trial that is through")
     for name, sub in subparsers.choices.items():
         if name in READING:
             sub.add_argument("--hparams", metavar="FILE.json", help=HPARAMS)
@@ -136,6 +141,14 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--out", type=folder, help="folder of the run (default: results/local/SUITE)")
     run.add_argument("--inception-weights", metavar="PATH", help="weights for Inception FID")
     run.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a key of the suite")
+    run.add_argument(
+        "--log",
+        choices=["text", "json"],
+        default="text",
+        help="progress on stderr: for people, or a JSON object a line",
+    )
+    run.add_argument("--tensorboard", type=folder, metavar="DIR", help="track the trials in event files below DIR")
+    run.add_argument("--track", choices=["wandb", "trackio"], help="track the trials with this package")
     run.add_argument("--dry-run", action="store_true", help="print the plan with an estimate of time")
     run.add_argument("--json", action="store_true", help="print records (or the plan) as JSON in place of the table")
 
@@ -148,6 +161,18 @@ def _add_tune(tune: argparse.ArgumentParser) -> None:
     )
     tune.add_argument("--jobs", type=whole(bounds.JOBS), default=1, help="trials at a time (default: 1)")
     tune.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a key of the suite")
+
+
+def _add_export(export: argparse.ArgumentParser) -> None:
+    export.add_argument("trial", help="trial folder with its record, that record, or OUT/ROW of the run OUT")
+    export.add_argument("out", type=folder, metavar="DIR", help="a new or empty folder")
+    export.add_argument("--license", default="unknown", metavar="ID", help="of the weights, as the hub names it: mit")
+
+
+def _add_push(push: argparse.ArgumentParser) -> None:
+    push.add_argument("folder", metavar="DIR", help="a folder that `export` wrote")
+    push.add_argument("repo", metavar="OWNER/NAME", help="repository, made where it is missing")
+    push.add_argument("--private", action="store_true", help="make it private")
 
 
 def _add_profile(profile: argparse.ArgumentParser) -> None:

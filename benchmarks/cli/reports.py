@@ -11,12 +11,14 @@ from benchmarks.base.errors import FAILED
 from benchmarks.report.page import build_report
 from benchmarks.report.verdict import comparison
 
-PUBLISHED = Path(__file__).resolve().parent.parent.parent / "results" / "published.csv"
+RESULTS = Path(__file__).resolve().parent.parent.parent / "results"
+PUBLISHED, KERNELS = RESULTS / "published.csv", RESULTS / "kernels" / "profile.json"
 
 
 def write_report(out: Path, show: Callable[[str], None] = lambda text: None, pages: bool = True) -> None:
     """Write the report of the run in `out`, published values in a block of their own; `show` its tables at once."""
-    build_report(out, PUBLISHED if PUBLISHED.exists() else None, show, pages)
+    others, kernels = (path if path.exists() else None for path in (PUBLISHED, KERNELS))
+    build_report(out, others, show, pages, kernels)
 
 
 def shown(text: str) -> None:

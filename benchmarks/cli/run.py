@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import io
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
@@ -25,6 +27,10 @@ from benchmarks.suites.overrides import apply_overrides
 from benchmarks.trials.claims import listed_run
 from benchmarks.trials.processes import Outcome, default_jobs, execute, prepare_folder
 from benchmarks.trials.schedule import Plan, plan, schedule_rows
+from benchmarks.trials.watching.display import SaidLines
+from benchmarks.trials.watching.progress import progress
+from benchmarks.trials.watching.trackers import trackers
+from benchmarks.trials.watching.tracking import Tracking
 from models.registry import MODELS
 
 NO_BUDGET = {"seconds": None, "cpu_seconds": None}
@@ -125,11 +131,20 @@ def run(options: argparse.Namespace) -> int:
     started = launch()
     if started.index > 0:
         return 0
+    stderr = sys.stderr or io.StringIO()  # None where it was closed from the start
+    said = contextlib.redirect_stderr(SaidLines(stderr)) if options.log == "json" else contextlib.nullcontext()
+    with said:
+        return _run(options, started, stderr)
+
+
+def _run(options: argparse.Namespace, started: Launch, stderr: TextIO) -> int:
+    """What `run` does, its progress on the stream of that name."""
     suite = suite_of(options)
     ranks = ranks_of(options.ranks, started, suite)
     out = Path(options.out or f"results/local/{suite.name}")
     if options.dry_run:
         return _dry_run(plan(suite, out, tuple(options.plugin), to_run=False), options.json, ranks)
+    asked = trackers(options.tensorboard, options.track)
     planned = plan(suite, out, tuple(options.plugin))
     prepare_folder(out)
     say_what_was_read(planned.data.name, planned.data.note)
@@ -138,7 +153,10 @@ def run(options: argparse.Namespace) -> int:
         print(hint, file=sys.stderr)
     on_stop(_interrupt)
     with listed_run(out, [one.folder.name for one in planned.trials]):
-        outcome = execute(planned, options.jobs or default_jobs(suite, ranks), ranks)
+        jobs = options.jobs or default_jobs(suite, ranks)
+        display = progress(planned, jobs, options.log, stderr)
+        with contextlib.redirect_stdout(sys.stderr):  # packages that track print, and stdout is the table's
+            outcome = execute(planned, jobs, [*(Tracking(one, planned) for one in asked), display], ranks)
         _print_result(out, options.json, pages=not outcome.interrupted)  # who is asked to leave draws no figures
     return _exit_code(outcome)
 

@@ -9,17 +9,20 @@ from pathlib import Path
 from benchmarks.base.errors import FAILED, INTERRUPTED, GivenUpError
 from benchmarks.training.ranks import Ranks
 from benchmarks.trials.rank import train_along
-from benchmarks.trials.trial import run_trial
+from benchmarks.trials.trial import draw_gallery, run_trial
 
 
 def trial(options: argparse.Namespace) -> int:
     """Run one trial (started by `run`), or be a rank of it (started by its first)."""
-    folder, shared = Path(options.folder), {"with_parent": options.with_parent, "data_hash": options.data_hash}
+    folder, common = Path(options.folder), {"with_parent": options.with_parent, "data_hash": options.data_hash}
     try:
         if options.rank:
-            train_along(folder, Ranks(options.rank, options.ranks), options.port, **shared)
+            train_along(folder, Ranks(options.rank, options.ranks), options.port, **common)
             return 0
-        record = run_trial(folder, **shared, ranks=options.ranks, plugins=options.plugin)
+        if options.gallery:
+            record = draw_gallery(folder, **common)
+        else:
+            record = run_trial(folder, **common, ranks=options.ranks, plugins=options.plugin)
     except GivenUpError as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED

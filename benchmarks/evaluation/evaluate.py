@@ -105,6 +105,7 @@ def evaluate(
     with found.part("feature distances", FEATURE_METRICS):
         real = originals, samples, reconstructions
         keep_influence = _keeper(found, trial)
+        progress(0, 1, "feature distances")
         found.measurements += quality_metrics(trial, data, *real, model.has_prior, batches, keep_influence)
     keep(found)
     found.pictures = pictures(originals, reconstructions, samples)
@@ -174,8 +175,9 @@ def _add_prior_statistics(
             note = NO_BATCH_NORM if model.has_prior else NO_PRIOR
             found.measurements += [dash(metric, note) for metric in PRIOR_STATISTICS_METRICS]
             return
-        samples = draw_samples(model, trial, settings.samples or len(originals), progress, batches)
-    found.pictures["samples_prior_statistics"] = _channels_last(samples[:PICTURES])
+        named = lambda done, total, phase: progress(done, total, "samples with prior statistics")  # noqa: E731
+        samples = draw_samples(model, trial, settings.samples or len(originals), named, batches)
+    found.pictures["samples_prior_statistics"] = channels_last(samples[:PICTURES])
     name = settings.extractor or data.extractor
     if not name:
         found.measurements += [dash(metric, NO_EXTRACTOR) for metric in PRIOR_STATISTICS_METRICS]
@@ -206,18 +208,22 @@ def _keeper(found: Evaluation, trial: TrialConfig) -> Callable[[str, Influence],
 
 def pictures(originals: Tensor, reconstructions: Tensor | None, samples: Tensor | None) -> dict[str, np.ndarray]:
     """Images for the figures, (N, H, W, C): the same random test images for every model, and the first samples."""
-    order = torch.randperm(len(originals), generator=keyed_generator(0, "pictures"))[:PICTURES]
-    shown = {"originals": originals[order]}
+    shown = {"originals": shown_images(originals)}
     if reconstructions is not None:
-        shown["reconstructions"] = reconstructions[order]
+        shown["reconstructions"] = shown_images(reconstructions)
     if samples is not None:
         shown["samples"] = samples[:PICTURES]
-    return {name: _channels_last(images) for name, images in shown.items()}
+    return {name: channels_last(images) for name, images in shown.items()}
 
 
-def _channels_last(images: Tensor) -> np.ndarray:
-    """Images (N, C, H, W) as (N, H, W, C)."""
-    return images.permute(0, 2, 3, 1).numpy()
+def shown_images(images: Tensor) -> Tensor:
+    """The test images, or what was made of them (N, C, H, W), that are shown: random, alike for all models."""
+    return images[torch.randperm(len(images), generator=keyed_generator(0, "pictures"))[:PICTURES]]
+
+
+def channels_last(images: Tensor) -> np.ndarray:
+    """Images (..., C, H, W) as (..., H, W, C)."""
+    return images.movedim(-3, -1).numpy()
 
 
 def test_bounds(

@@ -40,20 +40,17 @@ class Variations:
         return to_uint8(self.loaded.model.decode(state).mean()).cpu()
 
     @torch.inference_mode()
-    def decoded(self, latents: Sequence[Tensor], redrawn: Collection[int] = (), first: int = 0) -> Tensor:
-        """Images (N, C, H, W) uint8 of latents (N, Z, h, w) a group, those of `redrawn` groups drawn: `first`, ..."""
+    def decoded(self, latents: Sequence[Tensor], redrawn: Collection[int] = ()) -> Tensor:
+        """Images (N, C, H, W) uint8 of latents (N, Z, h, w) a group, those of `redrawn` groups drawn: 0, 1, ..."""
         given = tuple(None if index in redrawn else z for index, z in enumerate(latents))
-        draw = dataclasses.replace(self._draw(at_mean=False), first_sample=first, latents=given)
+        draw = dataclasses.replace(self._draw(at_mean=False), latents=given)
         return to_uint8(self.loaded.model.sample(len(latents[0]), draw, self.temperature).mean()).cpu()
 
     def redrawn(self, images: Tensor, groups: Collection[int], draws: int) -> Tensor:
         """Reconstructions (N, draws, C, H, W) uint8 with these groups drawn; all images have the same draws."""
         latents = [group.z for group in self.groups(images)]
-        made = [
-            torch.cat([self.decoded([z[i : i + 1] for z in latents], groups, draw) for draw in range(draws)])
-            for i in range(len(images))
-        ]
-        return torch.stack(made)
+        repeated = [[z[i : i + 1].expand(draws, -1, -1, -1) for z in latents] for i in range(len(images))]
+        return torch.stack([self.decoded(same, groups) for same in repeated])
 
     def between(self, a: Tensor, b: Tensor, steps: int, groups: Collection[int] = ()) -> Tensor:
         """Images (steps, C, H, W) uint8 of latents on the line from those of image a (1, C, H, W) to those of b.

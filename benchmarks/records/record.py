@@ -1,7 +1,7 @@
 """What was measured, as data: no torch import, so that reports are rebuilt on any machine.
 
 One `RunRecord` is one trial of a table: one model row and one seed. It is written atomically as
-`record.json` in the trial's folder, beside `images.npz` (arrays for the figures) and the weights.
+`record.json` in the trial's folder, beside `images.npz`, `gallery.npz` (arrays for figures and page) and the weights.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from models.fields import shown
 SCHEMA_VERSION = 1
 RECORD = "record.json"
 RUN = "run.json"
+GALLERY = "gallery.npz"
+"""Pictures for the page, beside a trial's record; where they are missing, a run makes them from the weights."""
 T = TypeVar("T")
 
 SpreadKind = Literal["bootstrap 95%", "jackknife 95%", "std over seeds", "IQR", "std over subsets", "standard error"]

@@ -97,9 +97,9 @@ def all_specs() -> list[Spec]:
 
 
 def columns_of(rows: Sequence[Row], specs: Sequence[Spec]) -> list[Column]:
-    """The columns that `rows` fill: one for every variant of a metric that some row has a value of.
+    """One column for every variant of a metric that some row has a value of.
 
-    A metric without any value keeps one column of dashes, unless it is optional or no row mentions it.
+    A metric without any value has one that is `empty`, unless it is optional or no row mentions it.
     """
     columns = []
     for spec in specs:
@@ -111,6 +111,11 @@ def columns_of(rows: Sequence[Row], specs: Sequence[Spec]) -> list[Column]:
             unit = spec.unit or _unit(mentioned.values())
             columns.append(Column(spec, quantity, _heading(spec, quantity, valued, unit)))
     return columns
+
+
+def empty(rows: Sequence[Row], column: Column) -> bool:
+    """Whether no row has a value in the column."""
+    return not any(m.value is not None for row in rows if (m := row.get(column.quantity)))
 
 
 def text_table(rows: Sequence[Row], columns: Sequence[Column]) -> pd.DataFrame:
@@ -153,6 +158,11 @@ def winner(rows: Sequence[Row], column: Column) -> int | None:
 def short_name(metric: str) -> str:
     """The metric's name in a sentence, without variant."""
     name = next((spec.name for spec in all_specs() if spec.metric == metric), metric)
+    return _bare(name)
+
+
+def _bare(name: str) -> str:
+    """A spec's name without its variant."""
     return name.replace("[{variant}]", "").replace("({variant})", "")
 
 
@@ -197,7 +207,7 @@ def _cell(measurement: Measurement | None, spec: Spec, places: int) -> str:
 
 def _floor_cell(rows: Sequence[Row], column: Column) -> str:
     """What real images score in the column: the measured floor of samples, 0 for paired reconstructions."""
-    if not any(m.value is not None for row in rows if (m := row.get(column.quantity))):
+    if empty(rows, column):
         return ""
     if column.quantity.metric == "reconstruction_fid":
         return "0 (paired)"
@@ -222,13 +232,13 @@ def _valued(quantity: Quantity, measurement: Measurement, spec: Spec) -> bool:
 def _heading(spec: Spec, quantity: Quantity, others: Sequence[Quantity], unit: str) -> str:
     """Name with variant, arrow and unit; `others` are all quantities of the metric that have a column.
 
-    A distance under Inception's features is the only one without its extractor's name.
+    A distance under Inception's features is the only one without its extractor's name; without any there is no value.
     """
-    variant = quantity.variant or "no extractor"
+    variant = quantity.variant
     if sum(q.variant == quantity.variant for q in others) > 1:
         variant = f"{variant}@{quantity.weights}"
-    bare = variant == "inception" or (spec.terse and len(others) < 2)
-    name = spec.name.replace("[{variant}]", "") if bare else spec.name.format(variant=variant)
+    bare = variant in ("", "inception") or (spec.terse and len(others) < 2)
+    name = _bare(spec.name) if bare else spec.name.format(variant=variant)
     arrow = {"high": " ↑", "low": " ↓", None: ""}[spec.better]
     return f"{name}{arrow} ({unit})" if unit and unit != name else f"{name}{arrow}"
 

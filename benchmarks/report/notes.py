@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.records.catalogue import COLLAPSED_RATE
 from benchmarks.records.record import LatentGroupInfo, Measurement, RunRecord
-from benchmarks.report.columns import DISTANCES, Column, all_specs, short_name
+from benchmarks.report.columns import DISTANCES, Column, all_specs, empty, short_name
 from benchmarks.report.layout import join_words
 from benchmarks.report.rows import Row, differ_in_beta, half_width, quantity_of
 
@@ -168,8 +168,14 @@ def prior_statistics(rows: Sequence[Row]) -> list[str]:
     ]
 
 
+def left_out(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
+    """Which of the columns are not shown, for no row has a value."""
+    names = join_words(short_name(column.quantity.metric) for column in columns if empty(rows, column))
+    return [f"no column, as no row has a value: {names}"] if names else []
+
+
 def footnotes(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
-    """The lines under a table: why cells are dashes, what values mean, which distances are from few images."""
+    """The lines under a table: why values are missing, what values mean, which distances are from few images."""
     missing: dict[str, list[tuple[str, str]]] = {}
     remarks: dict[str, list[tuple[str, str]]] = {}
     for row in rows:

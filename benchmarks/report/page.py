@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -13,18 +14,25 @@ from benchmarks.base.errors import UserError
 from benchmarks.base.files import write_text_atomically
 from benchmarks.records.record import RunRecord, load_trials
 from benchmarks.report import published, tables
+from benchmarks.report.pictures.gallery import galleries_by_label
 from benchmarks.report.pictures.saved import SavedImages, images_by_label
+from benchmarks.report.profiles import kernels_of, shares_by_label
 from benchmarks.report.tables import Section
 from benchmarks.report.web import document
-from benchmarks.report.web.document import Pictures
+from benchmarks.report.web.document import Beside
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from benchmarks.report.pictures.charts import Chart
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """The figures of a section: file below the run's folder by title, and what the page is made of."""
+    """The figures of a section: file below the run's folder by title, and its charts."""
 
     files: dict[str, str]
-    pictures: Pictures
+    charts: Sequence[tuple[Chart, Figure]]
 
 
 def build_report(
@@ -32,19 +40,24 @@ def build_report(
     published_values: Path | None = None,
     show: Callable[[str], None] = lambda text: None,
     pages: bool = True,
+    kernels: Path | None = None,
 ) -> str:
     """The tables of the run in `out` as text for a terminal, after writing its report there.
 
     Writes table.md, table.csv, figures/, index.md and index.html, which holds all of its pictures itself; published
     values go to the pages only, in a block of their own. `show(text)` is called once the tables are written, before
-    the figures are drawn; without `pages`, which take seconds, that is all.
+    the figures are drawn; without `pages`, which take seconds, that is all. `kernels` is a file of `profile --json`,
+    for a run that has none in its folder.
 
     Raises:
-        UserError: no record, a record that cannot be read, a bad file of published values, an unwritable folder.
+        UserError: no record, a record or another file that cannot be read, an unwritable folder.
     """
     trials = read_trials(out)
     parts = tables.sections(trials.values())
     images = [images_by_label(part.rows, trials) for part in parts]
+    galleries = [galleries_by_label(part.rows, trials) for part in parts]
+    shares = [shares_by_label(out, part.rows, trials) for part in parts]
+    compiled = kernels_of(out, kernels)
     others = None if published_values is None else published.read(published_values)
     text = "\n".join(tables.markdown(part) for part in parts)
     try:
@@ -54,7 +67,9 @@ def build_report(
         if pages:
             drawn = [draw(part, saved, out, _prefix(part, parts)) for part, saved in zip(parts, images, strict=True)]
             write_text_atomically(out / "index.md", _markdown_page(parts, drawn, others))
-            write_text_atomically(out / "index.html", document.page(parts, [own.pictures for own in drawn], others))
+            charts = [own.charts for own in drawn]
+            shown = [Beside(*found) for found in zip(images, galleries, shares, charts, strict=True)]
+            write_text_atomically(out / "index.html", document.page(parts, shown, others, compiled))
     except OSError as error:
         raise UserError(f"report: cannot write below {out}: {error.strerror or error}") from error
     if gone is not None:
@@ -104,7 +119,7 @@ def draw(part: Section, images: dict[str, SavedImages], out: Path, prefix: str =
         for kind in kinds:
             figures.save(figure, out / "figures" / f"{prefix}{name}.{kind}")
     files = {title: f"figures/{prefix}{name}.png" for name, title, *_ in shown}
-    return Drawn(files, Pictures(images, found))
+    return Drawn(files, found)
 
 
 def _prefix(part: Section, parts: Sequence[Section]) -> str:

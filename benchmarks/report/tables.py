@@ -108,12 +108,14 @@ def csv(parts: Sequence[Section]) -> str:
 
 
 def _table(title: str, rows: Sequence[Row], specs: Sequence[Spec]) -> Table | None:
-    """The table of the columns in `specs` that the rows fill."""
-    chosen = columns.columns_of(rows, specs)
-    if not chosen:
+    """The table of the columns in `specs` that the rows fill, with notes on those that they do not."""
+    found = columns.columns_of(rows, specs)
+    if not found:
         return None
     ruled = under_one_ruler(list(rows))
-    return Table(title, columns.text_table(ruled, chosen), notes.footnotes(ruled, chosen), chosen)
+    shown = [column for column in found if not columns.empty(ruled, column)]
+    footnotes = [*notes.left_out(ruled, found), *notes.footnotes(ruled, found)]
+    return Table(title, columns.text_table(ruled, shown), footnotes, shown)
 
 
 def _columns(rows: Sequence[Row]) -> list[Quantity]:

@@ -18,6 +18,8 @@ from benchmarks.base.errors import UserError
 from benchmarks.base.files import mistaken_for, write_bytes_atomically
 
 WEIGHTS = "weights.safetensors"
+HUB_WEIGHTS = "model.safetensors"
+"""The weights in a folder that was exported."""
 STATE = "training.safetensors"
 STATE_BEFORE = "training.before.safetensors"
 """The training state, and the one before it, which is used where the later one is damaged."""

@@ -117,16 +117,17 @@ def _seed_of(folder: Path) -> int:
 
 
 def load_model(path: Path, device: torch.device, hparams: Path | None = None) -> LoadedModel:
-    """The model of a weights file, of a run folder that holds one, or of a checkpoint that a published code wrote.
+    """The model of a weights file, of a folder that holds one, or of a checkpoint that a published code wrote.
 
-    OUT/ROW stands for the first seed of a row in the run OUT. `hparams` is a JSON file of settings, for a
-    published code's checkpoint without any. The model is in evaluation mode.
+    A folder is a trial's, or one that `export` wrote. OUT/ROW stands for the first seed of a row in the run OUT.
+    `hparams` is a JSON file of settings, for a published code's checkpoint without any. The model is in evaluation
+    mode.
 
     Raises:
         UserError: missing, corrupt or foreign file; settings for what holds its own.
     """
     path = trained_folder(path)
-    path = path / tensors.WEIGHTS if path.is_dir() else path
+    path = _weights_in(path) if path.is_dir() else path
     if is_torch_file(path):
         return _load_published(path, device, hparams)
     if hparams is not None and path.is_file():
@@ -142,6 +143,12 @@ def load_model(path: Path, device: torch.device, hparams: Path | None = None) ->
         reason = _first(error)
         raise UserError(f"checkpoint {path}: expected the weights of a model of this version: {reason}") from error
     return LoadedModel(model, trial, str(data_hash))
+
+
+def _weights_in(folder: Path) -> Path:
+    """The weights in the folder of a trial, or of an exported one."""
+    exported = folder / tensors.HUB_WEIGHTS
+    return exported if exported.exists() and not (folder / tensors.WEIGHTS).exists() else folder / tensors.WEIGHTS
 
 
 def _described(path: Path, cell: Any, image: Any) -> tuple[TrialConfig, ImageShape]:

@@ -67,6 +67,20 @@ class TrainingResult:
 
 
 Progress = Callable[[int, int, str], None]
+Observe = Callable[[str, float], None]
+LOSS, LEARNING_RATE, GRADIENT_NORM = "loss", "learning rate", "gradient norm"
+VALIDATION, VALIDATION_RATE, VALIDATION_DISTORTION = "validation elbo", "validation rate", "validation distortion"
+"""What a training shows of itself, in nats/image but for learning rate and norm; loss and ELBO are recorded."""
+
+
+@dataclass(frozen=True)
+class Outside:
+    """How a training talks to who started it; see `train`."""
+
+    progress: Progress
+    stop: Callable[[], bool]
+    say: Callable[[str], None]
+    observe: Observe
 
 
 class StepClock:
@@ -154,40 +168,51 @@ def training_batch(trial: TrialConfig, images: Tensor, indices: Tensor, step: in
     return model_input(torch.where(flip, chosen.flip(-1), chosen), trial.likelihood_spec, gen)
 
 
+@dataclass(frozen=True)
+class Validation:
+    """Means of one draw over the validation split, nats per image; without a prior the rate is 0."""
+
+    elbo: float
+    rate: float
+    distortion: float
+
+
 @torch.no_grad()
-def validation_elbo(
+def validate(
     model: Model,
     trial: TrialConfig,
     images: Tensor,
     device: torch.device,
     stop: Callable[[], bool],
     ranks: Ranks = ALONE,
-) -> float | None:
-    """Mean ELBO of one draw over the validation split, nats per image; for models without a prior, -distortion.
+) -> Validation | None:
+    """The terms of the ELBO on the validation split; None where `stop()` turned true on the way.
 
-    None where `stop()` turned true on the way. Ranks take batches in turns; the sum runs over them in their order.
+    Ranks take batches in turns; the sums run over all batches in their order.
     """
     model.eval()
     starts = range(0, len(images), trial.evaluation.batch_size)
-    sums, stopped = torch.zeros(len(starts), dtype=torch.float64), False
+    sums, stopped = torch.zeros(len(starts), 3, dtype=torch.float64), False
     try:
         for index in range(ranks.index, len(starts), ranks.count):
             stopped = stop() and index > 0
             if stopped:
                 break
-            sums[index] = _validation_sum(model, trial, images, device, starts[index])
-        stopped = ranks.any(stopped)
-        return None if stopped else sum(ranks.added(sums).tolist()) / len(images)
+            sums[index] = _validation_sums(model, trial, images, device, starts[index])
+        if ranks.any(stopped):
+            return None
+        return Validation(*(sum(column) / len(images) for column in ranks.added(sums).T.tolist()))
     finally:
         model.train()
 
 
-def _validation_sum(model: Model, trial: TrialConfig, images: Tensor, device: torch.device, start: int) -> float:
-    """The ELBO of the batch of validation images from `start` on, summed over its images."""
+def _validation_sums(model: Model, trial: TrialConfig, images: Tensor, device: torch.device, start: int) -> Tensor:
+    """ELBO, rate and distortion (3) of the batch of validation images from `start` on, summed over its images."""
     gen = keyed_generator(trial.seed, "validation", start)
     x = model_input(images[start : start + trial.evaluation.batch_size], trial.likelihood_spec, gen).to(device)
     output = model(x, Draw(seed_tensor(trial.seed, "validation latents", device), first_sample=start))
-    return float(terms(output, x).elbo.double().sum())
+    found = terms(output, x)
+    return torch.stack([values.double().sum() for values in (found.elbo, found.rate, found.distortion)]).cpu()
 
 
 def planned_steps(config: TrainingConfig, train_images: int) -> int:
@@ -204,26 +229,28 @@ def train(
     progress: Progress,
     stop: Callable[[], bool],
     say: Callable[[str], None] = lambda text: None,
+    observe: Observe = lambda name, value: None,
     ranks: Ranks = ALONE,
 ) -> TrainingResult:
     """Train `model` in place, continuing from `folder`'s checkpoint if there is one.
 
     `progress(step, steps, text)` is called now and then; when `stop()` turns true, the state is saved and the result
     says `finished = False`. After `hopeless_after` steps in a row that were not taken it goes back to its last good
-    state, at half the rate; where that has been done `back_offs` times, it ends. `say(text)` tells of such things.
+    state, at half the rate; where that has been done `back_offs` times, it ends. `say(text)` tells of such things,
+    and `observe(name, value)`, before a step's progress, what the step has shown.
     Where several `ranks` call it alike, each with a model on `kernels.reference.synchronised` operations, they take
     the steps together; states are written by the first and read by all.
     """
     device = next(model.parameters()).device
     state = restore(model, trial, folder) or fresh_state(model, trial, data, device, ranks)
-    images = data.train.to(device)
+    outside, images = Outside(progress, stop, say, observe), data.train.to(device)
     if ranks.count > 1:
         _initialise(state, trial, images)
     share_steps(state, ranks)
     compilation = compile_step(state, trial, images)
     model.train()
     while True:
-        _take_steps(state, trial, data, images, folder, progress, stop, say)
+        _take_steps(state, trial, data, images, folder, outside)
         lost = why_lost(state, trial.training)
         if not lost or state.back_offs >= trial.training.back_offs:
             break
@@ -256,11 +283,9 @@ def _take_steps(
     data: DataSet,
     images: Tensor,
     folder: Path,
-    progress: Progress,
-    stop: Callable[[], bool],
-    say: Callable[[str], None],
+    outside: Outside,
 ) -> None:
-    """Steps from where the state is to the last one, or until `stop()`, or until they are lost."""
+    """Steps from where the state is to the last one, or until it is to stop, or until they are lost."""
     config, device, ranks = trial.training, images.device, state.ranks
     guard = StepGuard(state.model, state.optimizer)
     latents = seed_tensor(trial.seed, "latents", device)
@@ -268,9 +293,9 @@ def _take_steps(
     good = {state.steps * index // GOOD_STATES for index in range(GOOD_STATES)} if config.back_offs else set[int]()
     saved, clock = time.perf_counter(), StepClock(state)
     plan = StepPlan(state, config)
-    _validate(state, trial, data, device, stop)  # where it was stopped there
+    _validate(state, trial, data, device, outside)  # where it was stopped there
     lost = why_lost(state, config)  # one that was given up is so still
-    while state.step < state.steps and not (lost or ranks.any(stop())):
+    while state.step < state.steps and not (lost or ranks.any(outside.stop())):
         if state.step in good and is_sound(state):
             save_good(state, folder)
         before = state.passes, state.recompute
@@ -280,18 +305,26 @@ def _take_steps(
         plan.keep_to_budget()
         if (state.passes, state.recompute) != before:
             again = ", whose cells are computed again in the backward pass" if state.recompute else ""
-            say(f"out of memory at step {state.step}: a batch takes {state.passes} passes from here on{again}")
+            outside.say(f"out of memory at step {state.step}: a batch takes {state.passes} passes from here on{again}")
         (since,) = ranks.told(time.perf_counter() - saved)
         due = since > config.checkpoint_seconds
         if due or math.isnan(loss):
             if note_trouble(state, trial, images, latents):
-                say(f"a training step was not finite and is undone; {state.trouble}")
+                outside.say(f"a training step was not finite and is undone; {state.trouble}")
             lost = why_lost(state, config)
-        _validate(state, trial, data, device, stop)
+        _validate(state, trial, data, device, outside)
         if due:
             save_state(state, folder)
             saved = time.perf_counter()
-        progress(state.step, state.steps, "train")
+        _show(state, loss, outside)
+
+
+def _show(state: TrainingState, loss: float, outside: Outside) -> None:
+    """Tell what the last step has shown, and how far the training is."""
+    outside.observe(LOSS, loss)
+    outside.observe(LEARNING_RATE, state.optimizer.param_groups[0]["lr"])
+    outside.observe(GRADIENT_NORM, state.gradient_norm)
+    outside.progress(state.step, state.steps, "train")
 
 
 def _validation_is_due(state: TrainingState, config: TrainingConfig) -> bool:
@@ -300,14 +333,15 @@ def _validation_is_due(state: TrainingState, config: TrainingConfig) -> bool:
     return state.step in validation_steps(config, state.steps) - done - {0}
 
 
-def _validate(
-    state: TrainingState, trial: TrialConfig, data: DataSet, device: torch.device, stop: Callable[[], bool]
-) -> None:
-    """Score the validation split where that is due; one that `stop()` ends is done when the training continues."""
+def _validate(state: TrainingState, trial: TrialConfig, data: DataSet, device: torch.device, outside: Outside) -> None:
+    """Score the validation split where that is due; one that `stop` ends is done when the training continues."""
     if _validation_is_due(state, trial.training):
-        value = validation_elbo(state.model, trial, data.validation, device, stop, state.ranks)
-        if value is not None:
-            state.validation.append((state.step, value))
+        found = validate(state.model, trial, data.validation, device, outside.stop, state.ranks)
+        if found is not None:
+            state.validation.append((state.step, found.elbo))
+            outside.observe(VALIDATION, found.elbo)
+            outside.observe(VALIDATION_RATE, found.rate)
+            outside.observe(VALIDATION_DISTORTION, found.distortion)
 
 
 def is_sound(state: TrainingState) -> bool:
@@ -447,9 +481,9 @@ def _result(
     losses = state.losses[: state.step].double().cpu()
     chunks = [c for c in losses.tensor_split(min(CURVE_POINTS, max(1, len(losses)))) if len(c)]
     ends = torch.tensor([len(c) for c in chunks]).cumsum(0) * batch
-    loss = Curve("loss", "nats/image", ends.tolist(), [float(c.nanmean()) for c in chunks])
+    loss = Curve(LOSS, "nats/image", ends.tolist(), [float(c.nanmean()) for c in chunks])
     steps, values = [s for s, _ in state.validation], [v for _, v in state.validation]
-    validation = Curve("validation elbo", "nats/image", [float(s * batch) for s in steps], values)
+    validation = Curve(VALIDATION, "nats/image", [float(s * batch) for s in steps], values)
     curves = [loss, validation]
     return TrainingResult(
         state.step,

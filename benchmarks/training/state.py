@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -79,6 +80,7 @@ class TrainingState:
     recompute: bool = False
     ranks: Ranks = ALONE
     around_pass: Callable[[bool], AbstractContextManager[None]] = lambda last: contextlib.nullcontext()
+    gradient_norm: float = math.nan  # of the last step, before clipping
 
     @property
     def skipped(self) -> int:

@@ -59,6 +59,7 @@ def train_step(state: TrainingState, guard: StepGuard, trial: TrialConfig, x: Te
         group["lr"] = learning_rate(config, state.step, state.steps) * 0.5**state.back_offs
     found = _measured(state, guard, trial, x, draw)
     norm, loss = state.ranks.told(*found.tolist())  # what is decided is decided by all alike
+    state.gradient_norm = norm
     finite = math.isfinite(norm + loss)
     too_steep = finite and 0 < config.skip_threshold <= norm
     taken = finite and not too_steep

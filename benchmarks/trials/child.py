@@ -13,18 +13,20 @@ from typing import Any
 
 from benchmarks.base import children
 from benchmarks.trials.claims import Claim
-from benchmarks.trials.progress import Bars
 from benchmarks.trials.schedule import PlannedTrial
+from benchmarks.trials.watching.events import Begun, Event, Reported, Said, Watchers
 
 LOG = "log.txt"
 WITH_PARENT = "--with-parent"
 """Flag of a trial that ends with its parent."""
+GALLERY_ALONE = "--gallery"
+"""Flag of a trial that is through but for the pictures for the page."""
 
 
 class Child:
-    """A trial's process: its progress goes to a bar, its messages to the trial's log; it ends with this process."""
+    """A trial's process: what it reports goes to watchers, its messages to its log; it ends with this process."""
 
-    def __init__(self, planned: PlannedTrial, flags: list[str], bars: Bars, claim: Claim) -> None:
+    def __init__(self, planned: PlannedTrial, flags: list[str], watchers: Watchers, claim: Claim) -> None:
         self.planned, self.claim = planned, claim
         command = [sys.executable, "-m", "benchmarks", "trial", str(planned.folder), *flags]
         self.log = (planned.folder / LOG).open("a")  # what an earlier start said stays
@@ -41,20 +43,23 @@ class Child:
             env=children.environment(planned.trial.threads),
             start_new_session=True,
         )
-        self.reader = threading.Thread(target=self._read, args=(bars,), daemon=True)
+        watchers.tell(Begun(planned))
+        self.reader = threading.Thread(target=self._read, args=(watchers,), daemon=True)
         self.reader.start()
 
-    def _read(self, bars: Bars) -> None:
+    def _read(self, watchers: Watchers) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            with contextlib.suppress(ValueError, KeyError, TypeError):  # half a line of a killed child, or a plugin's
-                self._show(json.loads(line), bars)
+            try:
+                event = self._event(json.loads(line))
+            except (ValueError, KeyError, TypeError):  # half a line of a killed child, or a plugin's
+                continue
+            watchers.tell(event)
 
-    def _show(self, event: dict[str, Any], bars: Bars) -> None:
-        if "said" in event:
-            bars.say(f"{self.planned.name}: {event['said']}")
-        else:
-            bars.update(self.planned.name, event["phase"], event["done"], event["total"])
+    def _event(self, told: dict[str, Any]) -> Event:
+        if "said" in told:
+            return Said(f"{self.planned.name}: {told['said']}")
+        return Reported(self.planned, told["phase"], told["done"], told["total"], told.get("seen", {}))
 
     def ask_to_leave(self) -> None:
         """Ask the process to save its state and to end, also where it has not got as far as to hear signals."""

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,16 +19,16 @@ from benchmarks.base.signals import PARENT_SECONDS, STOPPING
 from benchmarks.records.record import Measurement, RunRecord, save_record
 from benchmarks.storage.weights import read_config, record_head, record_names, write_config
 from benchmarks.suites.config import Suite
-from benchmarks.trials.child import LOG, Child
+from benchmarks.trials.child import GALLERY_ALONE, LOG, Child
 from benchmarks.trials.claims import claim, owner_of
-from benchmarks.trials.progress import Bars
 from benchmarks.trials.schedule import Plan, PlannedTrial
 from benchmarks.trials.trial import is_untidy, tidy
+from benchmarks.trials.watching.events import THROUGHPUT, Ended, Plain, Reported, Watcher, Watchers
 
 TIMED = "train,encode,reconstruct,sample"
 """What the table shows of a trial's speed."""
 
-TO_RUN = ("train", "evaluate")
+TO_RUN = ("train", "evaluate", "draw")
 POLL_SECONDS = 0.1
 TRIAL_BYTES = 1 << 30
 """What a small trial holds at its peak, imports and data included: 0.8 GiB in the quick suite, rounded up."""
@@ -64,25 +65,28 @@ def default_jobs(suite: Suite, ranks: int = 1) -> int:
     return max(1, (cores if memory is None else min(cores, memory // TRIAL_BYTES)) // ranks)
 
 
-def execute(plan: Plan, jobs: int, ranks: int = 1) -> Outcome:
+def execute(plan: Plan, jobs: int, watching: Sequence[Watcher] = (Plain(),), ranks: int = 1) -> Outcome:
     """Run all unfinished trials, `jobs` at a time, then measure throughput trial by trial on the quiet machine.
 
-    Each is trained by so many `ranks`. A trial that another run works on is left to it for as long as it does.
+    Each is trained by so many `ranks`. A trial that another run works on is left to it for as long as it does. Who is
+    `watching` is told what happens.
     """
-    outcome = Outcome()
-    with Bars() as bars:
-        _bring_up_to_date(plan, bars)
-        Jobs(plan, jobs, bars, outcome, ranks).run()
+    outcome, watchers = Outcome(), Watchers(watching)
+    try:
+        _bring_up_to_date(plan, watchers)
+        Jobs(plan, jobs, watchers, outcome, ranks).run()
         if not outcome.interrupted:
-            _measure_throughput(plan, bars, outcome)
+            _measure_throughput(plan, watchers, outcome)
+    finally:
+        watchers.close(hurry=outcome.interrupted)
     return outcome
 
 
-def _bring_up_to_date(plan: Plan, bars: Bars) -> None:
+def _bring_up_to_date(plan: Plan, watchers: Watchers) -> None:
     """Finish what a killed run left of finished trials, and set their names in the records."""
     for planned in plan.trials:
-        stale = planned.work == "rename" or (planned.work == "nothing" and is_untidy(planned.folder))
-        if stale and (held := claim(planned.folder, bars.say)) is not None:
+        stale = planned.work == "rename" or (planned.work in ("draw", "nothing") and is_untidy(planned.folder))
+        if stale and (held := claim(planned.folder, watchers.say)) is not None:
             tidy(planned.folder)
             if planned.work == "rename" and (record := planned.record) is not None:
                 write_config(planned.trial, planned.folder)
@@ -93,13 +97,13 @@ def _bring_up_to_date(plan: Plan, bars: Bars) -> None:
 class Jobs:
     """The trials of a run that are waiting and running, `most` at a time."""
 
-    def __init__(self, plan: Plan, most: int, bars: Bars, outcome: Outcome, ranks: int = 1) -> None:
+    def __init__(self, plan: Plan, most: int, watchers: Watchers, outcome: Outcome, ranks: int = 1) -> None:
         todo = [planned for planned in plan.trials if planned.work in TO_RUN]
         self.waiting = sorted(todo, key=lambda p: -p.macs_per_image * p.trial.training.images)
         self.running = list[Child]()
         self.flags = [*plan.plugin_flags, "--data-hash", plan.data.content_hash]
         self.flags += ["--ranks", str(ranks)] if ranks > 1 else []
-        self.most, self.bars, self.outcome = most, bars, outcome
+        self.most, self.watchers, self.outcome = most, watchers, outcome
         self.killed, self.left = set[Path](), set[Path]()
 
     def run(self) -> None:
@@ -125,7 +129,7 @@ class Jobs:
 
     def _start(self, planned: PlannedTrial) -> None:
         """Start a waiting trial, unless another run works on it or has done it."""
-        say = lambda text: self.bars.say(f"{planned.name}: {text}")  # noqa: E731
+        say = lambda text: self.watchers.say(f"{planned.name}: {text}")  # noqa: E731
         held = claim(planned.folder, say)
         if held is None:
             if planned.folder not in self.left:
@@ -133,9 +137,12 @@ class Jobs:
             self.left.add(planned.folder)
             return
         self.waiting.remove(planned)
-        if planned.work in TO_RUN:
-            write_config(planned.trial, planned.folder)
-            self.running.append(Child(planned, self.flags, self.bars, held))
+        work = planned.work
+        if work in TO_RUN:
+            if work != "draw":
+                write_config(planned.trial, planned.folder)
+            flags = [*self.flags, *([GALLERY_ALONE] if work == "draw" else [])]
+            self.running.append(Child(planned, flags, self.watchers, held))
         else:
             held.release()
 
@@ -163,14 +170,16 @@ class Jobs:
             elif (code < 0 or code in children.KILLED) and planned.folder not in self.killed:
                 self.killed.add(planned.folder)
                 self.waiting.append(planned)
-                self.bars.say(f"{planned.name}: {child.last_words(code)}; it is started once more")
+                self.watchers.say(f"{planned.name}: {child.last_words(code)}; it is started once more")
             else:
                 reason = child.last_words(code)
                 self._note(planned, reason)
                 self.outcome.user_error |= code == 2
-                save_record(_failed_record(planned, reason), planned.folder)
+                if planned.work != "draw":  # a record that is whole stays as it is
+                    save_record(_failed_record(planned, reason), planned.folder)
         finally:
             child.claim.release()
+            self.watchers.tell(Ended(planned))
 
     def _note(self, planned: PlannedTrial, reason: str) -> None:
         self.outcome.failed.append(f"{planned.name}: {reason} (log: {planned.folder / LOG})")
@@ -196,30 +205,31 @@ def _failed_record(planned: PlannedTrial, reason: str) -> RunRecord:
     )
 
 
-def _measure_throughput(plan: Plan, bars: Bars, outcome: Outcome) -> None:
+def _measure_throughput(plan: Plan, watchers: Watchers, outcome: Outcome) -> None:
     """Add throughput to every finished record that lacks it, one process at a time."""
     done = [p for p in plan.trials if (r := p.record) is not None and r.status == "done"]
-    for index, planned in enumerate(done):
+    for planned in done:
         try:
-            _add_throughput(planned, plan.plugin_flags, bars)
+            _add_throughput(planned, plan.plugin_flags, watchers)
         except UserError as error:
             outcome.failed.append(f"{planned.name}: throughput: {error}")
         except KeyboardInterrupt:
             outcome.interrupted = True
             return
-        bars.update("all", "throughput", index + 1, len(done))
 
 
-def _add_throughput(planned: PlannedTrial, flags: list[str], bars: Bars) -> None:
+def _add_throughput(planned: PlannedTrial, flags: list[str], watchers: Watchers) -> None:
     """Measure what the trial's record lacks, when nobody else works on it."""
     while lacks_throughput(planned):
-        held = claim(planned.folder, bars.say)
+        held = claim(planned.folder, watchers.say)
         if held is None:
             time.sleep(POLL_SECONDS)
             continue
         try:
             if lacks_throughput(planned) and (record := planned.record) is not None:
+                watchers.tell(Reported(planned, THROUGHPUT, 0, 1))
                 save_record(record.with_measurements(throughput_of(planned.folder, flags)), planned.folder)
+                watchers.tell(Reported(planned, THROUGHPUT, 1, 1))
         finally:
             held.release()
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
 
-from benchmarks.base.signals import StopSignal
-from benchmarks.machine.process import flush_subnormals, frozen_garbage, keep_freed_memory
-from benchmarks.storage.weights import build_model, read_config
+from benchmarks.machine.process import frozen_garbage
+from benchmarks.storage.weights import build_model
 from benchmarks.training.loop import train
 from benchmarks.training.ranks import Ranks
 from benchmarks.trials.ranks import POLL_SECONDS, device_of, join
-from benchmarks.trials.trial import data_of
+from benchmarks.trials.trial import begun, data_of
 
 
 def train_along(folder: Path, ranks: Ranks, port: int, *, with_parent: bool, data_hash: str | None) -> None:
@@ -25,13 +23,7 @@ def train_along(folder: Path, ranks: Ranks, port: int, *, with_parent: bool, dat
     Raises:
         UserError: the images are gone, or are others by now.
     """
-    stop = StopSignal()
-    if with_parent:
-        stop.with_parent()
-    keep_freed_memory()
-    flush_subnormals()
-    trial = read_config(folder)
-    torch.set_num_threads(trial.threads)
+    trial, _, stop = begun(folder, with_parent)
     data = data_of(trial, data_hash)
     device = device_of(trial.device, ranks)
     try:

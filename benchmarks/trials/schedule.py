@@ -16,11 +16,13 @@ from benchmarks.evaluation.checks import check
 from benchmarks.machine.environment import choose_device
 from benchmarks.machine.peak import resident
 from benchmarks.records.record import (
+    GALLERY,
     RECORD,
     LatentGroupInfo,
     RunRecord,
     load_record,
 )
+from benchmarks.storage.tensors import WEIGHTS
 from benchmarks.storage.weights import build_model
 from benchmarks.suites.config import Suite, TrialConfig, trial_from_dict
 from benchmarks.training.cost import macs_per_image, parameter_count, training_memory
@@ -31,8 +33,8 @@ MOST_MEASURED = 10**11
 """Multiply-accumulates of forward passes in the steps that an estimate measures on a CPU: half a minute of a core."""
 FEWEST_STEPS, SMALLEST_BATCH = 2, 2
 """Of such an estimate; the first step warms up."""
-Work = Literal["train", "evaluate", "rename", "nothing"]
-"""What is left to do for a trial: all, the evaluation of its weights, its names in the record, or nothing."""
+Work = Literal["train", "evaluate", "rename", "draw", "nothing"]
+"""What is left of a trial: all, the evaluation of its weights, its names in the record, its gallery, or nothing."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,14 @@ class PlannedTrial:
         stored = _stored_trial(record)
         if record.status == "trained" or stored is None or stored.evaluation != self.trial.evaluation:
             return "evaluate"
-        return "nothing" if stored == self.trial else "rename"
+        if stored != self.trial:
+            return "rename"
+        return "draw" if self.lacks_gallery else "nothing"
+
+    @property
+    def lacks_gallery(self) -> bool:
+        """Whether the pictures for the page are missing, and there are weights to make them from."""
+        return (self.folder / WEIGHTS).exists() and not (self.folder / GALLERY).exists()
 
     @property
     def record(self) -> RunRecord | None:
@@ -188,10 +197,12 @@ def estimated_memory(planned: PlannedTrial, data: DataSet, before: int) -> float
     return (resident + training_memory(model, planned.trial.training)) / 2**20
 
 
-STATUS: dict[Work, Literal["done", "to run", "to evaluate"]] = {
+Status = Literal["done", "to run", "to evaluate", "to draw"]
+STATUS: dict[Work, Status] = {
     "train": "to run",
     "evaluate": "to evaluate",
     "rename": "done",
+    "draw": "to draw",
     "nothing": "done",
 }
 
@@ -213,7 +224,7 @@ class ScheduleRow:
     images: int | None
     estimated_training_seconds: float
     estimated_memory_mib: float
-    status: Literal["done", "to run", "to evaluate"]
+    status: Status
     folder: str
     config: dict[str, Any]
 

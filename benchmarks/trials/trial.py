@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import math
+import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -20,17 +22,34 @@ from benchmarks.base.files import write_bytes_atomically
 from benchmarks.base.signals import StopSignal
 from benchmarks.data import DataSet, load
 from benchmarks.evaluation.evaluate import Evaluation, Progress, evaluate
+from benchmarks.evaluation.gallery import gallery
 from benchmarks.machine.environment import choose_device
 from benchmarks.machine.peak import highest
 from benchmarks.machine.process import flush_subnormals, frozen_garbage, keep_freed_memory
 from benchmarks.records.catalogue import measurement, of_the_machine
-from benchmarks.records.record import RECORD, LatentGroupInfo, Measurement, RunRecord, load_record, save_record
+from benchmarks.records.record import (
+    GALLERY,
+    RECORD,
+    LatentGroupInfo,
+    Measurement,
+    RunRecord,
+    load_record,
+    save_record,
+)
 from benchmarks.storage import tensors
 from benchmarks.storage.parts import Parts
-from benchmarks.storage.weights import build_model, read_config, record_head, record_names, save_weights
+from benchmarks.storage.weights import (
+    LoadedModel,
+    build_model,
+    load_model,
+    read_config,
+    record_head,
+    record_names,
+    save_weights,
+)
 from benchmarks.suites.config import TrialConfig
 from benchmarks.training.cost import macs_per_image, parameter_count
-from benchmarks.training.loop import TrainingResult, train
+from benchmarks.training.loop import VALIDATION, TrainingResult, train
 from benchmarks.training.ranks import Ranks
 from benchmarks.training.state import forget
 from benchmarks.trials.claims import at_work
@@ -46,18 +65,26 @@ class Reporter:
     """Writes progress as JSON lines for the process that started this one."""
 
     def __init__(self) -> None:
-        self.last = 0.0
+        self.last, self.phase = 0.0, ""
+        self.seen: dict[str, list[float]] = {}
 
     def say(self, text: str) -> None:
         """Hand on a line for people."""
         self._tell({"said": text})
 
+    def observe(self, name: str, value: float) -> None:
+        """Hand on what was observed with the next report of progress; means of the finite values."""
+        if math.isfinite(value):
+            self.seen.setdefault(name, []).append(value)
+
     def __call__(self, done: int, total: int, phase: str) -> None:
-        """Say that `done` of `total` are through in `phase`, at most twice a second."""
+        """Say that `done` of `total` are through in `phase`: at its ends and validations, else twice a second."""
         now = time.monotonic()
-        if now - self.last >= PROGRESS_SECONDS or done == total:
-            self.last = now
-            self._tell({"done": done, "total": total, "phase": phase})
+        due = now - self.last >= PROGRESS_SECONDS or phase != self.phase or VALIDATION in self.seen
+        if due or done == total:
+            seen = {name: statistics.fmean(values) for name, values in self.seen.items()}
+            self.last, self.phase, self.seen = now, phase, {}
+            self._tell({"done": done, "total": total, "phase": phase, "seen": seen})
 
     def _tell(self, event: dict[str, object]) -> None:
         try:
@@ -84,18 +111,37 @@ def run_trial(
         GivenUpError: the training was given up; the record says so.
         UserError: the images are gone, or are others by now.
     """
-    stop, report = StopSignal(), Reporter()
+    trial, report, stop = begun(folder, with_parent)
+    with at_work(folder):
+        data = data_of(trial, data_hash)
+        flags = [*(word for plugin in plugins for word in ("--plugin", plugin)), "--data-hash", data.content_hash]
+        together = shared_training(folder, ranks, flags, trial.device, trial.threads)
+        return _run(trial, folder, data, report, stop, together)
+
+
+def draw_gallery(folder: Path, *, with_parent: bool = False, data_hash: str | None = None) -> RunRecord:
+    """Make the pictures for the page of a trial that is through, from its weights; its record stays as it is.
+
+    Raises:
+        UserError: as `run_trial`; weights that cannot be read.
+    """
+    trial, report, stop = begun(folder, with_parent)
+    with at_work(folder):
+        loaded, data = load_model(folder, choose_device(trial.device)), data_of(trial, data_hash)
+        _save_arrays(folder / GALLERY, gallery(loaded, data, lambda *event: _report_or_stop(report, stop, *event)))
+        return load_record(folder)
+
+
+def begun(folder: Path, with_parent: bool) -> tuple[TrialConfig, Reporter, StopSignal]:
+    """The trial of `folder`, with this process made ready for it."""
+    stop = StopSignal()
     if with_parent:
         stop.with_parent()
     keep_freed_memory()
     flush_subnormals()
     trial = read_config(folder)
     torch.set_num_threads(trial.threads)
-    with at_work(folder):
-        data = data_of(trial, data_hash)
-        flags = [*(word for plugin in plugins for word in ("--plugin", plugin)), "--data-hash", data.content_hash]
-        together = shared_training(folder, ranks, flags, trial.device, trial.threads)
-        return _run(trial, folder, data, report, stop, together)
+    return trial, Reporter(), stop
 
 
 def data_of(trial: TrialConfig, data_hash: str | None) -> DataSet:
@@ -178,7 +224,7 @@ def _trained_now(
     with frozen_garbage(), together as ranks:
         device = next(model.parameters()).device
         trained = model if ranks.count == 1 else build_model(trial, data.image, device, shared=True)
-        result = train(trained, trial, data, folder, report, stop, report.say, ranks)
+        result = train(trained, trial, data, folder, report, stop, report.say, report.observe, ranks)
     if trained is not model:
         model.load_state_dict(trained.state_dict())
     peak = [_peak_memory(next(model.parameters()).device)]
@@ -255,6 +301,9 @@ def _evaluated(
     found = evaluate(model, trial, data, progress, lambda found: save_record(joined(found), folder), parts)
     _save_arrays(folder / "images.npz", found.pictures)  # for figures and paired comparisons
     _save_arrays(folder / "per_image.npz", found.per_image)
+    with found.part("gallery", ()):
+        loaded = LoadedModel(model, trial, data.content_hash)
+        _save_arrays(folder / GALLERY, gallery(loaded, data, progress))
     failed = "; ".join(f"evaluation failed: {failure}" for failure in found.failures)
     groups = found.groups or record.latent_groups
     status = "trained" if failed else "done"

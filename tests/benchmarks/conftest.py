@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.records.record import Curve, Environment, LatentGroupInfo, Measurement, RunRecord, save_record, save_run
+from benchmarks.records.record import (
+    GALLERY,
+    Curve,
+    Environment,
+    LatentGroupInfo,
+    Measurement,
+    RunRecord,
+    save_record,
+    save_run,
+)
 from benchmarks.report.page import build_report
 
 ENVIRONMENT = Environment(
@@ -148,7 +157,30 @@ def write_trial(out: Path, record: RunRecord, seed: int = 0) -> Path:
     if record.latent_groups:
         arrays["samples"] = np.tile(noisy, (4, 1, 1, 1))
     np.savez(folder / "images.npz", **arrays)  # pyright: ignore[reportArgumentType]
+    np.savez(folder / GALLERY, **gallery(record, noisy))  # pyright: ignore[reportArgumentType]
     return folder
+
+
+def gallery(record: RunRecord, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Pictures for the page, of a record's model, made of sixteen images (16, H, W, C)."""
+    if not record.latent_groups:
+        return {}
+
+    def grid(*axes: int) -> np.ndarray:
+        return np.resize(images, (*axes, *images.shape[1:]))
+
+    found = {
+        "temperatures": np.array([0.5, 0.7, 0.85, 1.0]),
+        "at_temperature": grid(4, 8),
+        "interpolations": grid(4, 10),
+        "samples": grid(8),
+        "neighbours": grid(8),
+        "sample_errors": np.linspace(0.01, 0.04, 64),
+        "test_errors": np.linspace(0.02, 0.03, 64),
+    }
+    if len(record.latent_groups) > 1:
+        found |= {"cuts": np.array([1, 2]), "finer_redrawn": grid(3, 2, 8), "coarser_redrawn": grid(3, 2, 8)}
+    return found
 
 
 def write_run(out: Path) -> Path:

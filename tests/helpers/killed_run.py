@@ -40,8 +40,8 @@ from benchmarks.suites.config import Suite, build_suite
 from benchmarks.trials import processes
 from benchmarks.trials import trial as trials
 from benchmarks.trials.claims import claim
-from benchmarks.trials.progress import Bars
 from benchmarks.trials.schedule import plan
+from benchmarks.trials.watching.events import Watchers
 from kernels.cpu import library
 
 TRAINING = {
@@ -91,8 +91,7 @@ def work(suite: Suite, out: Path, report: bool) -> None:
         trials.tidy(one.folder)
     held.release()
     outcome = processes.Outcome()
-    with Bars() as bars:
-        processes._measure_throughput(planned, bars, outcome)
+    processes._measure_throughput(planned, Watchers(), outcome)
     assert not outcome.failed, outcome.failed
     if report:
         page.build_report(out)

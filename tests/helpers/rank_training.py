@@ -80,7 +80,7 @@ def main(out: Path, device: str = "cpu") -> None:
         passes = 2 if trial.row == "in-passes" else 1
         started = functools.partial(loop.TrainingState, passes=passes)
         with mock.patch.object(loop, "TrainingState", started):
-            result = loop.train(model, trial, noise(), folder, silent, lambda: False, silent, ranks)
+            result = loop.train(model, trial, noise(), folder, silent, lambda: False, ranks=ranks)
         found = {curve.name: torch.tensor(curve.values, dtype=torch.float64) for curve in result.curves}
         tensors.save(folder / f"{ranks.index}.safetensors", model.state_dict() | found, {})
     if ranks.count > 1:

@@ -16,7 +16,7 @@ ELSEWHERE = "between"
 PHASES = {
     "step": ("benchmarks.training.loop.train_step",),
     "checkpoint": ("benchmarks.training.loop.save_state", "benchmarks.training.loop.save_good"),
-    "validation": ("benchmarks.training.loop.validation_elbo",),
+    "validation": ("benchmarks.training.loop.validate",),
     "weights": ("benchmarks.trials.trial.save_weights",),
     "likelihood": ("benchmarks.evaluation.evaluate.test_bounds",),
     "reconstruction": ("benchmarks.evaluation.evaluate.reconstruct",),

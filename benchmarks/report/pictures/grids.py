@@ -41,9 +41,23 @@ def reconstruction_lines(images: Mapping[str, SavedImages]) -> list[tuple[str, I
     return lines
 
 
-def data_uri(picture: Images) -> str:
-    """`picture` (h, w, C) as a PNG inside an address."""
+def pictures_of(images: SavedImages) -> dict[str, Images]:
+    """The pictures (h, w, C) of one trial by name: originals above their reconstructions, and a grid of samples."""
+    both = np.concatenate([images.originals[:SHOWN], images.reconstructions[:SHOWN]])
+    found = {"reconstructions": tiled(both, len(both) // 2, 2)}
+    if images.samples is not None:
+        found["samples"] = tiled(images.samples, GRID, GRID)
+    return found
+
+
+def png(picture: Images) -> bytes:
+    """`picture` (h, w, C) as a PNG file."""
     buffer = io.BytesIO()
     grey = picture.shape[-1] == 1
     Image.fromarray(picture[..., 0] if grey else picture).save(buffer, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return buffer.getvalue()
+
+
+def data_uri(picture: Images) -> str:
+    """`picture` (h, w, C) as a PNG inside an address."""
+    return f"data:image/png;base64,{base64.b64encode(png(picture)).decode()}"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from benchmarks.report.rows import Row, trials_of
 Images = np.ndarray[Any, np.dtype[np.uint8]]  # (N, H, W, C)
 Arrays = dict[str, np.ndarray[Any, Any]]
 
+T = TypeVar("T")
 FILE = "images.npz"
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, NotImplementedError)
 """What numpy and zipfile raise of a file that is no archive of arrays, besides errors of their own."""
@@ -48,7 +49,7 @@ def read_arrays(path: Path) -> Arrays:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except (*UNREADABLE, zipfile.BadZipFile, zlib.error, MemoryError, OverflowError) as error:
-        raise _damaged(path, "an archive of arrays", str(error) or type(error).__name__) from error
+        raise damaged(path, "an archive of arrays", str(error) or type(error).__name__) from error
 
 
 def load_images(folder: Path) -> SavedImages | None:
@@ -63,7 +64,7 @@ def load_images(folder: Path) -> SavedImages | None:
     arrays = read_arrays(path)
     for name in ("originals", "reconstructions"):
         if name not in arrays:
-            raise _damaged(path, f"an array '{name}'", f"{sorted(arrays)}")
+            raise damaged(path, f"an array '{name}'", f"{sorted(arrays)}")
     names = ("originals", "reconstructions", "samples", "samples_prior_statistics")
     images = {name: arrays[name] for name in names if name in arrays}
     shape = images["originals"].shape[1:]
@@ -71,7 +72,7 @@ def load_images(folder: Path) -> SavedImages | None:
         fits = found.dtype == np.uint8 and found.ndim == 4 and found.size and found.shape[-1] in (1, 3)
         if not fits or found.shape[1:] != shape:
             kind = f"{found.dtype} {found.shape}"
-            raise _damaged(path, f"'{name}' as uint8 (N, H, W, 1 or 3), all of one size", kind)
+            raise damaged(path, f"'{name}' as uint8 (N, H, W, 1 or 3), all of one size", kind)
     samples, refitted = images.get("samples"), images.get("samples_prior_statistics")
     return SavedImages(images["originals"], images["reconstructions"], samples, refitted)
 
@@ -82,15 +83,24 @@ def images_by_label(rows: Sequence[Row], trials: Mapping[Path, RunRecord]) -> di
     Raises:
         UserError: as `load_images`.
     """
+    found = first_by_label(rows, trials, load_images)
+    return {label: dataclasses.replace(images, seed=record.seed) for label, (images, record) in found.items()}
+
+
+def first_by_label(
+    rows: Sequence[Row], trials: Mapping[Path, RunRecord], load: Callable[[Path], T | None]
+) -> dict[str, tuple[T, RunRecord]]:
+    """What `load` finds in the folder of each row's first seed that has any, with the seed's record, by label."""
     found = {}
     for row in rows:
         for folder, record in trials_of(row, trials).items():
-            images = load_images(folder)
-            if images is not None:
-                found[row.label] = dataclasses.replace(images, seed=record.seed)
+            loaded = load(folder)
+            if loaded is not None:
+                found[row.label] = loaded, record
                 break
     return found
 
 
-def _damaged(path: Path, expected: str, found: str) -> UserError:
+def damaged(path: Path, expected: str, found: str) -> UserError:
+    """That a file of a trial cannot be used."""
     return UserError(f"{path}: expected {expected}, got {found}; remove that file or run the trial again")

@@ -18,11 +18,15 @@ from markupsafe import Markup
 from benchmarks.records.catalogue import COLLAPSED_RATE
 from benchmarks.report import notes, published
 from benchmarks.report.layout import join_words, plain
+from benchmarks.report.pictures.gallery import Gallery
 from benchmarks.report.pictures.saved import SavedImages
+from benchmarks.report.profiles import Kernels, Shares
 from benchmarks.report.rows import Row
 from benchmarks.report.tables import Section, Table
 from benchmarks.report.web.cells import View, view
+from benchmarks.report.web.gallery import gallery_albums, without_gallery
 from benchmarks.report.web.images import Album, albums
+from benchmarks.report.web.speed import Block, kernel_block, time_block
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,10 +51,12 @@ OF_TRIALS = ("command", "commit", "date", "dirty")
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """What a page shows of a section beside its tables: the images of each row by label, and its charts."""
+class Beside:
+    """What a page shows of a section beside its tables: images, gallery and shares of each row by label, and charts."""
 
     images: Mapping[str, SavedImages] = field(default_factory=dict)
+    galleries: Mapping[str, Gallery] = field(default_factory=dict)
+    shares: Mapping[str, Shares] = field(default_factory=dict)
     charts: Sequence[tuple[Chart, Figure]] = ()
 
 
@@ -75,22 +81,31 @@ class Part:
     tables: list[View]
     albums: list[Album]
     graphs: list[Graph]
+    galleries: list[Album]
+    without_gallery: str
+    time: Block
     trials: View
     environment: dict[str, str]
     published: View | None
 
 
-def page(parts: Sequence[Section], pictures: Sequence[Pictures], others: pd.DataFrame | None) -> str:
+def page(
+    parts: Sequence[Section],
+    beside: Sequence[Beside],
+    others: pd.DataFrame | None = None,
+    kernels: Kernels | None = None,
+) -> str:
     """One HTML file of all sections with their pictures; it loads nothing, and no script but its own runs in it.
 
     Args:
         parts: the sections.
-        pictures: theirs, in the same order; the charts are of no use afterwards.
+        beside: theirs, in the same order; the charts are of no use afterwards.
         others: published values, None without.
+        kernels: their profile, None without.
     """
     shown = [
         _part(f"part{index}", part, own, others)
-        for index, (part, own) in enumerate(zip(parts, pictures, strict=True), start=1)
+        for index, (part, own) in enumerate(zip(parts, beside, strict=True), start=1)
     ]
     script = (FOLDER / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -102,6 +117,7 @@ def page(parts: Sequence[Section], pictures: Sequence[Pictures], others: pd.Data
         digest=digest,
         markers=MARKERS,
         preface=published.PREFACE,
+        kernels=kernel_block(kernels),
     )
 
 
@@ -120,7 +136,7 @@ def _template() -> jinja2.Template:
     return environment.get_template("page.html")
 
 
-def _part(name: str, part: Section, pictures: Pictures, others: pd.DataFrame | None) -> Part:
+def _part(name: str, part: Section, beside: Beside, others: pd.DataFrame | None) -> Part:
     """A section for the template."""
     lead, reading = part.caption[:2], [*notes.spread(part.rows), *notes.trade(part.rows)]
     return Part(
@@ -130,8 +146,11 @@ def _part(name: str, part: Section, pictures: Pictures, others: pd.DataFrame | N
         reading=reading,
         protocol=[text for text in part.caption if text not in (*lead, *reading)],
         tables=[view(table, part.rows) for table in part.tables],
-        albums=albums(pictures.images, part.rows),
-        graphs=_graphs(name, part.rows, pictures.charts),
+        albums=albums(beside.images, part.rows),
+        graphs=_graphs(name, part.rows, beside.charts),
+        galleries=gallery_albums(beside.galleries, part.rows),
+        without_gallery=without_gallery(beside.galleries, part.rows),
+        time=time_block(part.rows, beside.shares),
         trials=_trials(part.rows),
         environment=_environment(part.rows),
         published=_published(published.beside(others, part.rows[0].records[0].data)),

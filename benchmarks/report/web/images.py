@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.report.layout import join_words
 from benchmarks.report.pictures.grids import GRID, ORIGINALS, SHOWN, data_uri, reconstruction_lines, tiled
@@ -28,12 +28,15 @@ class Shot:
 
 @dataclass(frozen=True)
 class Album:
-    """Pictures that belong together, with what is said above them; `lines`: one below the other, not side by side."""
+    """Pictures that belong together, with what is said above them, and how they lie on the page.
+
+    `strips` lie below each other, `shots` side by side, `wide` ones as well, with more room, `pairs` two by two.
+    """
 
     title: str
     said: str
     shots: list[Shot]
-    lines: bool = False
+    kind: Literal["strips", "shots", "wide", "pairs"] = "shots"
 
 
 def albums(images: Mapping[str, SavedImages], rows: list[Row]) -> list[Album]:
@@ -68,14 +71,14 @@ def _reconstructions(images: Mapping[str, SavedImages]) -> Album:
     for label, line in reconstruction_lines(images):
         same = f"{label}: reconstructions of the same {len(line)} test images, in the same order"
         alt = f"{len(line)} test images" if label == ORIGINALS else same
-        shots.append(_shot(label, tiled(line, columns=len(line), rows=1), alt))
+        shots.append(shot(label, tiled(line, columns=len(line), rows=1), alt))
     first = next(iter(images.values()))
     shown = min(SHOWN, len(first.originals))
     said = (
         f"n = {shown} test images, the first of the {len(first.originals)} that every evaluation draws at random and "
         f"alike for all rows; z at the posterior mean. {_seeds(images)}"
     )
-    return Album("Reconstructions", said.strip(), shots, lines=True)
+    return Album("Reconstructions", said.strip(), shots, "strips")
 
 
 def _samples(
@@ -87,10 +90,9 @@ def _samples(
     real = next(iter(images.values())).originals
     shots = [_grid("Real test images", real, "real test images", "")]
     temperatures = {row.label: _temperature(row) for row in rows}
-    shots += [
-        _grid(label, panel, f"samples of {label}", "; ".join(filter(None, (_seed(images[label]), temperatures[label]))))
-        for label, panel in panels.items()
-    ]
+    for label, panel in panels.items():
+        more = filter(None, (seed_of(images[label].seed), temperatures[label]))
+        shots.append(_grid(label, panel, f"samples of {label}", "; ".join(more)))
     return Album(title, said, shots)
 
 
@@ -100,16 +102,17 @@ def _grid(label: str, panel: Images, what: str, more: str) -> Shot:
     rows = min(side, -(-len(panel) // side))
     shown = min(len(panel), side * side)
     said = "; ".join(filter(None, (f"n = {shown}", more)))
-    return _shot(label, tiled(panel, columns=side, rows=rows), f"{shown} {what} in {rows} rows", said)
+    return shot(label, tiled(panel, columns=side, rows=rows), f"{shown} {what} in {rows} rows", said)
 
 
-def _shot(label: str, picture: Images, alt: str, said: str = "") -> Shot:
+def shot(label: str, picture: Images, alt: str, said: str = "") -> Shot:
+    """A picture (h, w, C) inside the page."""
     return Shot(label, data_uri(picture), alt, said, picture.shape[1])
 
 
-def _seed(saved: SavedImages) -> str:
-    """Of which seed the images are."""
-    return "" if saved.seed is None else f"seed {saved.seed}"
+def seed_of(seed: int | None) -> str:
+    """Of which seed images are."""
+    return "" if seed is None else f"seed {seed}"
 
 
 def _seeds(images: Mapping[str, SavedImages]) -> str:

@@ -83,6 +83,8 @@ def test_numbers_of_the_command_line(refused, words):
 
 TEXT = {
     "run": ("--models", "--data", "--out", "--device", "--budget", "--inception-weights", "--set", "--plugin"),
+    "run absent": ("--log", "--tensorboard", "--track"),
+    "export absent out": ("--license",),
     "tune quick": ("--models", "--log", "--set", "--plugin"),
     "throughput nvae-tiny": ("--models", "--what", "--device", "--set", "--vs", "--vs-set", "--trace", "--csv"),
     "throughput": ("--suite", "--out", "--pythae"),
@@ -103,7 +105,16 @@ def test_an_empty_value_is_not_taken_for_none(refused, words):
 
 
 @pytest.mark.parametrize(
-    "words", [("run", ""), ("report", ""), ("compare", "", "b"), ("evaluate", ""), ("sample", " "), ("trial", "")]
+    "words",
+    [
+        ("run", ""),
+        ("report", ""),
+        ("compare", "", "b"),
+        ("evaluate", ""),
+        ("sample", " "),
+        ("trial", ""),
+        ("export", "", "out"),
+    ],
 )
 def test_an_empty_argument_is_not_taken_for_none(refused, words):
     assert "expected a value" in refused(*words)
@@ -146,6 +157,13 @@ def test_an_empty_argument_is_not_taken_for_none(refused, words):
         (["run", "--plugin", "absent"], "--plugin absent"),
         (["report", "--out", "x"], "unknown flag"),
         (["convert", "absent", "out"], "absent"),
+        (["run", "--log", "xml"], "--log"),
+        (["run", "--track", "mlflow"], "--track"),
+        (["export", "absent", "out"], "absent: expected a trial's folder with record.json"),
+        (["export", "quick/nvae", "out"], "or name OUT/ROW of a run"),
+        (["export", "absent"], "DIR"),
+        (["push", "absent", "me/vae"], "expected a folder that `export` wrote"),
+        (["push", "absent"], "OWNER/NAME"),
         (["throughput", "nvae-tiny", "--batch", "1,,2"], "--batch"),
         (["throughput", "nvae-tiny", "--batch", "1000001"], "<= 1,000,000"),
         (["throughput", "nvae-tiny", "--set", "model.latent_channels=0"], "latent_channels"),
@@ -168,6 +186,9 @@ def test_flags(refused, words, said):
     [
         ("run", "--out", "file"),
         ("run", "--out", "file/below"),
+        ("run", "--tensorboard", "file"),
+        ("run", "--tensorboard", "file/below"),
+        ("export", "absent", "file"),
         ("report", "file"),
         ("compare", "a", "b", "--out", "file"),
         ("gpu", "--device", "cpu", "--out", "file"),
@@ -455,6 +476,63 @@ def test_saved_images(refused, tmp_path, make_record, case):
         np.savez(path, originals=SQUARES)
         path.write_bytes(path.read_bytes()[:100] if found is None else found)
     assert "images.npz" in refused("report", ".")
+
+
+GALLERIES = {
+    "no archive": b"nothing",
+    "half a block": {"at_temperature": np.zeros((4, 8, 8, 8, 1), np.uint8)},
+    "floats": {"interpolations": np.zeros((4, 8, 8, 8, 1))},
+    "too few axes": {"interpolations": np.zeros((4, 8, 8, 1), np.uint8)},
+    "no pictures": {"interpolations": np.zeros((0, 8, 8, 8, 1), np.uint8)},
+    "two channels": {"interpolations": np.zeros((4, 8, 8, 8, 2), np.uint8)},
+    "too few temperatures": {
+        "temperatures": np.ones(3),
+        "at_temperature": np.zeros((4, 8, 8, 8, 1), np.uint8),
+    },
+    "temperatures that are none": {
+        "temperatures": np.array([1.0, np.nan]),
+        "at_temperature": np.zeros((2, 8, 8, 8, 1), np.uint8),
+    },
+    "errors of text": {
+        "samples": SQUARES,
+        "neighbours": SQUARES,
+        "sample_errors": np.array(["a"] * 4),
+        "test_errors": np.ones(4),
+    },
+    "fewer errors than samples": {
+        "samples": SQUARES,
+        "neighbours": SQUARES,
+        "sample_errors": np.ones(3),
+        "test_errors": np.ones(4),
+    },
+    "fewer neighbours than samples": {
+        "samples": SQUARES,
+        "neighbours": SQUARES[:2],
+        "sample_errors": np.ones(4),
+        "test_errors": np.ones(4),
+    },
+}
+
+
+@pytest.mark.parametrize("case", GALLERIES)
+def test_saved_galleries(refused, tmp_path, make_record, case):
+    write_record(tmp_path, make_record, lambda raw: None)
+    path, found = tmp_path / "trial" / "gallery.npz", GALLERIES[case]
+    if isinstance(found, dict):
+        np.savez(path, **found)
+    else:
+        path.write_bytes(found)
+    assert "gallery.npz" in refused("report", ".")
+
+
+@pytest.mark.parametrize("name", ["throughput.json", "profile.json"])
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[1]", '[{"part": "static"}, {"part": "timed", "metric": "x_share"}]', "[" * 9999]
+)
+def test_profiles_in_a_run(refused, tmp_path, make_record, name, text):
+    write_record(tmp_path, make_record, lambda raw: None)
+    (tmp_path / name).write_text(text)
+    assert name in refused("report", ".")
 
 
 @pytest.mark.parametrize("values", [np.array([{}], object), np.array(["a"]), np.zeros((2, 2)), np.array([np.nan, 1.0])])

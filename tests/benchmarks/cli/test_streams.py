@@ -147,19 +147,19 @@ def test_why_a_child_ended(code, said):
 
 
 def test_what_a_child_says_besides_progress_is_let_pass():
-    class Bars:
+    class Watchers:
         def __init__(self):
             self.seen = []
 
-        def update(self, *event):
-            self.seen.append(event)
+        def tell(self, event):
+            self.seen.append((event.phase, event.done, event.total, event.seen))
 
-    child, bars = Child.__new__(Child), Bars()
+    child, watchers = Child.__new__(Child), Watchers()
     event = json.dumps({"phase": "train", "done": 1, "total": 2})
     child.planned = type("Planned", (), {"name": "vae"})
     child.process = type("Process", (), {"stdout": ["a plugin's print\n", "3\n", event + "\n", event[:9]]})
-    child._read(bars)
-    assert bars.seen == [("vae", "train", 1, 2)]
+    child._read(watchers)
+    assert watchers.seen == [("train", 1, 2, {})]
 
 
 def test_a_bar_in_a_name_breaks_no_table():

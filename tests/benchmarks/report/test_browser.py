@@ -9,7 +9,8 @@ import pytest
 from benchmarks.records.record import save_record
 from benchmarks.report.page import build_report
 
-SHIPPED = Path(__file__).parents[3] / "results" / "published.csv"
+RESULTS = Path(__file__).parents[3] / "results"
+SHIPPED, KERNELS = RESULTS / "published.csv", RESULTS / "kernels" / "profile.json"
 WIDTHS = (390, 1440)
 CONTRAST = 4.5
 """Of text and what is behind it (WCAG 2.1, 1.4.3, level AA)."""
@@ -57,7 +58,7 @@ def page(built_run, tmp_path_factory):
     """The address of a page with every block there is."""
     out = tmp_path_factory.mktemp("browser") / "run"
     shutil.copytree(built_run, out)
-    build_report(out, SHIPPED)
+    build_report(out, SHIPPED, kernels=KERNELS)
     return (out / "index.html").as_uri()
 
 

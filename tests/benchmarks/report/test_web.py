@@ -4,11 +4,12 @@ import base64
 import dataclasses
 import hashlib
 import html.parser
+import json
 import re
 
 import pytest
 
-from benchmarks.records.record import LatentGroupInfo, save_record
+from benchmarks.records.record import LatentGroupInfo, Measurement, save_record
 from benchmarks.report import tables
 from benchmarks.report.page import build_report
 from benchmarks.report.pictures import charts
@@ -113,6 +114,85 @@ def test_captions_say_how_many_images_and_which_seed(page):
     (said,) = (p["text"] for p in page.all("p") if p["text"].startswith("n = 12 test images"))
     assert "the first of the 16 that every evaluation draws at random" in said
     assert said.endswith("Seed 0.")
+
+
+def test_galleries_say_what_stands_where(page):
+    alts = {image["alt"] for image in page.all("img")}
+    assert "8 samples of VAE in a row at each temperature: 0.5, 0.7, 0.85, 1" in alts
+    assert "4 rows by NVAE: a test image, 8 steps to another one's latents, the other test image" in alts
+    assert "Above, 8 samples of NVAE; below each, the training image that is nearest to it" in alts
+    redrawn = [alt for alt in alts if "groups redrawn" in alt]
+    assert sorted(alt.partition(":")[0] for alt in redrawn) == ["NVAE", "NVAE"]  # the others have one resolution
+    captions = [" ".join(caption["text"].split()) for caption in page.all("figcaption")]
+    assert "VAE n = 8 a row; temperature 0.5, 0.7, 0.85, 1 from top to bottom; seed 0" in captions
+    assert "NVAE n = 4 pairs of test images; 8 steps; seed 0" in captions
+    for which, fixed in (("finer", "2x2; 2x2, 4x4"), ("coarser", "4x4, 8x8; 8x8")):
+        said = f"NVAE, {which} groups redrawn n = 3 test images; fixed in the rows of an image: {fixed}; seed 0"
+        assert said in captions
+    errors = "squared error 0.010, 0.010, 0.011, 0.011, 0.012, 0.012, 0.013, 0.013 from left to right"
+    both = "n = 64 samples: median 0.025, least 0.010; n = 64 test images: median 0.025, least 0.020"
+    assert f"VAE {errors}; {both}; seed 0" in captions
+    assert [caption for caption in captions if caption.startswith("AE ") and "n = " in caption] == []
+
+
+def test_rows_without_a_gallery_are_named_with_what_to_do(run_folder, page, text):
+    assert "are not recorded of" not in text
+    for folder in run_folder.glob("*vae-*"):
+        (folder / "gallery.npz").unlink()
+    build_report(run_folder)
+    found = Reader((run_folder / "index.html").read_text())
+    (said,) = (p["text"] for p in found.all("p") if "are not recorded of" in p["text"])
+    assert "not recorded of VAE, NVAE. The same `python -m benchmarks run` into this folder adds them" in said
+    titles = [heading["text"] for heading in found.all("h2")]
+    assert "Interpolations" in titles
+    assert "What each scale holds" not in titles
+
+
+def share(row, kind, value):
+    details = {
+        "target": f"elsewhere/{row}-0-hash",
+        "batch": 32,
+        "threads": 1,
+        "precision": "float32",
+        "operations": "C",
+    }
+    return {
+        **dataclasses.asdict(Measurement(f"{kind}_share", value, "of the training step", None, 1)),
+        "details": details,
+    }
+
+
+def test_the_time_of_an_image_is_broken_down(run_folder, page):
+    """Milliseconds are 1,000 over the rates; shares are those that `throughput` has left."""
+    assert "is not recorded. `python -m benchmarks throughput" in " ".join(p["text"] for p in page.all("p"))
+    shares = [share("nvae", "convolutions", 0.7), share("nvae", "other", 0.3), share("vae", "convolutions", 1.0)]
+    (run_folder / "throughput.json").write_text(json.dumps([*shares, share("vae", "regularisers", 0.0)]))
+    build_report(run_folder)
+    found = (run_folder / "index.html").read_text()
+    (table,) = re.findall(r'aria-label="Table: Where the time goes">\s*(<table.*?</table>)', found, re.DOTALL)
+    table = Reader(table)
+    lines = " ".join(table.all("tbody")[0]["text"].split())
+    assert (
+        lines == "AE 0.909 0.152 0.303 - - - VAE 0.996 0.166 0.332 0.249 100 0 Residual VAE 3.85 0.641 1.28 0.962 - - "
+        "NVAE 4.17 0.694 1.39 1.04 70 30"
+    )
+    assert "(batch 32, threads 1, float32, C)" in found
+
+
+def test_kernels_are_shown_over_their_targets(run_folder, page):
+    assert "No profile of the kernels is recorded." in " ".join(p["text"] for p in page.all("p"))
+    case = {"part": "static", "kernel": "norm", "direction": "forward", "dtype": "fp32", "spills": 0}
+    timed = {"kernel": "norm", "shape": [2, 3], "dtype": "float32", "device": "H100", "ops": "gpu", "gb_per_s": 900.0}
+    rows = [{**case, "target": "sm_80", "registers": 40}, {**case, "target": "sm_90", "registers": 48, "barriers": 1}]
+    rows += [{"part": "coverage"}, {"part": "timed", **timed, "p20_us": 4.0, "p50_us": 5.0, "p80_us": 6.0}]
+    shipped = run_folder / "shipped.json"
+    shipped.write_text(json.dumps(rows))
+    build_report(run_folder, kernels=shipped)
+    found = Reader((run_folder / "index.html").read_text())
+    lines = [" ".join(line["text"].split()) for line in found.all("tr")]
+    assert "norm forward fp32 40 to 48 0" in lines
+    assert "norm 2x3 float32 gpu 5 [4, 6] 900" in lines
+    assert "compiled for sm_80, sm_90; timed on H100" in [one["text"] for one in found.all("summary")]
 
 
 def test_the_first_picture_follows_the_first_table_and_published_values_come_last(page):

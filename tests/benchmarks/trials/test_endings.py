@@ -60,7 +60,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_continues(tmp_path):
     arguments = command("run", suite, "--models", "vae", "--out", tmp_path / "out")
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in process.stderr:
-        if re.search(r"train \d\d? %", line):
+        if re.search(r"train \d+/400", line):
             process.send_signal(signal.SIGINT)
             break
     process.communicate(timeout=120)

@@ -9,7 +9,7 @@ import sys
 import pytest
 from tiny_run import modes, records, run_here, write_suite
 
-from benchmarks.records.record import Measurement, load_record, save_record, save_run
+from benchmarks.records.record import GALLERY, Measurement, load_record, save_record, save_run
 from benchmarks.report.page import build_report
 from benchmarks.trials.trial import run_trial
 
@@ -33,7 +33,7 @@ def test_the_table_is_the_last_thing_on_stdout_and_progress_on_stderr(finished):
     _, result = finished
     assert re.search(r"^\| ae +\|", result.stdout, re.M)
     assert re.search(r"^\| vae +\|", result.stdout, re.M)
-    assert "train 100 %" in result.stderr
+    assert len(re.findall(r"^tiny: trials 0/2.*ae seed 0: train \d+/4, [\d.]+ nats/image", result.stderr, re.M)) == 1
     assert "|" not in result.stderr
 
 
@@ -81,6 +81,48 @@ def test_the_same_command_runs_nothing_again(finished):
     assert again.returncode == 0
     assert again.stdout == first.stdout
     assert before == written(folder / "out")
+
+
+@pytest.fixture
+def without_gallery(finished, tmp_path):
+    """A copy of the finished run whose `vae` has no pictures for the page yet; its suite, and the trial's folder."""
+    shutil.copytree(finished[0] / "out", tmp_path / "out")
+    (trial,) = (tmp_path / "out").glob("vae-seed0-*")
+    (trial / GALLERY).unlink()
+    return finished[0] / "tiny.toml", trial
+
+
+def test_a_missing_gallery_is_made_again_and_nothing_else(finished, without_gallery):
+    suite, trial = without_gallery
+    before = {path.name: path.read_bytes() for path in trial.iterdir() if path.is_file() and path.name != "log.txt"}
+    result = run_here("run", suite, "--out", trial.parent)
+    assert (result.returncode, result.stdout) == (0, finished[1].stdout)
+    after = {path.name: path.read_bytes() for path in trial.iterdir() if path.is_file() and path.name != "log.txt"}
+    (first,) = (finished[0] / "out").glob("vae-seed0-*")
+    assert after.pop(GALLERY) == (first / GALLERY).read_bytes()
+    assert after == before
+    assert "not recorded of" not in (trial.parent / "index.html").read_text()
+
+
+def test_without_weights_a_missing_gallery_is_said_on_the_page(without_gallery):
+    suite, trial = without_gallery
+    (trial / "weights.safetensors").unlink()
+    before = written(trial.parent)
+    assert run_here("run", suite, "--out", trial.parent).returncode == 0
+    assert written(trial.parent) == before
+    assert "are not recorded of vae." in " ".join((trial.parent / "index.html").read_text().split())
+
+
+def test_a_gallery_that_cannot_be_made_leaves_the_record_as_it_was(without_gallery):
+    suite, trial = without_gallery
+    (trial / "weights.safetensors").write_bytes(b"nothing")
+    before = (trial / "record.json").read_bytes()
+    result = run_here("run", suite, "--out", trial.parent)
+    assert result.returncode == 2
+    assert "weights.safetensors" in result.stderr
+    assert (trial / "record.json").read_bytes() == before
+    planned = json.loads(run_here("run", suite, "--out", trial.parent, "--dry-run", "--json").stdout)
+    assert [row["status"] for row in planned] == ["done", "to draw"]
 
 
 @pytest.mark.usefixtures("untimed")
