@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,11 @@ class TrainingState:
     ranks: Ranks = ALONE
     around_pass: Callable[[bool], AbstractContextManager[None]] = lambda last: contextlib.nullcontext()
     gradient_norm: float = math.nan  # of the last step, before clipping
+
+    @cached_property
+    def parameters(self) -> dict[str, Tensor]:
+        """The model's parameters by name."""
+        return dict(self.model.named_parameters())
 
     @property
     def skipped(self) -> int:

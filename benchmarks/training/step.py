@@ -136,6 +136,8 @@ def backward(state: TrainingState, trial: TrialConfig, x: Tensor, draw: Draw, we
 def update_average(state: TrainingState, decay: float, *, warmed: bool = True) -> None:
     """Move the averaged weights towards the current ones; decay warmed as min(decay, (1 + t) / (10 + t)), or not."""
     decay = min(decay, (1 + state.step) / (10 + state.step)) if warmed else decay
-    for name, parameter in state.model.named_parameters():
-        average = state.average.setdefault(name, parameter.detach().clone())
-        average.lerp_(parameter.detach(), 1 - decay)
+    for name, parameter in state.parameters.items():
+        if name not in state.average:
+            state.average[name] = parameter.detach().clone()
+    averages = [state.average[name] for name in state.parameters]
+    torch._foreach_lerp_(averages, list(state.parameters.values()), 1 - decay)  # pyright: ignore[reportPrivateImportUsage]

@@ -34,7 +34,13 @@ class Linear(NamedTuple):
     shift: Tensor
 
     def of(self, gradient: Tensor, output: Tensor | None) -> Upstream:
-        """The linear form of two maps, which the caller keeps alive, as the C kernels take it."""
+        """The linear form of two maps, which the caller keeps alive, as a layer's way back takes it."""
+        if self is _unit(gradient.shape[1]):
+            return Upstream(gradient.data_ptr())
+        return self.written(gradient, output)
+
+    def written(self, gradient: Tensor, output: Tensor | None) -> Upstream:
+        """The same with its coefficients, whatever they are."""
         per_image = self.scale.shape[1] if self.scale.ndim == 2 else 0
         pointers = (gradient, output, self.scale, self.output_scale, self.shift)
         return Upstream(*(None if one is None else one.data_ptr() for one in pointers), per_image)
@@ -119,11 +125,14 @@ def norm_pointers(applied: Tensor) -> tuple[int | None, int | None, int | None]:
 
 
 def apply_layer(
-    form: LayerForm, x: Tensor, norm: Tensor, convolution: Convolution, statistics: bool
+    form: LayerForm, x: Tensor, norm: Tensor, convolution: Convolution, statistics: bool, base: Tensor | None = None
 ) -> tuple[Tensor, ImageStatistics | None]:
-    """Output (B, C_out, h', w') of a layer whose norm is (4, C), and on request the statistics of its images."""
+    """Output (B, C_out, h', w') of a layer whose norm is (4, C), and on request the statistics of its images.
+
+    To that of a dense layer a channels-last `base` of its shape is added.
+    """
     shape = (x.shape[0], x.shape[1], x.shape[2], x.shape[3])
-    layer = layer_of(form, shape, len(convolution.weight))
+    layer = layer_of(form, shape, convolution.weight.shape[0])
     y = new_map(layer.batch, layer.c_out, layer.out_height, layer.out_width)
     found = None
     if statistics:
@@ -135,6 +144,7 @@ def apply_layer(
         *norm_pointers(norm)[1:],
         convolution.weight.data_ptr(),
         pointer(convolution.bias),
+        pointer(base),
         y.data_ptr(),
         pointer(found.mean if found else None),
         pointer(found.squares if found else None),
@@ -149,7 +159,7 @@ def linear(of: Linear, gradient: Tensor, output: Tensor | None, base: Tensor | N
     out = new_map(batch, channels, height, width)
     shape = batch, height * width, channels
     library.loaded().vaebench_linear(
-        of.of(gradient, output), pointer(base), out.data_ptr(), *shape, torch.get_num_threads()
+        of.written(gradient, output), pointer(base), out.data_ptr(), *shape, torch.get_num_threads()
     )
     return out
 
@@ -168,8 +178,10 @@ class Pass:
     gate: tuple[Tensor, ...] = field(default=())
 
 
-def run_branch(form: CellForm, x: Tensor, tensors: CellTensors, training: bool, update: bool) -> Pass:
-    """The residual branch up to the last norm and the gate."""
+def run_branch(
+    form: CellForm, x: Tensor, tensors: CellTensors, training: bool, update: bool, base: Tensor | None = None
+) -> Pass:
+    """The residual branch up to the last norm and the gate; `base` is added to its last map."""
     left = Pass([x], [])
     found = image_statistics(x) if training and tensors.norms[0] else None
     for index, (layer, convolution) in enumerate(zip(form.layers, tensors.convolutions, strict=True)):
@@ -177,7 +189,7 @@ def run_branch(form: CellForm, x: Tensor, tensors: CellTensors, training: bool, 
         last = index + 1 == len(form.layers)
         left.norms.append(normalise(tensors.norms[index], found, map.shape[1], update))
         wanted = (training and after is not None) or (last and bool(tensors.gate))
-        y, found = apply_layer(layer, map, left.norms[-1], convolution, wanted)
+        y, found = apply_layer(layer, map, left.norms[-1], convolution, wanted, base if last else None)
         left.maps.append(y)
     left.pooled = found.mean if found else None
     left.norms.append(normalise(tensors.norms[-1], found if training else None, left.maps[-1].shape[1], update))
@@ -199,6 +211,11 @@ def ends_plainly(tensors: CellTensors) -> bool:
     return tensors.norms[-1] is None and not tensors.gate
 
 
+def adds_in_place(form: CellForm, tensors: CellTensors) -> bool:
+    """Whether the last convolution itself adds its sums to what the cell adds them to."""
+    return form.gain == 1 and ends_plainly(tensors) and form.layers[-1].groups == 1
+
+
 def added_map(form: CellForm, x: Tensor, skip: Tensor | None) -> Tensor | None:
     """What is added to the branch, channels-last; None of a form that is not residual."""
     if skip is None:
@@ -208,12 +225,22 @@ def added_map(form: CellForm, x: Tensor, skip: Tensor | None) -> Tensor | None:
 
 def combine(form: CellForm, left: Pass, tensors: CellTensors, skip: Tensor | None) -> Tensor:
     """[Skip +] gain * gate * norm(branch)."""
-    if skip is None and form.gain == 1 and ends_plainly(tensors):
+    if adds_in_place(form, tensors):
         return left.maps[-1]
     scale, shift = left.norms[-1][2] * form.gain, left.norms[-1][3] * form.gain
     if left.gate:
         scale, shift = left.gate[2] * scale, left.gate[2] * shift
     return linear(Linear(scale, None, shift), left.maps[-1], None, skip)
+
+
+def run_cell(
+    form: CellForm, x: Tensor, skip: Tensor | None, tensors: CellTensors, training: bool
+) -> tuple[Pass, Tensor]:
+    """What a pass of the cell leaves, and its output; training moves the running statistics."""
+    added = added_map(form, x, skip)
+    base = added if adds_in_place(form, tensors) else None
+    left = run_branch(form, x, tensors, training, training, base)
+    return left, combine(form, left, tensors, added)
 
 
 def through_gate(
@@ -273,14 +300,21 @@ def last_norm_backward(
 
 
 def layer_backward(
-    form: LayerForm, x: Tensor, applied: Tensor, convolution: Convolution, upstream: Upstream, d: Tensor | None
+    form: LayerForm,
+    x: Tensor,
+    applied: Tensor,
+    convolution: Convolution,
+    upstream: Upstream,
+    d: Tensor | None,
+    base: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Gradients of weight and bias, and the sums (2, C) of the gradient of the normalised input if there is a norm.
 
-    The gradient is written into `d` (B, C, h, w), if there is one.
+    The gradient is written into `d` (B, C, h, w), if there is one, with `base` added, if there is one: of a layer
+    without norm and repeated pixels.
     """
     shape = (x.shape[0], x.shape[1], x.shape[2], x.shape[3])
-    layer, d_weight = layer_of(form, shape, len(convolution.weight)), torch.empty_like(convolution.weight)
+    layer, d_weight = layer_of(form, shape, convolution.weight.shape[0]), torch.empty_like(convolution.weight)
     d_bias = None if convolution.bias is None else torch.zeros_like(convolution.bias)
     sums = torch.zeros(2, layer.c_in, dtype=torch.float64)
     mean, scale, shift = norm_pointers(applied)
@@ -288,7 +322,7 @@ def layer_backward(
         layer,
         *(x.data_ptr(), scale, shift, mean, convolution.weight.data_ptr()),
         upstream,
-        *(pointer(one) for one in (d, d_weight, d_bias, sums)),
+        *(pointer(one) for one in (base, d, d_weight, d_bias, sums)),
         torch.get_num_threads(),
     )
     return d_weight, d_bias, sums
@@ -326,21 +360,22 @@ def cell_backward(
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Gradients of the cell's input and of `tensors.flat()`, from that of its output."""
     upstream, output, d_norm, d_gate = end_backward(form, left, tensors, gradient)
-    d = gradient
+    d, base = gradient, gradient if skip_is_input else None
     norms: list[Sequence[Tensor | None]] = [d_norm]
     convolutions: list[Sequence[Tensor | None]] = []
     for index in reversed(range(len(form.layers))):
         x, norm, applied = left.maps[index], tensors.norms[index], left.norms[index]
         up, d_x = upstream.of(d, output), torch.empty_like(x)
-        d_weight, d_bias, total = layer_backward(form.layers[index], x, applied, tensors.convolutions[index], up, d_x)
+        layer, convolution = form.layers[index], tensors.convolutions[index]
+        added = base if index == 0 and norm is None and not layer.repeat else None
+        d_weight, d_bias, total = layer_backward(layer, x, applied, convolution, up, d_x, added)
         convolutions.append((d_weight, d_bias))
         upstream, output, d_norm = _unit(x.shape[1]), None, [None, None]
         if norm is not None:
             upstream, *d_norm = norm_backward(applied, total, x.numel() // x.shape[1])
             output = x
         norms.append(d_norm)
-        d = d_x
-    base = gradient if skip_is_input else None
+        d, base = d_x, None if added is not None else base
     whole = d if output is None and base is None else linear(upstream, d, output, base)
     return whole, [*(one for pair in norms[::-1] + convolutions[::-1] for one in pair), *d_gate]
 
@@ -360,8 +395,7 @@ class FusedCell(torch.autograd.Function):
         ctx: Any, form: CellForm, tensors: CellTensors, x: Tensor, skip: Tensor | None, *flat: Tensor | None
     ) -> Tensor:
         """Run, and keep the input and the convolutions' outputs."""
-        left = run_branch(form, x, tensors, training=True, update=True)
-        out = combine(form, left, tensors, added_map(form, x, skip))
+        left, out = run_cell(form, x, skip, tensors, training=True)
         if ends_plainly(tensors):
             left.maps.pop()  # the gradient does not need the last map
         kept = Pass([x], []) if form.recompute else left
@@ -446,5 +480,4 @@ def residual_cell(x: Tensor, skip: Tensor | None, form: CellForm, tensors: CellT
     skip = None if skip is None else skip.contiguous(memory_format=torch.channels_last)
     if torch.is_grad_enabled():
         return FusedCell.apply(form, tensors, x, skip, *tensors.flat())  # pyright: ignore[reportReturnType]
-    left = run_branch(form, x, tensors, training, update=training)
-    return combine(form, left, tensors, added_map(form, x, skip))
+    return run_cell(form, x, skip, tensors, training)[1]

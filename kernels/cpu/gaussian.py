@@ -120,6 +120,37 @@ def normals(seed: Tensor, group: int, shape: torch.Size, first_sample: int) -> T
     return noise
 
 
+def by_pixels(x: Tensor) -> bool:
+    """Whether a map (B, C, h, w) in float32 lies pixel by pixel: whole, or some channels of a wider map."""
+    if x.ndim != 4 or x.dtype != torch.float32 or x.shape[1] == 1:
+        return False
+    _, channel, line, pixel = x.stride()
+    height, width = x.shape[2:]
+    return channel == 1 and pixel >= x.shape[1] and (height == 1 or line == width * pixel) and height * width > 1
+
+
+def to_planes(x: Tensor) -> Tensor:
+    """The map (B, C, h, w) channel by channel: contiguous."""
+    if not by_pixels(x):
+        return x.contiguous()
+    images, channels, height, width = x.shape
+    out = torch.empty(x.shape)
+    pixels, threads = height * width, library.threads_for(x.numel(), images)
+    library.loaded().vaebench_to_planes(
+        x.data_ptr(), x.stride(0), x.stride(3), out.data_ptr(), images, pixels, channels, threads
+    )
+    return out
+
+
+def to_pixels(x: Tensor) -> Tensor:
+    """The contiguous map (B, C, h, w) in float32 pixel by pixel: channels-last."""
+    images, channels, height, width = x.shape
+    out = torch.empty(x.shape, memory_format=torch.channels_last)
+    pixels, threads = height * width, library.threads_for(x.numel(), images)
+    library.loaded().vaebench_to_pixels(x.data_ptr(), out.data_ptr(), images, pixels, channels, threads)
+    return out
+
+
 class Parameters(NamedTuple):
     """Raw mean and log scale (B, ...) in float32 whose samples are contiguous and lie equally far apart."""
 
@@ -136,7 +167,7 @@ def parameters(mean: Tensor, log_scale: Tensor) -> Parameters:
     """The parameters as the C kernels read them; the halves of a convolution's output are read in place."""
     pair = [value.float() for value in (mean, log_scale)]
     in_rows = all(value[:1].is_contiguous() for value in pair) and pair[0].stride(0) == pair[1].stride(0)
-    return Parameters(*(pair if in_rows else [value.contiguous() for value in pair]))
+    return Parameters(*(pair if in_rows else [to_planes(value) for value in pair]))
 
 
 def prior_parameters(mean: Tensor | None, log_scale: Tensor | None) -> Parameters | None:
@@ -191,7 +222,7 @@ def gaussian_backward(
     """Gradients of mean and log scale, and of those of the prior if there is one, float32 contiguous."""
     samples, size = len(noise), noise.numel() // max(1, len(noise))
     gradients = [torch.empty(noise.shape) for _ in range(2 if prior is None else 4)]
-    upstream = noise, grad_z.float().contiguous(), grad_kl.float().contiguous()
+    upstream = noise, to_planes(grad_z.float()), grad_kl.float().contiguous()
     library.loaded().vaebench_gaussian_backward(
         posterior.raw(),
         Raw() if prior is None else prior.raw(),
@@ -223,7 +254,8 @@ class NativeGaussian(torch.autograd.Function):
         z, kl, eps, _ = gaussian(posterior, prior, form, noise, key)
         ctx.save_for_backward(eps, *posterior, *(prior or ()))
         ctx.form, ctx.dtypes = form, dtypes_of(mean, log_scale, prior_mean, prior_log_scale)
-        return z.to(mean.dtype), kl
+        ctx.by_pixels = by_pixels(mean)
+        return to_pixels(z) if ctx.by_pixels else z.to(mean.dtype), kl
 
     @staticmethod
     def backward(ctx: Any, grad_z: Tensor, grad_kl: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -232,6 +264,7 @@ class NativeGaussian(torch.autograd.Function):
         eps, mean, log_scale, *prior_pair = ctx.saved_tensors
         posterior, prior = Parameters(mean, log_scale), Parameters(*prior_pair) if prior_pair else None
         gradients = gaussian_backward(posterior, prior, ctx.form, eps, grad_z, grad_kl)
+        gradients = map(to_pixels, gradients) if ctx.by_pixels else gradients
         return *typed((*gradients, None, None)[:4], ctx.dtypes), None, None, None
 
 
@@ -285,6 +318,25 @@ def gaussian_sample_kl(
     return GaussianDraw(z, kl, None)
 
 
+def takes_pixels(mean: Tensor, log_scale: Tensor, form: GaussianForm) -> bool:
+    """Whether C draws from these parameters as they lie, pixel by pixel: raw values taken as they are, no gradients."""
+    gradients = torch.is_grad_enabled() and (mean.requires_grad or log_scale.requires_grad)
+    as_they_are = form.soft_clamp is None and not form.scale_floor
+    alike = by_pixels(mean) and by_pixels(log_scale) and mean.stride() == log_scale.stride()
+    return library.takes(mean, autocast=True) and as_they_are and alike and not gradients
+
+
+def sample_pixels(mean: Tensor, log_scale: Tensor, noise: Tensor, temperature: float) -> Tensor:
+    """Z = mean + temperature exp(log_scale) noise (B, C, h, w), channels-last."""
+    z = to_pixels(noise.contiguous())
+    images, channels, height, width = mean.shape
+    library.loaded().vaebench_gaussian_sample(
+        *(mean.data_ptr(), log_scale.data_ptr(), mean.stride(0), mean.stride(3), temperature, z.data_ptr()),
+        *(images, height * width, channels, library.threads_for(z.numel(), images)),
+    )
+    return z
+
+
 def gaussian_sample(
     mean: Tensor,
     log_scale: Tensor,
@@ -297,6 +349,11 @@ def gaussian_sample(
     noise: Tensor | None = None,
 ) -> Tensor:
     """A draw at a temperature; see `kernels.ops.GaussianSample`."""
+    if takes_pixels(mean, log_scale, form):
+        check_gaussian(mean, log_scale, None, None, noise)
+        return sample_pixels(
+            mean, log_scale, draw_noise(noise, seed, group, mean.shape, first_sample, mean.dtype), temperature
+        )
     eps = draw_noise(noise, seed, group, mean.shape, first_sample, wide(mean.dtype))
     return reference.gaussian_sample(
         mean, log_scale, seed=seed, group=group, form=form, temperature=temperature, noise=eps

@@ -164,8 +164,8 @@ def declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
         "lit_rows": (*four, *(integer,) * 3, threads),
         "lit_rows_backward": (*three, *(integer,) * 3, threads),
         "below": (ctypes.c_uint32, address, address, integer),
-        "layer": (Layer, *four, *four, threads),
-        "layer_backward": (Layer, *five, Upstream, *four, threads),
+        "layer": (Layer, *five, *four, threads),
+        "layer_backward": (Layer, *five, Upstream, *five, threads),
         "linear": (Upstream, address, address, *(integer,) * 3, threads),
         "sums": (*five, *(integer,) * 3, threads),
         "statistics": (*three, *(integer,) * 3, threads),
@@ -178,6 +178,9 @@ def declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
         "weight_norm_backward": (ctypes.POINTER(Weight), integer, single, threads),
         "spectral_norms": (ctypes.POINTER(Weight), integer, integer, single, threads),
         "adamax": (address, integer, *(single,) * 4, threads),
+        "gaussian_sample": (address, address, integer, integer, single, address, *(integer,) * 3, threads),
+        "to_planes": (address, integer, integer, address, *(integer,) * 3, threads),
+        "to_pixels": (address, address, *(integer,) * 3, threads),
         "instruction_set": (),
     }
     results = {"mixture": flag, "bernoulli": flag, "packed_size": integer, "instruction_set": ctypes.c_char_p}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ class PackedForC(PackedCell):
     """A cell packed for C.
 
     Each norm (4, C) as mean, inverse deviation, scale and shift; packed weights and biases; the gate; output channels
-    of each layer.
+    of each layer; and the cell as C takes it, by the shape of its input.
     """
 
     norms: tuple[Tensor, ...]
@@ -31,6 +31,21 @@ class PackedForC(PackedCell):
     start: tuple[Tensor, ...]
     gate: tuple[Tensor, ...]
     channels: tuple[int, ...]
+    described: dict[tuple[int, ...], tuple[Cell, tuple[int, int, int, int]]] = field(default_factory=dict)
+
+
+def describe(cell: PackedForC, shape: tuple[int, int, int, int]) -> tuple[Cell, tuple[int, int, int, int]]:
+    """The cell on an input of a shape (B, C, h, w), as C takes it, and the shape of its output."""
+    described = Cell(len(cell.channels), len(cell.gate[1]) if cell.gate else 0, cell.form.gain)
+    for index, (form, c_out) in enumerate(zip(cell.form.layers, cell.channels, strict=True)):
+        layer = described.layers[index] = layer_of(form, shape, c_out)
+        shape = (shape[0], c_out, layer.out_height, layer.out_width)
+    for name in ("packed", "start", "norms", "gate"):
+        tensors = getattr(cell, name)
+        getattr(described, name)[: len(tensors)] = [one.data_ptr() for one in tensors]
+    for index, norm in enumerate(cell.tensors.norms):
+        described.norms[index] = described.norms[index] if norm else None
+    return described, shape
 
 
 def pack_cell(form: CellForm, tensors: CellTensors) -> PackedCell:
@@ -61,17 +76,10 @@ def run_packed(cell: PackedCell, x: Tensor, skip: Tensor | None) -> Tensor:
         return reference.run_packed(cell, x, skip)
     x = x.contiguous(memory_format=torch.channels_last)
     added = added_map(cell.form, x, skip)
-    count, hidden = len(cell.channels), len(cell.gate[1]) if cell.gate else 0
-    described = Cell(count, hidden, cell.form.gain)
-    shape = (x.shape[0], x.shape[1], x.shape[2], x.shape[3])
-    for index, (form, c_out) in enumerate(zip(cell.form.layers, cell.channels, strict=True)):
-        layer = described.layers[index] = layer_of(form, shape, c_out)
-        shape = (shape[0], c_out, layer.out_height, layer.out_width)
-    for name in ("packed", "start", "norms", "gate"):
-        tensors = getattr(cell, name)
-        getattr(described, name)[: len(tensors)] = [one.data_ptr() for one in tensors]
-    for index, norm in enumerate(cell.tensors.norms[:-1]):
-        described.norms[index] = described.norms[index] if norm else None
+    given = (x.shape[0], x.shape[1], x.shape[2], x.shape[3])
+    if given not in cell.described:
+        cell.described[given] = describe(cell, given)
+    described, shape = cell.described[given]
     out = new_map(*shape)
     pointers = (x.data_ptr(), pointer(added), out.data_ptr())
     library.loaded().vaebench_cell(ctypes.byref(described), *pointers, torch.get_num_threads())

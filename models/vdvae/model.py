@@ -17,7 +17,7 @@ from models.output import (
     draw_group,
     sample_group,
 )
-from models.vdvae.blocks import Parameters, TopDownBlock
+from models.vdvae.blocks import Parameters
 from models.vdvae.config import VDVAEConfig
 from models.vdvae.towers import Activations, Decoder, Encoder
 
@@ -49,12 +49,12 @@ class VDVAE(Model):
         """Top-down pass with z from the posterior."""
         groups: list[LatentGroup] = []
 
-        def latent(index: int, block: TopDownBlock, x: Tensor, prior: Parameters) -> Tensor:
-            posterior = block.posterior_of(x, features[x.shape[-1]])
+        def latent(index: int, prior: Parameters, posterior: Parameters | None) -> Tensor:
+            assert posterior is not None
             groups.append(draw_group(self.ops, draw, index, posterior, prior))
             return groups[-1].z  # (B, Z, R, R)
 
-        state = self.decoder(len(features[self.config.side]), latent)
+        state = self.decoder(len(features[self.config.side]), latent, features)
         return Encoding(state, tuple(groups))
 
     def decode_parameters(self, state: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ class VDVAE(Model):
     def sample_state(self, n: int, draw: Draw, temperature: Temperature = 1.0) -> Tensor:
         """Top-down pass of `n` images with z from the prior, whose scale is multiplied by `temperature`."""
 
-        def latent(index: int, block: TopDownBlock, x: Tensor, prior: Parameters) -> Tensor:
+        def latent(index: int, prior: Parameters, posterior: Parameters | None) -> Tensor:
             return sample_group(self.ops, draw, index, prior, temperature=temperature)
 
         return self.decoder(n, latent)

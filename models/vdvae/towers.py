@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kernels.ops import Ops
-from models.vdvae.blocks import Bottleneck, TopDownBlock, plain_conv, scale_weight
+from models.vdvae.blocks import Parameters, ResidualBlock, TopDownBlock, plain_conv, scale_weight
 from models.vdvae.config import VDVAEConfig
 from models.vdvae.layers import DecoderBlock
 
 Activations = dict[int, Tensor]
 """The encoder's last map (B, W, R, R) at each resolution R."""
-Latent = Callable[[int, TopDownBlock, Tensor, tuple[Tensor, Tensor]], Tensor]
-"""z of a group from its index, block, the state before it, and the prior's parameters."""
+Latent = Callable[[int, Parameters, Parameters | None], Tensor]
+"""z of a group from its index, the prior's parameters, and the posterior's where images are seen."""
 
 
 class Encoder(nn.Module):
@@ -30,8 +32,7 @@ class Encoder(nn.Module):
         self.enc_blocks = nn.ModuleList()
         for layer in config.encoder:
             width = config.width_at(layer.resolution)
-            sizes = (width, config.hidden(width), width)
-            block = Bottleneck(sizes, layer.resolution, ops, residual=True, recompute=config.recompute)
+            block = ResidualBlock(width, config.hidden(width), layer.resolution, ops, recompute=config.recompute)
             scale_weight(block.c4, math.sqrt(1 / len(config.encoder)))
             self.enc_blocks.append(block)
 
@@ -67,26 +68,43 @@ class Decoder(nn.Module):
 
     def __init__(self, config: VDVAEConfig, parameters: int, ops: Ops) -> None:
         super().__init__()
-        self.config, self.layers = config, config.decoder
+        self.config, self.layers, self.network = config, config.decoder, ops.network
         self.gain = nn.Parameter(torch.ones(1, config.width, 1, 1))
         self.bias = nn.Parameter(torch.zeros(1, config.width, 1, 1))
         self.dec_blocks = nn.ModuleList(TopDownBlock(config, layer.resolution, ops) for layer in self.layers)
         self.bias_xs = nn.ParameterList(torch.zeros(1, config.width_at(r), r, r) for r in config.biased)
         self.out_net = OutNet(config.width, parameters, ops)
 
-    def forward(self, n: int, latent: Latent) -> Tensor:
-        """The last state (n, W, R, R), scaled and shifted, of `n` images whose latents `latent` gives."""
+    def forward(self, n: int, latent: Latent, features: Activations | None = None) -> Tensor:
+        """The last state (n, W, R, R), scaled and shifted, of `n` images whose latents `latent` gives.
+
+        Posteriors are worked out where the encoder's maps of the images are given.
+        """
+        seen = None if features is None else self._seen(features)
         states = {
             resolution: bias.expand(n, -1, -1, -1).contiguous(memory_format=torch.channels_last)
             for resolution, bias in zip(self.config.biased, self.bias_xs, strict=True)
         }
-        for index, (layer, block) in enumerate(zip(self.layers, self.dec_blocks, strict=True)):
-            assert isinstance(block, TopDownBlock)
+        for index, (layer, block) in enumerate(self._blocks()):
             x = self._before(layer, states, n)
-            prior = block.prior_of(x)
-            z = latent(index, block, x, prior.parameters)
-            states[layer.resolution] = block.merged(x, prior.feature, z)
+            prior, posterior = (block.prior_of(x), None) if seen is None else block.both_of(x, seen[index])
+            z = latent(index, prior.parameters, posterior)
+            states[layer.resolution] = block.merged(prior.state, z)
         return torch.addcmul(self.bias, states[self.config.side], self.gain)
+
+    def _seen(self, features: Activations) -> list[Tensor]:
+        """What the posterior of each block sees of the encoder's maps, (B, hidden, R, R): one pass over each."""
+        found: list[Tensor] = []
+        for resolution, group in itertools.groupby(self._blocks(), lambda one: one[0].resolution):  # they never fall
+            blocks = [block for _, block in group]
+            weights = torch.cat([block.seen_weight() for block in blocks])
+            maps = self.network.convolution(features[resolution], weights, None, blocks[0].enc.c1.form)
+            found += maps.split(blocks[0].hidden, dim=1)
+        return found
+
+    def _blocks(self) -> list[tuple[DecoderBlock, TopDownBlock]]:
+        """The layers and their blocks."""
+        return list(zip(self.layers, cast(Iterable[TopDownBlock], self.dec_blocks), strict=True))
 
     def _before(self, layer: DecoderBlock, states: Activations, n: int) -> Tensor:
         """The state before a block: its resolution's, with the source's pixels repeated; zero where it has none yet."""

@@ -104,7 +104,10 @@ def test_given_latents_fix_the_first_groups(name: str, kept: int, ops: Ops, dtyp
     given = tuple(group.z for group in encoding.groups[:kept])
     state = model.sample_state(4, draw("zero", given))
     close(probed(state, recorded), recorded["val"], dtype, FEATURES)
-    assert torch.equal(state, encoding.state) == (kept == 7)
+    same = torch.allclose(
+        state, encoding.state, rtol=0, atol=EXACT if dtype == torch.float64 else FEATURES
+    )  # summed in another order
+    assert same == (kept == 7)
 
 
 def trial_of_four_steps() -> TrialConfig:

@@ -7,6 +7,8 @@
 #include "exp_log.h"
 #include "vector.h"
 
+#include <stddef.h>
+
 enum { NONE, SWISH, ELU, GELU };
 
 /* Calls BODY(activation) with a constant, so that each activation gets loops of its own. */
@@ -31,27 +33,74 @@ INLINE vector exponentials(vector x)
     return load(value);
 }
 
-/* Density of the standard normal without its factor 1 / sqrt(2 pi). */
-INLINE vector bell(vector x) { return exponentials(-0.5f * x * x); }
-
-/* Distribution function of the standard normal, from its bell: Abramowitz & Stegun 26.2.17 as 7.1.26, off by 1e-7. */
-INLINE vector below(vector x, vector bell)
+/* 1 / x for normal x: an approximation by the processor, made exact to single precision by a step of Newton's. */
+INLINE vector inverse(vector x)
 {
-    vector size = choose(x > 0.0f, x, -x);
-    vector t = 1.0f / (1.0f + 0.23164189f * size); /* 0.3275911 / sqrt 2 */
-    vector p = t * 0.53070271f - 0.72657603f;
-    p = p * t + 0.71070687f;
-    p = p * t - 0.14224837f;
-    p = p * t + 0.12741480f;
-    vector tail = p * t * bell;
-    return choose(x > 0.0f, 1.0f - tail, tail);
+#if defined(__AVX512F__)
+    vector guess = (vector)_mm512_rcp14_ps((__m512)x);
+    return guess * (2.0f - x * guess);
+#else
+    return 1.0f / x;
+#endif
+}
+
+/* GELU is value * Phi(value), Phi the distribution function of the standard normal, and its slope is Phi + value * phi.
+ * Both less 1/2 are odd functions: value * polynomial / polynomial in its square, the latter polynomial shared; fitted
+ * by least squares, reweighted towards the largest error, which is 1e-8 up to GELU_END. */
+#define GELU_END 5.5f /* behind it both are 0 or 1 to single precision */
+
+INLINE vector within_gelu(vector value)
+{
+    return choose(value > GELU_END, (vector){0} + GELU_END, choose(value < -GELU_END, (vector){0} - GELU_END, value));
+}
+
+INLINE vector gelu_denominator(vector t)
+{
+    vector q = t * 6.72215563e-8f + 4.92825347e-6f;
+    q = q * t + 1.47346684e-4f;
+    q = q * t + 2.85931514e-3f;
+    q = q * t + 3.62610854e-2f;
+    q = q * t + 2.78903484e-1f;
+    return q * t + 1.0f;
+}
+
+INLINE vector gelu_phi_numerator(vector t)
+{
+    vector p = t * -3.14072509e-12f + 1.76494985e-9f;
+    p = p * t + 3.38949235e-7f;
+    p = p * t + 1.47400378e-5f;
+    p = p * t + 3.23721906e-4f;
+    p = p * t + 5.89564536e-3f;
+    p = p * t + 4.47757356e-2f;
+    return p * t + 3.98942351e-1f;
+}
+
+INLINE vector gelu_slope_numerator(vector t)
+{
+    vector p = t * -2.89662547e-11f + 6.50883436e-9f;
+    p = p * t - 4.24312141e-8f;
+    p = p * t + 3.221308e-5f;
+    p = p * t - 1.71157357e-4f;
+    p = p * t + 1.45954965e-2f;
+    p = p * t - 4.34284247e-2f;
+    return p * t + 7.97884524e-1f;
+}
+
+/* 1/2 + an odd part; nothing where the value lies before all of it. */
+INLINE vector from_odd(vector value, vector odd) { return choose(value > -GELU_END, 0.5f + odd, (vector){0}); }
+
+INLINE vector gelu(vector value, vector *slope)
+{
+    vector x = within_gelu(value), t = x * x, scaled = x * inverse(gelu_denominator(t));
+    if (slope) *slope = from_odd(value, scaled * gelu_slope_numerator(t));
+    return value * from_odd(value, scaled * gelu_phi_numerator(t));
 }
 
 INLINE vector activated(vector value, int activation)
 {
     if (activation == SWISH) return value / (1.0f + exponentials(-value));
     if (activation == ELU) return choose(value > 0.0f, value, exponentials(value) - 1.0f);
-    if (activation == GELU) return value * below(value, bell(value));
+    if (activation == GELU) return gelu(value, NULL);
     return value;
 }
 
@@ -64,10 +113,19 @@ INLINE vector slope(vector value, int activation)
     }
     if (activation == ELU) return choose(value > 0.0f, (vector){0} + 1.0f, exponentials(value));
     if (activation == GELU) {
-        vector density = bell(value);
-        return below(value, density) + value * density * 0.39894228f; /* 1 / sqrt(2 pi) */
+        vector derivative;
+        gelu(value, &derivative);
+        return derivative;
     }
     return (vector){0} + 1.0f;
+}
+
+/* Both; what they share is worked out once where it costs most. */
+INLINE vector activated_and_slope(vector value, int activation, vector *derivative)
+{
+    if (activation == GELU) return gelu(value, derivative);
+    *derivative = slope(value, activation);
+    return activated(value, activation);
 }
 
 #endif

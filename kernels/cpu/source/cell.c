@@ -11,7 +11,7 @@
 
 #define MOST_LAYERS 8
 
-/* Layers with packed weights and start rows, norms (4, c) before each (null: none) and after the last, weight and bias
+/* Layers with packed weights and start rows, norms (4, c) before each and after the last (null: none), weight and bias
  * of the two linear layers of the gate (none if `hidden`, the units between them, is 0), and the factor on the branch.
  */
 typedef struct {
@@ -43,14 +43,17 @@ static void linear(const float *weight, const float *bias, const float *x, int64
 /* gain * gate * norm as scale and shift (c) of one image's last map y. */
 static void open_gate(const Cell *cell, const float *y, int64_t pixels, int64_t channels, float *scale, float *shift)
 {
-    const float *norm_scale = cell->norms[cell->count] + NORM_SCALE * channels;
-    const float *norm_shift = cell->norms[cell->count] + NORM_SHIFT * channels;
+    const float *norm = cell->norms[cell->count];
     float *pooled = scratch(CELL_GATE, 3 * channels + cell->hidden);
     float *logit = pooled + channels, *hidden = logit + channels;
-    for (int64_t c = 0; c < channels; c++) scale[c] = cell->gain * norm_scale[c], shift[c] = cell->gain * norm_shift[c];
+    for (int64_t c = 0; c < channels; c++) {
+        scale[c] = cell->gain * (norm ? norm[NORM_SCALE * channels + c] : 1.0f);
+        shift[c] = norm ? cell->gain * norm[NORM_SHIFT * channels + c] : 0.0f;
+    }
     if (!cell->hidden) return;
     image_statistics(y, pixels, channels, pooled, logit); /* the squares are not needed */
-    for (int64_t c = 0; c < channels; c++) pooled[c] = pooled[c] * norm_scale[c] + norm_shift[c];
+    for (int64_t c = 0; norm && c < channels; c++)
+        pooled[c] = pooled[c] * norm[NORM_SCALE * channels + c] + norm[NORM_SHIFT * channels + c];
     linear(cell->gate[0], cell->gate[1], pooled, cell->hidden, channels, hidden);
     for (int64_t i = 0; i < cell->hidden; i++) hidden[i] = hidden[i] > 0.0f ? hidden[i] : 0.0f;
     linear(cell->gate[2], cell->gate[3], hidden, channels, cell->hidden, logit);
@@ -60,19 +63,28 @@ static void open_gate(const Cell *cell, const float *y, int64_t pixels, int64_t 
     }
 }
 
-/* The last map of `images` images x; maps take turns in `room`, two halves of `half` floats. */
-static const float *run_branch(const Cell *cell, int64_t images, const float *x, float *room, int64_t half)
+/* The last map of `images` images x, in `out`, and with `skip` added to it, unless these are null; maps take turns in
+ * `room`, two halves of `half` floats. */
+static const float *run_branch(const Cell *cell, int64_t images, const float *x, float *room, int64_t half,
+                               const float *skip, float *out)
 {
     for (int64_t i = 0; i < cell->count; i++) {
         const Layer *layer = cell->layers + i;
         const float *norm = cell->norms[i];
         const float *scale = norm ? norm + NORM_SCALE * layer->c_in : NULL;
         const float *shift = norm ? norm + NORM_SHIFT * layer->c_in : NULL;
-        float *y = room + i % 2 * half;
-        run_layer(layer, images, x, scale, shift, cell->packed[i], cell->start[i], y);
+        int last = i + 1 == cell->count;
+        float *y = last && out ? out : room + i % 2 * half;
+        run_layer(layer, images, x, scale, shift, cell->packed[i], cell->start[i], last ? skip : NULL, y);
         x = y;
     }
     return x;
+}
+
+/* Whether nothing but the sum stands behind the last convolution: no norm, gate or factor. */
+static int ends_plainly(const Cell *cell)
+{
+    return !cell->norms[cell->count] && !cell->hidden && cell->gain == 1.0f && !cell->layers[cell->count - 1].depthwise;
 }
 
 /* Floats of the largest of the layers' outputs for one image. */
@@ -95,8 +107,13 @@ void vaebench_cell(const Cell *cell, const float *x, const float *skip, float *o
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t first = 0; first < last->batch; first += at_once) {
         int64_t images = last->batch - first < at_once ? last->batch - first : at_once;
+        float *room = scratch(CELL_MAPS, 2 * half);
+        if (ends_plainly(cell)) {
+            run_branch(cell, images, x + first * in, room, half, skip ? skip + first * size : NULL, out + first * size);
+            continue;
+        }
         float *scale = scratch(CELL_NORM, 2 * channels), *shift = scale + channels;
-        const float *y = run_branch(cell, images, x + first * in, scratch(CELL_MAPS, 2 * half), half);
+        const float *y = run_branch(cell, images, x + first * in, room, half, NULL, NULL);
         for (int64_t i = first; i < first + images; i++, y += size) {
             open_gate(cell, y, pixels, channels, scale, shift);
             Upstream branch = {y, NULL, scale, NULL, shift, 0};

@@ -29,39 +29,49 @@ static Runs runs_of(const Geometry *g)
     return runs;
 }
 
-/* One tile by a panel of `vectors`: out (rows, columns) = start + patches times panel; patch r starts at a + r row. */
-INLINE void product(int vectors, const float *a, int64_t row, const Runs *runs, const float *panel, const float *start,
-                    float *out, int64_t out_row, int rows, int columns)
+/* Some tiles by a panel of `vectors`: out (rows, columns) = start + patches times panel [times factor]
+ * [+ base], which lie as `out`; patch r of a tile starts at a + r row. */
+INLINE void product(int vectors, int tiles, const float *const *a, int64_t row, const Runs *runs, const float *panel,
+                    const float *start, const Behind *behind, int64_t at, float *out, int64_t out_row, int rows, int columns)
 {
-    vector sum[TILE][MOST_VECTORS];
-    for (int r = 0; r < TILE; r++)
+    const float *factor = behind->factor ? behind->factor + at : NULL, *base = behind->base ? behind->base + at : NULL;
+    vector sum[MOST_TILES * TILE][MOST_VECTORS];
+    for (int r = 0; r < tiles * TILE; r++)
         for (int v = 0; v < vectors; v++) sum[r][v] = load(start + v * WIDE);
     for (int64_t run = 0; run < runs->count; run++) {
-        const float *from = a + runs->offset[run];
+        const float *from[MOST_TILES];
+        for (int t = 0; t < tiles; t++) from[t] = a[t] + runs->offset[run];
         for (int64_t i = 0; i < runs->length; i++, panel += vectors * WIDE) {
             vector right[MOST_VECTORS];
             for (int v = 0; v < vectors; v++) right[v] = load(panel + v * WIDE);
-            _Pragma("GCC unroll 8") for (int r = 0; r < TILE; r++)
-                for (int v = 0; v < vectors; v++) sum[r][v] += from[r * row + i] * right[v];
+            _Pragma("GCC unroll 16") for (int r = 0; r < tiles * TILE; r++)
+                for (int v = 0; v < vectors; v++) sum[r][v] += from[r / TILE][r % TILE * row + i] * right[v];
         }
     }
-    if (rows == TILE && columns == vectors * WIDE) {
-        for (int r = 0; r < TILE; r++)
-            for (int v = 0; v < vectors; v++) store(out + r * out_row + v * WIDE, sum[r][v]);
+    if (rows == tiles * TILE && columns == vectors * WIDE) {
+        for (int r = 0; r < tiles * TILE; r++)
+            for (int v = 0; v < vectors; v++) {
+                if (factor) sum[r][v] *= load(factor + r * out_row + v * WIDE);
+                if (base) sum[r][v] += load(base + r * out_row + v * WIDE);
+                store(out + r * out_row + v * WIDE, sum[r][v]);
+            }
         return;
     }
-    _Pragma("GCC unroll 8") for (int r = 0; r < TILE; r++)
+    _Pragma("GCC unroll 16") for (int r = 0; r < tiles * TILE; r++)
         for (int v = 0; v < vectors; v++)
-            if (r < rows && v * WIDE < columns)
+            if (r < rows && v * WIDE < columns) {
+                if (factor) sum[r][v] *= load_some(factor + r * out_row + v * WIDE, columns - v * WIDE);
+                if (base) sum[r][v] += load_some(base + r * out_row + v * WIDE, columns - v * WIDE);
                 store_some(out + r * out_row + v * WIDE, sum[r][v], columns - v * WIDE);
+            }
 }
 
 /* TILE values of a patch by a panel of the gradient: out (rows, spread pixel) += sum over output pixels of their
  * products, with the values from `a` on and the gradients from `b` on. */
-INLINE void outer(int vectors, const Geometry *g, int64_t images, const float *a, const Geometry *spread,
+INLINE void outer(int vectors, int tiles, const Geometry *g, int64_t images, const float *a, const Geometry *spread,
                   const float *b, float *out, int64_t rows)
 {
-    vector sum[TILE][MOST_VECTORS] = {0};
+    vector sum[MOST_TILES * TILE][MOST_VECTORS] = {0};
     int64_t left_step = g->stride * g->pixel, right_step = g->stride * spread->pixel;
     for (int64_t line = 0; line < images * g->out_height; line++) {
         int64_t image = line / g->out_height, top = line % g->out_height * g->stride;
@@ -70,7 +80,7 @@ INLINE void outer(int vectors, const Geometry *g, int64_t images, const float *a
         for (int64_t x = 0; x < g->out_width; x++, left += left_step, right += right_step) {
             vector panel[MOST_VECTORS];
             for (int v = 0; v < vectors; v++) panel[v] = load(right + v * WIDE);
-            _Pragma("GCC unroll 8") for (int r = 0; r < TILE; r++)
+            _Pragma("GCC unroll 16") for (int r = 0; r < tiles * TILE; r++)
                 for (int v = 0; v < vectors; v++) sum[r][v] += left[r] * panel[v];
         }
     }
@@ -82,25 +92,30 @@ INLINE void outer(int vectors, const Geometry *g, int64_t images, const float *a
 }
 
 /* A function of its own for each width of a panel, so that its sums are registers. */
-typedef void Product(const float *, int64_t, const Runs *, const float *, const float *, float *, int64_t, int, int);
+typedef void Product(const float *const *, int64_t, const Runs *, const float *, const float *, const Behind *, int64_t,
+                     float *, int64_t, int, int);
 typedef void Outer(const Geometry *, int64_t, const float *, const Geometry *, const float *, float *, int64_t);
 
-#define OF_WIDTH(VECTORS)                                                                                              \
-    static void product_##VECTORS(const float *a, int64_t row, const Runs *runs, const float *panel,                   \
-                                  const float *start, float *out, int64_t out_row, int rows, int columns)              \
+#define OF_WIDTH(VECTORS, TILES)                                                                                       \
+    static void product_##VECTORS(const float *const *a, int64_t row, const Runs *runs, const float *panel,            \
+                                  const float *start, const Behind *behind, int64_t at, float *out, int64_t out_row,   \
+                                  int rows, int columns)                                                               \
     {                                                                                                                  \
-        product(VECTORS, a, row, runs, panel, start, out, out_row, rows, columns);                                     \
+        product(VECTORS, TILES, a, row, runs, panel, start, behind, at, out, out_row, rows, columns);                  \
     }                                                                                                                  \
     static void outer_##VECTORS(const Geometry *g, int64_t images, const float *a, const Geometry *spread,             \
                                 const float *b, float *out, int64_t rows)                                              \
     {                                                                                                                  \
-        outer(VECTORS, g, images, a, spread, b, out, rows);                                                            \
+        outer(VECTORS, TILES, g, images, a, spread, b, out, rows);                                                     \
     }
-OF_WIDTH(1)
-OF_WIDTH(2)
-OF_WIDTH(3)
+OF_WIDTH(1, 2)
+OF_WIDTH(2, 1)
+OF_WIDTH(3, 1)
 static Product *const products[] = {product_1, product_2, product_3};
 static Outer *const outers[] = {outer_1, outer_2, outer_3};
+
+/* Rows that the functions of a width take at a time. */
+static int64_t rows_at_once(int64_t panel) { return panel == WIDE ? 2 * TILE : TILE; }
 
 /* Copies the patches of `rows` output pixels from `first` on into (rows, kernel^2 channels). */
 static void gather(const Geometry *g, const Runs *runs, const float *map, int64_t first, int64_t rows, float *out)
@@ -124,27 +139,28 @@ static const float *patch_in_map(const Geometry *g, const float *map, int64_t pi
 }
 
 void convolve_dense(const Geometry *g, int64_t images, const float *map, const float *packed, const float *start,
-                    int64_t n, float *out)
+                    const Behind *behind, int64_t n, float *out)
 {
     Runs in_map = runs_of(g);
     int64_t depth = in_map.count * in_map.length, panel = panel_width(n), total = images * g->out_height * g->out_width;
     Runs gathered = {1, depth, {0}};
     int in_place = g->out_width % TILE == 0 || (g->kernel == 1 && g->stride == 1); /* no tile crosses a line's end */
     const Runs *runs = in_place ? &in_map : &gathered;
-    int64_t row = in_place ? g->stride * g->pixel : depth;
+    int64_t step = rows_at_once(panel), row = in_place ? g->stride * g->pixel : depth;
     float *patches = in_place ? NULL : scratch(PATCHES, (STRIP + TILE) * depth);
     for (int64_t first = 0; first < total; first += STRIP) {
         int64_t rows = total - first < STRIP ? total - first : STRIP;
-        const float *tile[STRIP / TILE];
+        const float *tile[STRIP / TILE + MOST_TILES];
         if (!in_place) gather(g, &in_map, map, first, rows, patches);
         for (int64_t at = 0; at < rows; at += TILE)
             tile[at / TILE] = in_place ? patch_in_map(g, map, first + at) : patches + at * depth;
+        for (int64_t at = (rows + TILE - 1) / TILE; at % MOST_TILES; at++) tile[at] = tile[at - 1]; /* read in vain */
         for (int64_t column = 0; column < n; column += panel) {
             int columns = (int)(n - column < panel ? n - column : panel);
-            for (int64_t at = 0; at < rows; at += TILE)
-                products[panel / WIDE - 1](tile[at / TILE], row, runs, packed + column * depth, start + column,
-                                           out + (first + at) * n + column, n,
-                                           rows - at < TILE ? (int)(rows - at) : TILE, columns);
+            for (int64_t at = 0; at < rows; at += step)
+                products[panel / WIDE - 1](tile + at / TILE, row, runs, packed + column * depth, start + column,
+                                           behind, (first + at) * n + column, out + (first + at) * n + column, n,
+                                           (int)(rows - at < step ? rows - at : step), columns);
         }
     }
 }
@@ -153,13 +169,13 @@ void weight_gradient_dense(const Geometry *g, int64_t images, const float *map, 
                            const float *gradient, float *out)
 {
     Runs runs = runs_of(g);
-    int64_t row = spread->pixel, panel = panel_width(row);
+    int64_t row = spread->pixel, panel = panel_width(row), step = rows_at_once(panel);
     for (int64_t run = 0; run < runs.count; run++)
-        for (int64_t i = 0; i < runs.length; i += TILE)
+        for (int64_t i = 0; i < runs.length; i += step)
             for (int64_t column = 0; column < row; column += panel)
                 outers[panel / WIDE - 1](g, images, map + runs.offset[run] + i, spread, gradient + column,
                                          out + (run * runs.length + i) * row + column,
-                                         runs.length - i < TILE ? runs.length - i : TILE);
+                                         runs.length - i < step ? runs.length - i : step);
 }
 
 void pack_dense(const Layer *layer, const float *weight, int backward, float *packed)

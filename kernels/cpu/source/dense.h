@@ -12,15 +12,24 @@
 #define TILE 8
 #endif
 
+#define MOST_TILES 2 /* that meet a narrow panel together, so that there are enough sums at a time */
+
 /* Weights (c_out, c_in, kernel, kernel) as panels (kernel^2 c, panel). Backward: for the convolution of the
  * output's gradient that gives the input's, with c_in and c_out exchanged and the kernel turned. Shares panels out
  * to the threads of the parallel region that calls it. */
 void pack_dense(const Layer *layer, const float *weight, int backward, float *packed);
 
-/* out (pixels of all maps, n) = start + convolution of `images` maps with packed weights; `start` has room for whole
- * panels. Up to TILE pixels after the last map are read and thrown away. */
+/* What becomes of a convolution's sums before they are written: [times factor] [+ base], both laid out as the output;
+ * null: nothing. */
+typedef struct {
+    const float *factor, *base;
+} Behind;
+
+/* out (pixels of all maps, n) = start + convolution of `images` maps with packed weights, and what is done to it
+ * `behind`; `start` has room for whole panels. Up to MOST_TILES * TILE pixels after the last map are read and thrown
+ * away. */
 void convolve_dense(const Geometry *g, int64_t images, const float *map, const float *packed, const float *start,
-                    int64_t n, float *out);
+                    const Behind *behind, int64_t n, float *out);
 
 /* out (kernel^2 channels, spread pixel) += gradient of the weights. The gradient of output pixel (y, x) lies at (y, x)
  * times the stride in the spread maps, counted from `gradient` on; their pixels are whole panels. */

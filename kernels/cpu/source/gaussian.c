@@ -148,3 +148,17 @@ void vaebench_gaussian_backward(Raw posterior, Raw prior, Form form, const float
         }
     }
 }
+
+/* z = mean + temperature exp(log_scale) noise of maps (images, pixels, channels); pixels of z lie side by side, those of
+ * mean and log scale `step` floats apart, their images `row`. z holds the noise before. */
+void vaebench_gaussian_sample(const float *mean, const float *log_scale, int64_t row, int64_t step, float temperature,
+                              float *z, int64_t images, int64_t pixels, int64_t channels, int32_t threads)
+{
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t image = 0; image < images; image++)
+        for (int64_t pixel = 0; pixel < pixels; pixel++) {
+            int64_t from = image * row + pixel * step, to = (image * pixels + pixel) * channels;
+            for (int64_t c = 0; c < channels; c++)
+                z[to + c] = mean[from + c] + temperature * exponential(log_scale[from + c]) * z[to + c];
+        }
+}

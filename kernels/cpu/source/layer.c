@@ -52,19 +52,25 @@ static float *start_row(const float *bias, int64_t channels)
 /* Room for some padded maps, and for the pixels after the last that a tile reads in vain. */
 static float *map_scratch(int use, const Geometry *g, int64_t images)
 {
-    return scratch(use, images * map_size(g) + TILE * (g->pixel * g->stride + 1));
+    return scratch(use, images * map_size(g) + MOST_TILES * TILE * (g->pixel * g->stride + 1));
 }
 
-/* out (pixels, n) = start + convolution of padded maps; of one map if depthwise. */
+/* out (pixels, n) = start + convolution of padded maps; of one map, and with nothing behind it, if depthwise. */
 static void convolve(int depthwise, const Geometry *g, int64_t images, const float *map, const float *packed,
-                     const float *start, int64_t n, float *out)
+                     const float *start, const Behind *behind, int64_t n, float *out)
 {
     if (depthwise) convolve_depthwise(g, map, packed, start, out);
-    else convolve_dense(g, images, map, packed, start, n, out);
+    else convolve_dense(g, images, map, packed, start, behind, n, out);
+}
+
+/* Whether a pixel of the output depends on one of the input alone, at the same place. */
+static int pointwise(const Layer *layer)
+{
+    return layer->kernel == 1 && layer->stride == 1 && layer->repeat == 1 && !layer->depthwise;
 }
 
 void run_layer(const Layer *layer, int64_t images, const float *x, const float *scale, const float *shift,
-               const float *packed, const float *start, float *y)
+               const float *packed, const float *start, const float *base, float *y)
 {
     Geometry g = forward_geometry(layer);
     int64_t at_once = layer->depthwise ? 1 : images;
@@ -72,14 +78,16 @@ void run_layer(const Layer *layer, int64_t images, const float *x, const float *
     for (int64_t first = 0; first < images; first += at_once) {
         for (int64_t i = 0; i < at_once; i++)
             pad_input(layer, &g, x + (first + i) * input_size(layer), scale, shift, map + i * map_size(&g));
-        convolve(layer->depthwise, &g, at_once, map, packed, start, layer->c_out, y + first * output_size(layer));
+        Behind behind = {NULL, base ? base + first * output_size(layer) : NULL};
+        convolve(layer->depthwise, &g, at_once, map, packed, start, &behind, layer->c_out,
+                 y + first * output_size(layer));
     }
 }
 
-/* y (batch, out_height, out_width, c_out), and unless null the mean and the sum of squared deviations of each image's
+/* y (batch, out_height, out_width, c_out), with `base` (laid out as y; dense layers only) added unless it is null, and unless null the mean and the sum of squared deviations of each image's
  * channels (batch, c_out). scale and shift (c_in) are those of the norm; bias may be null. */
 void vaebench_layer(Layer layer, const float *x, const float *scale, const float *shift, const float *weight,
-                    const float *bias, float *y, float *mean, float *squares, int32_t threads)
+                    const float *bias, const float *base, float *y, float *mean, float *squares, int32_t threads)
 {
     int64_t at_once = images_at_once(&layer, threads), in = input_size(&layer), out = output_size(&layer);
     float *packed = scratch(PACKED, packed_size(&layer)), *start = start_row(bias, layer.c_out);
@@ -89,7 +97,8 @@ void vaebench_layer(Layer layer, const float *x, const float *scale, const float
 #pragma omp for schedule(static)
         for (int64_t first = 0; first < layer.batch; first += at_once) {
             int64_t images = layer.batch - first < at_once ? layer.batch - first : at_once;
-            run_layer(&layer, images, x + first * in, scale, shift, packed, start, y + first * out);
+            run_layer(&layer, images, x + first * in, scale, shift, packed, start, base ? base + first * out : NULL,
+                      y + first * out);
             for (int64_t i = first; mean && i < first + images; i++)
                 image_statistics(y + i * out, layer.out_height * layer.out_width, layer.c_out, mean + i * layer.c_out,
                                  squares + i * layer.c_out);
@@ -101,7 +110,7 @@ void vaebench_layer(Layer layer, const float *x, const float *scale, const float
 typedef struct {
     Layer layer;
     Geometry forward, backward; /* of the input's and of the output's gradient's padded maps */
-    const float *x, *scale, *shift, *center, *packed, *start;
+    const float *x, *scale, *shift, *center, *packed, *start, *base;
     Upstream upstream;
     float *d;
 } Backward;
@@ -109,10 +118,10 @@ typedef struct {
 /* Sums over pixels, per channel: of d, of d (x - center), and of the output's gradient. */
 enum { D, D_TIMES_X, D_OUTPUT, SUM_COUNT };
 
-/* One thread's scratch memory: padded maps and the activated inputs' gradient for a few images; over all its images the
+/* One thread's scratch memory: padded maps, slopes and the activated inputs' gradient for a few images; over all its images the
  * weight's gradient and the sums (SUM_COUNT, channels), which single precision holds for a few images only. */
 typedef struct {
-    float *map, *spread, *d_activated, *d_weight, *few_sums;
+    float *map, *spread, *slopes, *d_activated, *d_weight, *few_sums;
     double *sums;
     int64_t weight_size, channels;
 } Workspace;
@@ -126,6 +135,7 @@ static Workspace new_workspace(const Backward *pass, int64_t images)
     w.weight_size = taps_of(layer) * padded;
     w.map = map_scratch(MAP, &pass->forward, images);
     w.spread = map_scratch(SPREAD, &pass->backward, images);
+    w.slopes = scratch(SLOPES, images * input_size(layer));
     w.d_activated = scratch(INPUT_GRADIENT, images * layer->repeat * layer->repeat * input_size(layer));
     w.d_weight = scratch(WEIGHT_GRADIENT, w.weight_size);
     w.sums = (double *)scratch(SUMS, 3 * SUM_COUNT * w.channels); /* a double is two floats */
@@ -135,27 +145,57 @@ static Workspace new_workspace(const Backward *pass, int64_t images)
     return w;
 }
 
+/* The gradient of the output of `images` images as the convolutions back read it: in place where it lies so, else in
+ * padded maps; adds its sum over pixels. */
+static const float *output_gradient(const Backward *pass, int64_t first, int64_t images, const Workspace *w)
+{
+    const Layer *layer = &pass->layer;
+    const Geometry *backward = &pass->backward;
+    const float *gradient = pass->upstream.gradient + first * output_size(layer);
+    float *sum = w->few_sums + D_OUTPUT * w->channels;
+    int64_t pixels = layer->out_height * layer->out_width;
+    int whole_tiles = images * pixels % (MOST_TILES * TILE) == 0; /* nothing behind the map is read */
+    int in_place = !pass->upstream.scale && pointwise(layer) && backward->pixel == layer->c_out && whole_tiles;
+    for (int64_t i = 0; i < images; i++)
+        if (in_place) sum_pixels(gradient + i * output_size(layer), pixels, layer->c_out, sum);
+        else spread_gradient(layer, backward, &pass->upstream, first + i, w->spread + i * map_size(backward), sum);
+    return in_place ? gradient : w->spread;
+}
+
+/* The gradient d of the input of `images` images from that of the output, `gradient`. */
+static void input_gradient(const Backward *pass, int64_t first, int64_t images, const float *gradient,
+                           const Workspace *w)
+{
+    const Layer *layer = &pass->layer;
+    int64_t in = input_size(layer), activated = layer->repeat * layer->repeat * in;
+    const float *x = pass->x + first * in;
+    float *d = pass->d + first * in;
+    int plain = plain_values(layer, pass->scale);
+    Behind slopes = {w->slopes, pass->base ? pass->base + first * in : NULL}, nothing = {NULL, NULL};
+    convolve(layer->depthwise, &pass->backward, images, gradient, pass->packed, pass->start, plain ? &slopes : &nothing,
+             layer->c_in, plain ? d : w->d_activated);
+    for (int64_t i = 0; !plain && i < images; i++)
+        normalised_gradient(layer, x + i * in, pass->scale, pass->shift, pass->center, w->d_activated + i * activated,
+                            d + i * in, w->few_sums + D * w->channels, w->few_sums + D_TIMES_X * w->channels);
+}
+
 /* The pass over `images` images from `first` on: d, and what they add to the weight's gradient and the sums. */
 static void backward_images(const Backward *pass, int64_t first, int64_t images, const Workspace *w)
 {
     const Layer *layer = &pass->layer;
     const Geometry *forward = &pass->forward, *backward = &pass->backward;
-    int64_t in = input_size(layer), activated = layer->repeat * layer->repeat * in;
-    const float *gradient = w->spread + first_inside(layer, backward), *x = pass->x + first * in;
+    int64_t in = input_size(layer);
     memset(w->few_sums, 0, (size_t)(SUM_COUNT * w->channels) * sizeof(float));
     for (int64_t i = 0; i < images; i++) {
-        pad_input(layer, forward, x + i * in, pass->scale, pass->shift, w->map + i * map_size(forward));
-        spread_gradient(layer, backward, &pass->upstream, first + i, w->spread + i * map_size(backward),
-                        w->few_sums + D_OUTPUT * w->channels);
+        const float *x = pass->x + (first + i) * in;
+        float *map = w->map + i * map_size(forward);
+        if (plain_values(layer, pass->scale)) pad_input_with_slopes(layer, forward, x, map, w->slopes + i * in);
+        else pad_input(layer, forward, x, pass->scale, pass->shift, map);
     }
-    if (layer->depthwise) weight_gradient_depthwise(forward, w->map, backward, gradient, w->d_weight);
-    else weight_gradient_dense(forward, images, w->map, backward, gradient, w->d_weight);
-    if (pass->d)
-        convolve(layer->depthwise, backward, images, w->spread, pass->packed, pass->start, layer->c_in, w->d_activated);
-    for (int64_t i = 0; pass->d && i < images; i++)
-        normalised_gradient(layer, x + i * in, pass->scale, pass->shift, pass->center, w->d_activated + i * activated,
-                            pass->d + (first + i) * in, w->few_sums + D * w->channels,
-                            w->few_sums + D_TIMES_X * w->channels);
+    const float *gradient = output_gradient(pass, first, images, w), *inside = gradient + first_inside(layer, backward);
+    if (layer->depthwise) weight_gradient_depthwise(forward, w->map, backward, inside, w->d_weight);
+    else weight_gradient_dense(forward, images, w->map, backward, inside, w->d_weight);
+    if (pass->d) input_gradient(pass, first, images, gradient, w);
     for (int64_t c = 0; c < SUM_COUNT * w->channels; c++) w->sums[c] += w->few_sums[c];
 }
 
@@ -188,16 +228,16 @@ static void sum_sums(const Layer *layer, const Workspace *of_thread, int threads
     }
 }
 
-/* Gradients of the normalised input (batch, height, width, c_in) unless null, of the weight, and of the bias unless
+/* Gradients of the normalised input (batch, height, width, c_in) unless null, with `base`, laid out alike, added (unless null; only of a layer without norm and repeat), of the weight, and of the bias unless
  * null; and sums (2, c_in) over all pixels of the former and of its product with x - center. Threads add in a fixed
  * order. */
 void vaebench_layer_backward(Layer layer, const float *x, const float *scale, const float *shift, const float *center,
-                             const float *weight, Upstream upstream, float *d, float *d_weight, float *d_bias,
+                             const float *weight, Upstream upstream, const float *base, float *d, float *d_weight, float *d_bias,
                              double *sums, int32_t threads)
 {
     float *packed = scratch(PACKED, packed_size(&layer)), *start = start_row(NULL, layer.c_in);
     Backward pass = {layer, forward_geometry(&layer), backward_geometry(&layer), x, scale, shift, center, packed, start,
-                     upstream, d};
+                     base, upstream, d};
     int64_t at_once = images_at_once(&layer, threads);
     Workspace of_thread[MOST_THREADS];
     int team = 1; /* there may be fewer threads than asked for */

@@ -12,8 +12,8 @@ int64_t images_at_once(const Layer *layer, int64_t threads);
 void pack_weight(const Layer *layer, const float *weight, int backward, float *packed);
 
 /* y of `images` images x, with the norm's scale and shift (c_in); the convolution's sums start from `start`, the bias
- * followed by zeros. */
+ * followed by zeros. `base`, laid out as y, is added unless it is null, to a dense layer only. */
 void run_layer(const Layer *layer, int64_t images, const float *x, const float *scale, const float *shift,
-               const float *packed, const float *start, float *y);
+               const float *packed, const float *start, const float *base, float *y);
 
 #endif

@@ -9,12 +9,29 @@
 /* Coefficients from channel c on; null stays null. */
 INLINE const float *from_channel(const float *of, int64_t c) { return of ? of + c : NULL; }
 
+int plain_values(const Layer *layer, const float *scale)
+{
+    return !scale && !layer->depthwise && layer->repeat == 1;
+}
+
 /* Without a norm, channels are alike: rows of `count` floats, `step` apart in the map, whatever their pixels are. */
 INLINE void pad_rows(int activation, int64_t rows, int64_t count, const float *x, float *map, int64_t step)
 {
     for (int64_t row = 0; row < rows; row++, x += count, map += step)
         for (int64_t i = 0; i < count; i += WIDE)
             store_some(map + i, activated(load_some(x + i, count - i), activation), count - i);
+}
+
+/* The same; and the slopes of the activation, laid out as x. */
+INLINE void pad_rows_with_slopes(int activation, int64_t rows, int64_t count, const float *x, float *map, int64_t step,
+                                 float *slopes)
+{
+    for (int64_t row = 0; row < rows; row++, x += count, map += step, slopes += count)
+        for (int64_t i = 0; i < count; i += WIDE) {
+            vector derivative, value = activated_and_slope(load_some(x + i, count - i), activation, &derivative);
+            store_some(map + i, value, count - i);
+            store_some(slopes + i, derivative, count - i);
+        }
 }
 
 /* Some channels of one image into the inside of a map. */
@@ -45,7 +62,7 @@ INLINE void pad_channels(int activation, int vectors, int64_t columns, const Lay
 INLINE void pad_activated(int activation, const Layer *layer, const Geometry *g, const float *x, const float *scale,
                           const float *shift, float *map)
 {
-    if (!scale && !layer->depthwise && layer->repeat == 1) {
+    if (plain_values(layer, scale)) {
         pad_rows(activation, layer->height, layer->width * layer->c_in, x, map, g->width * g->pixel);
         return;
     }
@@ -64,6 +81,16 @@ void pad_input(const Layer *layer, const Geometry *g, const float *x, const floa
     BY_ACTIVATION(layer->activation, PAD_ACTIVATED)
 }
 
+void pad_input_with_slopes(const Layer *layer, const Geometry *g, const float *x, float *map, float *slopes)
+{
+    int64_t inside = first_inside(layer, g);
+    if (inside) memset(map, 0, (size_t)map_size(g) * sizeof(float));
+#define PAD_WITH_SLOPES(ACTIVATION)                                                                                    \
+    pad_rows_with_slopes(ACTIVATION, layer->height, layer->width * layer->c_in, x, map + inside, g->width * g->pixel,  \
+                         slopes)
+    BY_ACTIVATION(layer->activation, PAD_WITH_SLOPES)
+}
+
 /* Some channels, from channel `first` on. */
 INLINE void spread_channels(int vectors, int64_t columns, const Layer *layer, const Geometry *g, const Upstream *up,
                             int64_t image, int64_t first, float *map, float *sum)
@@ -73,9 +100,9 @@ INLINE void spread_channels(int vectors, int64_t columns, const Layer *layer, co
     const float *gradient = up->gradient + start, *output = up->output ? up->output + start : NULL;
     vector scale[CHUNK], output_scale[CHUNK], shift[CHUNK], total[CHUNK] = {0};
     for (int v = 0; v < vectors; v++) {
-        scale[v] = load_some(up->scale + coefficient + v * WIDE, columns);
+        scale[v] = up->scale ? load_some(up->scale + coefficient + v * WIDE, columns) : (vector){0} + 1.0f;
         output_scale[v] = output ? load_some(up->output_scale + coefficient + v * WIDE, columns) : (vector){0};
-        shift[v] = load_some(up->shift + coefficient + v * WIDE, columns);
+        shift[v] = up->shift ? load_some(up->shift + coefficient + v * WIDE, columns) : (vector){0};
     }
     for (int64_t y = 0; y < layer->out_height; y++)
         for (int64_t x = 0; x < layer->out_width; x++, gradient += layer->c_out) {
@@ -99,15 +126,6 @@ void spread_gradient(const Layer *layer, const Geometry *g, const Upstream *up, 
 #define SPREAD_CHANNELS(VECTORS, COLUMNS)                                                                              \
     spread_channels(VECTORS, COLUMNS, layer, g, up, image, c, map + inside + c / WIDE * vector_step(layer, g), sum)
     BY_CHUNKS(layer->c_out, SPREAD_CHANNELS)
-}
-
-/* Without a norm and repeated pixels, all `count` values of the image are alike, and no sums are wanted. */
-INLINE void gradient_of_values(int activation, int64_t count, const float *x, const float *gradient, float *d)
-{
-    for (int64_t i = 0; i < count; i += WIDE) {
-        vector upstream = load_some(gradient + i, count - i);
-        store_some(d + i, upstream * slope(load_some(x + i, count - i), activation), count - i);
-    }
 }
 
 /* Some channels; a repeated pixel's gradient is the sum of its four copies'. */
@@ -145,10 +163,6 @@ INLINE void gradient_activated(int activation, const Layer *layer, const float *
                                const float *shift, const float *center, const float *gradient, float *d, float *sum,
                                float *product)
 {
-    if (!scale && layer->repeat == 1) {
-        gradient_of_values(activation, input_size(layer), x, gradient, d);
-        return;
-    }
 #define GRADIENT(VECTORS, COLUMNS)                                                                                     \
     gradient_channels(activation, VECTORS, COLUMNS, layer, x + c, from_channel(scale, c), from_channel(shift, c),      \
                       from_channel(center, c), gradient + c, d + c, sum + c, product + c)
@@ -161,4 +175,20 @@ void normalised_gradient(const Layer *layer, const float *x, const float *scale,
 #define GRADIENT_ACTIVATED(ACTIVATION)                                                                                 \
     gradient_activated(ACTIVATION, layer, x, scale, shift, center, gradient, d, sum, product)
     BY_ACTIVATION(layer->activation, GRADIENT_ACTIVATED)
+}
+
+/* Some channels. */
+INLINE void sum_channels(int vectors, int64_t columns, const float *map, int64_t pixels, int64_t channels, float *sum)
+{
+    vector total[CHUNK] = {0};
+    for (int64_t at = 0; at < pixels * channels; at += channels)
+        for (int v = 0; v < vectors; v++) total[v] += load_some(map + at + v * WIDE, columns);
+    for (int v = 0; v < vectors; v++)
+        store_some(sum + v * WIDE, load_some(sum + v * WIDE, columns) + total[v], columns);
+}
+
+void sum_pixels(const float *map, int64_t pixels, int64_t channels, float *sum)
+{
+#define SUM_CHANNELS(VECTORS, COLUMNS) sum_channels(VECTORS, COLUMNS, map + c, pixels, channels, sum + c)
+    BY_CHUNKS(channels, SUM_CHANNELS)
 }

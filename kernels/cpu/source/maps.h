@@ -20,4 +20,13 @@ void spread_gradient(const Layer *layer, const Geometry *g, const Upstream *up, 
 void normalised_gradient(const Layer *layer, const float *x, const float *scale, const float *shift,
                          const float *center, const float *gradient, float *d, float *sum, float *product);
 
+/* Whether all values of a layer's input are alike: a dense layer without norm (scale is null) and repeated pixels. */
+int plain_values(const Layer *layer, const float *scale);
+
+/* Of plain values: `pad_input`, which leaves the slopes of the activation, laid out as x. */
+void pad_input_with_slopes(const Layer *layer, const Geometry *g, const float *x, float *map, float *slopes);
+
+/* Adds the sum over pixels of a map (pixels, channels). */
+void sum_pixels(const float *map, int64_t pixels, int64_t channels, float *sum);
+
 #endif

@@ -12,6 +12,7 @@ enum {
     PATCHES,         /* patches of a few output pixels, side by side */
     SPREAD,          /* gradients of a few images' outputs, spread by the stride */
     INPUT_GRADIENT,  /* of the activated inputs of a few images */
+    SLOPES,          /* of the activation at the inputs of a few images */
     WEIGHT_GRADIENT, /* one thread's part of it */
     SUMS,            /* over pixels, per channel */
     USES,

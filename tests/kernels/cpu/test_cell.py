@@ -207,6 +207,18 @@ def test_convolution_equals_plain_pytorch(activation: str, c_in: int, c_out: int
         close(actual, expected)
 
 
+def test_gelu_is_as_exact_as_single_precision_far_out_as_well() -> None:
+    x = torch.cat((torch.linspace(-9, 9, 40_000), torch.tensor([-1e6, -50.0, 50.0, 1e6]))).view(-1, 4, 1, 1)
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    out = FAST.convolution(x, torch.eye(4).view(4, 4, 1, 1), None, LayerForm("gelu"))
+    (slope,) = torch.autograd.grad(out.sum(), x)
+    exact = x.detach().double().requires_grad_()
+    wanted = F.gelu(exact)
+    (wanted_slope,) = torch.autograd.grad(wanted.sum(), exact)
+    assert ((out - wanted) / exact.abs().clamp_min(1)).abs().max() < 5e-7
+    assert (slope - wanted_slope).abs().max() < 1e-6
+
+
 def test_no_gradient_is_computed_for_images() -> None:
     x = torch.rand(2, 1, 8, 8)
     weight = random(4, 1, 3, 3, seed=0, dtype=torch.float32)
