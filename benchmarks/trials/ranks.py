@@ -88,7 +88,7 @@ class OtherRanks:
         """End all of them."""
         for process in self.processes:
             process.kill()
-            process.wait()
+            process.communicate()
 
     def leave(self) -> None:
         """Wait for them after the training, and end those that do not in time."""
