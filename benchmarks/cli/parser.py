@@ -109,6 +109,9 @@ def build_parser() -> Parser:
     trial.add_argument("folder")
     trial.add_argument("--with-parent", action="store_true", help="end where standard input does")
     trial.add_argument("--data-hash", help="of the images that the run began with")
+    trial.add_argument("--ranks", type=whole(bounds.RANKS), default=1, help="processes that train it together")
+    trial.add_argument("--rank", type=whole(bounds.or_zero(bounds.RANKS)), default=0, help="which of them this is")
+    trial.add_argument("--port", type=whole(bounds.PORT), help="where the first of them listens")
     trial.add_argument("--gallery", action="store_true", help="make the page's pictures of a trial that is through")
     for name, sub in subparsers.choices.items():
         if name in READING:
@@ -132,6 +135,9 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--device", default="auto", help="auto, cpu or cuda")
     run.add_argument("--threads", type=whole(bounds.THREADS), help="threads of each trial")
     run.add_argument("--jobs", type=whole(bounds.JOBS), help="trials at a time (default: cores / threads; 1 on a GPU)")
+    run.add_argument(
+        "--ranks", type=whole(bounds.RANKS), help="processes that train one model together (default: torchrun's, or 1)"
+    )
     run.add_argument("--out", type=folder, help="folder of the run (default: results/local/SUITE)")
     run.add_argument("--inception-weights", metavar="PATH", help="weights for Inception FID")
     run.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a key of the suite")

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any, TextIO
 
+import torch
+
 from benchmarks.base.checked import bounds
 from benchmarks.base.checked.arguments import real
 from benchmarks.base.errors import FAILED, INTERRUPTED, UserError
@@ -18,6 +20,7 @@ from benchmarks.base.signals import on_stop
 from benchmarks.cli.checkpoints import inception_fields, say_what_was_read
 from benchmarks.cli.reports import shown, write_report
 from benchmarks.machine.environment import bfloat16_by_default, choose_device, emulates_bfloat16, note_missing_kernels
+from benchmarks.machine.launcher import Launch, launch
 from benchmarks.records.record import load_records, run_folders
 from benchmarks.suites.config import Suite, build_suite, read_suite, table_at, with_overrides
 from benchmarks.suites.overrides import apply_overrides
@@ -103,20 +106,44 @@ def _length(options: argparse.Namespace) -> dict[str, Any]:
     return NO_BUDGET | {key: value}
 
 
+def ranks_of(wanted: int | None, started: Launch, suite: Suite) -> int:
+    """Processes that train one model together: as many as are `wanted`, or as torchrun started.
+
+    Raises:
+        UserError: both, and they differ; or a batch that holds no image for each.
+    """
+    if wanted is not None and started.count not in (1, wanted):
+        raise UserError(f"--ranks {wanted}: torchrun has started {started.count}; give one of the two")
+    ranks = wanted or started.count
+    batch = min(trial.training.batch_size for trial in suite.trials)
+    if batch < ranks:
+        raise UserError(f"training.batch_size: expected an image at least for each of {ranks} ranks, got {batch}")
+    if ranks > 1 and not torch.distributed.is_available():
+        raise UserError(f"--ranks {ranks}: torch {torch.__version__} was built without torch.distributed; use 1")
+    return ranks
+
+
 def run(options: argparse.Namespace) -> int:
-    """Train, score and report a suite; the table is the last thing on stdout."""
+    """Train, score and report a suite; the table is the last thing on stdout.
+
+    Of several processes of torchrun the first does so, and starts those of a trial itself; the others have no part.
+    """
+    started = launch()
+    if started.index > 0:
+        return 0
     stderr = sys.stderr or io.StringIO()  # None where it was closed from the start
     said = contextlib.redirect_stderr(SaidLines(stderr)) if options.log == "json" else contextlib.nullcontext()
     with said:
-        return _run(options, stderr)
+        return _run(options, started, stderr)
 
 
-def _run(options: argparse.Namespace, stderr: TextIO) -> int:
+def _run(options: argparse.Namespace, started: Launch, stderr: TextIO) -> int:
     """What `run` does, its progress on the stream of that name."""
     suite = suite_of(options)
+    ranks = ranks_of(options.ranks, started, suite)
     out = Path(options.out or f"results/local/{suite.name}")
     if options.dry_run:
-        return _dry_run(plan(suite, out, tuple(options.plugin), to_run=False), options.json)
+        return _dry_run(plan(suite, out, tuple(options.plugin), to_run=False), options.json, ranks)
     asked = trackers(options.tensorboard, options.track)
     planned = plan(suite, out, tuple(options.plugin))
     prepare_folder(out)
@@ -126,10 +153,10 @@ def _run(options: argparse.Namespace, stderr: TextIO) -> int:
         print(hint, file=sys.stderr)
     on_stop(_interrupt)
     with listed_run(out, [one.folder.name for one in planned.trials]):
-        jobs = options.jobs or default_jobs(suite)
+        jobs = options.jobs or default_jobs(suite, ranks)
         display = progress(planned, jobs, options.log, stderr)
         with contextlib.redirect_stdout(sys.stderr):  # packages that track print, and stdout is the table's
-            outcome = execute(planned, jobs, [*(Tracking(one, planned) for one in asked), display])
+            outcome = execute(planned, jobs, [*(Tracking(one, planned) for one in asked), display], ranks)
         _print_result(out, options.json, pages=not outcome.interrupted)  # who is asked to leave draws no figures
     return _exit_code(outcome)
 
@@ -170,7 +197,7 @@ def _exit_code(outcome: Outcome) -> int:
     return 0
 
 
-def _dry_run(planned: Plan, as_json: bool) -> int:
+def _dry_run(planned: Plan, as_json: bool, ranks: int) -> int:
     say_what_was_read(planned.data.name, planned.data.note)
     for line in planned.missing:
         print(f"missing, without it no row is trained: {line}", file=sys.stderr)
@@ -187,6 +214,6 @@ def _dry_run(planned: Plan, as_json: bool) -> int:
             f"{row.estimated_memory_mib:>8,.0f} MiB  {row.status}"
         )
     total = sum(row.estimated_training_seconds for row in rows)
-    jobs = default_jobs(planned.suite)
+    jobs = default_jobs(planned.suite, ranks)
     print(f"about {total / jobs:.0f} s of training with {jobs} trials at a time; evaluation and throughput come on top")
     return 0

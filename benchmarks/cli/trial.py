@@ -9,14 +9,22 @@ from pathlib import Path
 from benchmarks.base.children import LESS_MEMORY
 from benchmarks.base.errors import FAILED, GOES_ON, INTERRUPTED, GivenUpError, StarvedError, first_line
 from benchmarks.machine.memory import is_out_of_memory
+from benchmarks.training.ranks import Ranks
+from benchmarks.trials.rank import train_along
 from benchmarks.trials.trial import draw_gallery, run_trial
 
 
 def trial(options: argparse.Namespace) -> int:
-    """Run one trial (started by `run`)."""
-    work = draw_gallery if options.gallery else run_trial
+    """Run one trial (started by `run`), or be a rank of it (started by its first)."""
+    folder, common = Path(options.folder), {"with_parent": options.with_parent, "data_hash": options.data_hash}
     try:
-        record = work(Path(options.folder), with_parent=options.with_parent, data_hash=options.data_hash)
+        if options.rank:
+            train_along(folder, Ranks(options.rank, options.ranks), options.port, **common)
+            return 0
+        if options.gallery:
+            record = draw_gallery(folder, **common)
+        else:
+            record = run_trial(folder, **common, ranks=options.ranks, plugins=options.plugin)
     except GivenUpError as error:
         print(f"error: {error}", file=sys.stderr)
         return GOES_ON if isinstance(error, StarvedError) else FAILED

@@ -136,6 +136,8 @@ class RunRecord:
     """Where the images came from, how they were cut and what was changed on the way."""
     training_cpu_seconds: float | None = None
     """Processor time of the training steps, all threads together; None in older records."""
+    ranks: int = 1
+    """Processes that took the training steps together, since it was last continued."""
     schema_version: int = SCHEMA_VERSION
 
     def get(self, metric: str) -> Measurement | None:

@@ -30,6 +30,8 @@ from benchmarks.storage.published.registry import read_published
 from benchmarks.suites.config import TrialConfig, build_suite, to_dict, trial_from_dict
 from benchmarks.suites.presets import recipe_row, setup_row
 from kernels.backends import best_for
+from kernels.reference.synchronised import synchronised
+from models.layers.synchronised import synchronise
 from models.output import ImageShape, Model
 from models.presets import ModelSetup
 from models.registry import MODELS, build
@@ -66,18 +68,23 @@ def read_config(folder: Path) -> TrialConfig:
         raise UserError(f"{folder}: expected a run folder with {CONFIG}: {error}") from error
 
 
-def build_model(trial: TrialConfig, image: ImageShape, device: torch.device) -> Model:
+def build_model(trial: TrialConfig, image: ImageShape, device: torch.device, *, shared: bool = False) -> Model:
     """The trial's model, freshly initialised from its seed; on the meta device its shapes alone.
+
+    One that is `shared` is trained by all processes of torch's default group together.
 
     Raises:
         UserError: the config does not fit the images or the likelihood.
     """
+    ops = synchronised(best_for(device)) if shared else best_for(device)
     try:
         shapes = torch.device(device) if torch.device(device).type == "meta" else nullcontext()
         with seeded(trial.seed, "initialisation"), shapes:
-            model = build(trial.model, trial.model_config, image, trial.likelihood_spec, best_for(device))
+            model = build(trial.model, trial.model_config, image, trial.likelihood_spec, ops)
     except ValueError as error:
         raise UserError(f"{trial.suite}.models.{trial.row}: {error}") from error
+    if shared:
+        synchronise(model)
     return model.to(device)
 
 

@@ -19,7 +19,7 @@ def first_non_finite(model: nn.Module, run: Callable[[], object]) -> str | None:
         if not torch.isfinite(parameter).all():
             return f"parameter {name}"
     found: list[str] = []
-    with torch.no_grad(), _buffers_restored(model), _outputs_watched(model, found):
+    with torch.no_grad(), buffers_restored(model), _outputs_watched(model, found):
         run()
     return found[0] if found else None
 
@@ -56,7 +56,7 @@ def _outputs_watched(model: nn.Module, found: list[str]) -> Iterator[None]:
 
 
 @contextmanager
-def _buffers_restored(model: nn.Module) -> Iterator[None]:
+def buffers_restored(model: nn.Module) -> Iterator[None]:
     """Buffers have their values of before after this block."""
     before = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:

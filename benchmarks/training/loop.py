@@ -21,6 +21,8 @@ from benchmarks.training.compiled import compiled_forward
 from benchmarks.training.diagnostics import first_non_finite, non_finite_gradients, parameters_are_finite
 from benchmarks.training.graphed import StepGraphs
 from benchmarks.training.guard import StepGuard
+from benchmarks.training.ranks import ALONE, Ranks
+from benchmarks.training.shared import initialise_from_data, share_of, share_steps
 from benchmarks.training.state import TrainingState, build_optimizer, restore, return_to_good, save_good, save_state
 from benchmarks.training.step import loss_of, train_step, weights_at
 from models.elbo import terms
@@ -45,7 +47,8 @@ class TrainingResult:
     training was given up before its end. `cpu_seconds` is the process's, all threads together, in the steps; None where
     the state of an older version was continued. `over_threshold` of the `skipped` steps had too steep a gradient;
     `back_offs` are returns to a good state, `passes` those of the last batch, in which cells may `recompute`;
-    `restarts` are the fresh processes in which it went on for want of memory.
+    `restarts` are the fresh processes in which it went on for want of memory. `ranks` took the steps together, those at
+    least since the training was last continued.
     """
 
     steps: int
@@ -63,6 +66,7 @@ class TrainingResult:
     passes: int = 1
     recompute: bool = False
     restarts: int = 0
+    ranks: int = 1
 
 
 Progress = Callable[[int, int, str], None]
@@ -83,7 +87,10 @@ class Outside:
 
 
 class StepClock:
-    """Adds the seconds inside its blocks to a state's: those of steps, not of validation, checkpoints and display."""
+    """Adds the seconds inside its blocks to a state's: those of steps, not of validation, checkpoints and display.
+
+    Of several ranks it is the first one's clock that counts, and the processor time of all.
+    """
 
     def __init__(self, state: TrainingState) -> None:
         self.state = state
@@ -93,9 +100,13 @@ class StepClock:
         self.started, self.busy = time.perf_counter(), time.process_time()
 
     def __exit__(self, *exc: object) -> None:
-        self.state.seconds += time.perf_counter() - self.started
+        if exc[0] is not None:  # the other ranks may not have come so far
+            return
+        ranks, seconds = self.state.ranks, time.perf_counter() - self.started
+        seconds, busy = ranks.summed(seconds if ranks.first else 0.0, time.process_time() - self.busy)
+        self.state.seconds += seconds
         if self.state.cpu_seconds is not None:
-            self.state.cpu_seconds += time.process_time() - self.busy
+            self.state.cpu_seconds += busy
 
 
 class StepPlan:
@@ -134,11 +145,12 @@ def adopt_average(state: TrainingState, trial: TrialConfig, data: DataSet, devic
     """Load the averaged weights and re-estimate batch-norm statistics under them, on fixed training batches."""
     for name, parameter in state.model.named_parameters():
         parameter.copy_(state.average.get(name, parameter))  # none where no step was taken
+        state.ranks.spread(parameter)
     if not batch_norms(state.model):
         return
     with averaged_anew(state.model):
         for x, draw in _fixed_batches(trial, data, device):
-            state.model(x, draw)
+            state.model(*share_of(state.ranks, x, draw))
 
 
 def _fixed_batches(trial: TrialConfig, data: DataSet, device: torch.device) -> Iterable[tuple[Tensor, Draw]]:
@@ -170,25 +182,40 @@ class Validation:
 
 @torch.no_grad()
 def validate(
-    model: Model, trial: TrialConfig, images: Tensor, device: torch.device, stop: Callable[[], bool]
+    model: Model,
+    trial: TrialConfig,
+    images: Tensor,
+    device: torch.device,
+    stop: Callable[[], bool],
+    ranks: Ranks = ALONE,
 ) -> Validation | None:
-    """The terms of the ELBO on the validation split; None where `stop()` turned true on the way."""
+    """The terms of the ELBO on the validation split; None where `stop()` turned true on the way.
+
+    Ranks take batches in turns; the sums run over all batches in their order.
+    """
     model.eval()
-    sums = [0.0, 0.0, 0.0]
-    size = trial.evaluation.batch_size
+    starts = range(0, len(images), trial.evaluation.batch_size)
+    sums, stopped = torch.zeros(len(starts), 3, dtype=torch.float64), False
     try:
-        for start in range(0, len(images), size):
-            if stop() and start:
-                return None
-            gen = keyed_generator(trial.seed, "validation", start)
-            x = model_input(images[start : start + size], trial.likelihood_spec, gen).to(device)
-            output = model(x, Draw(seed_tensor(trial.seed, "validation latents", device), first_sample=start))
-            found = terms(output, x)
-            for index, values in enumerate((found.elbo, found.rate, found.distortion)):
-                sums[index] += float(values.double().sum())
-        return Validation(*(total / len(images) for total in sums))
+        for index in range(ranks.index, len(starts), ranks.count):
+            stopped = stop() and index > 0
+            if stopped:
+                break
+            sums[index] = _validation_sums(model, trial, images, device, starts[index])
+        if ranks.any(stopped):
+            return None
+        return Validation(*(sum(column) / len(images) for column in ranks.added(sums).T.tolist()))
     finally:
         model.train()
+
+
+def _validation_sums(model: Model, trial: TrialConfig, images: Tensor, device: torch.device, start: int) -> Tensor:
+    """ELBO, rate and distortion (3) of the batch of validation images from `start` on, summed over its images."""
+    gen = keyed_generator(trial.seed, "validation", start)
+    x = model_input(images[start : start + trial.evaluation.batch_size], trial.likelihood_spec, gen).to(device)
+    output = model(x, Draw(seed_tensor(trial.seed, "validation latents", device), first_sample=start))
+    found = terms(output, x)
+    return torch.stack([values.double().sum() for values in (found.elbo, found.rate, found.distortion)]).cpu()
 
 
 def planned_steps(config: TrainingConfig, train_images: int) -> int:
@@ -206,6 +233,7 @@ def train(
     stop: Callable[[], bool],
     say: Callable[[str], None] = lambda text: None,
     observe: Observe = lambda name, value: None,
+    ranks: Ranks = ALONE,
 ) -> TrainingResult:
     """Train `model` in place, continuing from `folder`'s checkpoint if there is one.
 
@@ -213,14 +241,19 @@ def train(
     says `finished = False`. After `hopeless_after` steps in a row that were not taken it goes back to its last good
     state, at half the rate; where that has been done `back_offs` times, it ends. `say(text)` tells of such things,
     and `observe(name, value)`, before a step's progress, what the step has shown.
+    Where several `ranks` call it alike, each with a model on `kernels.reference.synchronised` operations, they take
+    the steps together; states are written by the first and read by all.
 
     Raises:
         StarvedError: memory ran out, and the state is saved for a fresh process, which is to go on with less.
         GivenUpError: memory ran out, and there is nothing that needs less.
     """
     device = next(model.parameters()).device
-    state = restore(model, trial, folder) or fresh_state(model, trial, data, device)
+    state = restore(model, trial, folder) or fresh_state(model, trial, data, device, ranks)
     outside, images = Outside(progress, stop, say, observe), data.train.to(device)
+    if ranks.count > 1:
+        _initialise(state, trial, images)
+    share_steps(state, ranks)
     compilation = compile_step(state, trial, images)
     model.train()
     while True:
@@ -249,6 +282,14 @@ def train(
     return _result(state, trial, finished, compilation, _given_up(state, trial.training, lost))
 
 
+def _initialise(state: TrainingState, trial: TrialConfig, images: Tensor) -> None:
+    """Let the model see its next batch whole before ranks share it, where it starts from data."""
+    order = batches(len(images), trial.training.batch_size, trial.seed, state.step)
+    x = training_batch(trial, images, next(order), state.step)
+    draw = Draw(seed_tensor(trial.seed, "latents", images.device, state.step))
+    initialise_from_data(state.model.train(), x, draw, trial.training.precision == "bfloat16")
+
+
 def _take_steps(
     state: TrainingState,
     trial: TrialConfig,
@@ -258,7 +299,7 @@ def _take_steps(
     outside: Outside,
 ) -> None:
     """Steps from where the state is to the last one, or until it is to stop, or until they are lost."""
-    config, device = trial.training, images.device
+    config, device, ranks = trial.training, images.device, state.ranks
     guard = StepGuard(state.model, state.optimizer)
     latents = seed_tensor(trial.seed, "latents", device)
     order = batches(len(images), config.batch_size, trial.seed, state.step)
@@ -267,7 +308,7 @@ def _take_steps(
     plan = StepPlan(state, config)
     _validate(state, trial, data, device, outside)  # where it was stopped there
     lost = why_lost(state, config)  # one that was given up is so still
-    while state.step < state.steps and not (outside.stop() or lost):
+    while state.step < state.steps and not (lost or ranks.any(outside.stop())):
         if state.step in good and is_sound(state):
             save_good(state, folder)
         before = state.passes, state.recompute
@@ -277,7 +318,8 @@ def _take_steps(
         plan.keep_to_budget()
         if (state.passes, state.recompute) != before:
             outside.say(f"out of memory at step {state.step}: {said_of_passes(state)}")
-        due = time.perf_counter() - saved > config.checkpoint_seconds
+        (since,) = ranks.told(time.perf_counter() - saved)
+        due = since > config.checkpoint_seconds
         if due or math.isnan(loss):
             if note_trouble(state, trial, images, latents):
                 outside.say(f"a training step was not finite and is undone; {state.trouble}")
@@ -312,7 +354,7 @@ def _validation_is_due(state: TrainingState, config: TrainingConfig) -> bool:
 def _validate(state: TrainingState, trial: TrialConfig, data: DataSet, device: torch.device, outside: Outside) -> None:
     """Score the validation split where that is due; one that `stop` ends is done when the training continues."""
     if _validation_is_due(state, trial.training):
-        found = validate(state.model, trial, data.validation, device, outside.stop)
+        found = validate(state.model, trial, data.validation, device, outside.stop, state.ranks)
         if found is not None:
             state.validation.append((state.step, found.elbo))
             outside.observe(VALIDATION, found.elbo)
@@ -360,6 +402,8 @@ def compile_step(state: TrainingState, trial: TrialConfig, images: Tensor) -> st
     """Let the state's steps run compiled where the trial says so; returns what to record about it."""
     if trial.training.compile == "off":
         return ""
+    if state.ranks.count > 1:
+        return f"compile = {trial.training.compile}, but the training ran eagerly: {state.ranks.count} ranks shared it"
     if trial.training.compile == "graph":
         if images.device.type != "cuda":
             return "compile = graph, but the training ran eagerly: CUDA graphs need a GPU"
@@ -396,7 +440,9 @@ def replay(model: Model, loss: Callable[[Model], Tensor]) -> str | None:
     return found
 
 
-def fresh_state(model: Model, trial: TrialConfig, data: DataSet, device: torch.device) -> TrainingState:
+def fresh_state(
+    model: Model, trial: TrialConfig, data: DataSet, device: torch.device, ranks: Ranks = ALONE
+) -> TrainingState:
     """State at step 0; for a budget of time the number of steps is a first estimate, from measured speed."""
     steps = planned_steps(trial.training, len(data.train))
     budget = trial.training.budget
@@ -404,7 +450,8 @@ def fresh_state(model: Model, trial: TrialConfig, data: DataSet, device: torch.d
         by_clock = trial.training.cpu_seconds is None
         clock = time.perf_counter if by_clock else time.process_time
         measured = CALIBRATION_STEPS if by_clock else PROCESSOR_CALIBRATION_STEPS
-        steps = max(1, int(budget / seconds_per_step(model, trial, data, clock, measured)))
+        (each,) = ranks.told(seconds_per_step(model, trial, data, clock, measured, ranks))
+        steps = max(1, int(budget / (each if by_clock else each * ranks.count)))
     optimizer = build_optimizer(trial.training, model, device)
     return TrainingState(model, optimizer, torch.full((steps,), torch.nan), steps)
 
@@ -415,8 +462,9 @@ def seconds_per_step(
     data: DataSet,
     clock: Callable[[], float] = time.perf_counter,
     steps: int = CALIBRATION_STEPS,
+    ranks: Ranks = ALONE,
 ) -> float:
-    """Median seconds of a training step by `clock`, measured on a copy of the model so that nothing changes.
+    """Median seconds of a training step by this process's `clock`, on a copy of the model so that nothing changes.
 
     The first quarter of `steps` warms up and does not count.
     """
@@ -424,6 +472,7 @@ def seconds_per_step(
     twin = copy.deepcopy(model).train()
     optimizer = build_optimizer(trial.training, twin, device)
     state = TrainingState(twin, optimizer, torch.zeros(steps), steps)
+    share_steps(state, ranks)
     guard = StepGuard(twin, optimizer)
     order = batches(len(data.train), trial.training.batch_size, trial.seed, 0)
     times = []
@@ -470,4 +519,5 @@ def _result(
         state.passes,
         state.recompute,
         state.restarts,
+        state.ranks.count,
     )

@@ -6,6 +6,7 @@ import contextlib
 import math
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from benchmarks.base.errors import UserError
 from benchmarks.storage import tensors
 from benchmarks.suites.config import TrainingConfig, TrialConfig
 from benchmarks.training.graphed import StepGraphs
+from benchmarks.training.ranks import ALONE, Ranks
 from kernels.cpu.adamax import Adamax
 from models.elbo import ELBOTerms, terms
 from models.layers.recompute import start_recomputing
@@ -57,7 +59,9 @@ class TrainingState:
     `forward` is `forward_terms` or its compiled form; `graphs`, where there are any, replay the steps. `back_offs`
     counts its returns to a good state, each at half the rate; `over_threshold` the steps skipped for their gradient's
     norm, `locked` the last of them in a row; a batch takes `passes` forward and backward passes, in which, where memory
-    ran out, cells `recompute` what they would have kept; `restarts` are the fresh processes in which it went on.
+    ran out, cells `recompute` what they would have kept; `restarts` are the fresh processes in which it went on. Of
+    several `ranks` that take the steps together each holds a state; the first has the average. `around_pass(last)` is
+    what each of the passes runs in.
     """
 
     model: Model
@@ -78,6 +82,8 @@ class TrainingState:
     passes: int = 1
     recompute: bool = False
     restarts: int = 0
+    ranks: Ranks = ALONE
+    around_pass: Callable[[bool], AbstractContextManager[None]] = lambda last: contextlib.nullcontext()
     gradient_norm: float = math.nan  # of the last step, before clipping
 
     @cached_property
@@ -108,15 +114,18 @@ def build_optimizer(config: TrainingConfig, model: nn.Module, device: torch.devi
 
 
 def save_state(state: TrainingState, folder: Path) -> None:
-    """Write the training state whole; the one before it stays beside it."""
+    """Write the training state whole, as the first rank; the one before it stays beside it."""
+    if not state.ranks.first:
+        return
     with contextlib.suppress(FileNotFoundError):
         (folder / tensors.STATE).replace(folder / tensors.STATE_BEFORE)
     _write(state, folder / tensors.STATE)
 
 
 def save_good(state: TrainingState, folder: Path) -> None:
-    """Write the state to which `return_to_good` goes back."""
-    _write(state, folder / tensors.STATE_GOOD)
+    """Write, as the first rank, the state to which `return_to_good` goes back."""
+    if state.ranks.first:
+        _write(state, folder / tensors.STATE_GOOD)
 
 
 def _write(state: TrainingState, path: Path) -> None:
@@ -149,7 +158,8 @@ def return_to_good(state: TrainingState, trial: TrialConfig, folder: Path) -> Tr
         UserError: it is missing or damaged.
     """
     good = _read(state.model, trial, folder / tensors.STATE_GOOD)
-    for name in ("seconds", "cpu_seconds", "trouble", "passes", "recompute", "restarts", "forward"):
+    kept = ("seconds", "cpu_seconds", "trouble", "passes", "recompute", "restarts", "forward", "ranks", "around_pass")
+    for name in kept:
         setattr(good, name, getattr(state, name))
     good.back_offs = state.back_offs + 1
     if state.graphs is not None:  # they hold the memory of the optimizer that is gone

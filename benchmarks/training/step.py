@@ -53,12 +53,12 @@ def train_step(state: TrainingState, guard: StepGuard, trial: TrialConfig, x: Te
     It is not where the loss or a gradient is not finite, nor where the gradient's norm reaches the skip threshold.
     """
     config = trial.training
-    if config.ema and not config.ema_warmup and not state.average:
+    if config.ema and not config.ema_warmup and not state.average and state.ranks.first:
         state.average = {name: one.detach().clone() for name, one in state.model.named_parameters()}
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(config, state.step, state.steps) * 0.5**state.back_offs
     found = _measured(state, guard, trial, x, draw)
-    norm, loss = found.tolist()
+    norm, loss = state.ranks.told(*found.tolist())  # what is decided is decided by all alike
     state.gradient_norm = norm
     finite = math.isfinite(norm + loss)
     too_steep = finite and 0 < config.skip_threshold <= norm
@@ -76,7 +76,7 @@ def train_step(state: TrainingState, guard: StepGuard, trial: TrialConfig, x: Te
     state.locked = state.locked + 1 if too_steep else 0
     state.losses[state.step] = loss
     state.step += 1
-    if config.ema and taken:
+    if config.ema and taken and state.ranks.first:
         update_average(state, config.ema, warmed=config.ema_warmup)
     return loss
 
@@ -89,7 +89,7 @@ def _measured(state: TrainingState, guard: StepGuard, trial: TrialConfig, x: Ten
 
     Raises:
         StarvedError: all was too much; the state is set to what a fresh process is to try.
-        GivenUpError: there is nothing less that a fresh process could try.
+        GivenUpError: there is nothing less that a fresh process could try. Or one of several ranks runs out of memory.
     """
 
     def measured(x: Tensor, draw: Draw, weights: LossWeights) -> Tensor:
@@ -106,6 +106,11 @@ def _measured(state: TrainingState, guard: StepGuard, trial: TrialConfig, x: Ten
             if not is_out_of_memory(error):
                 raise
             said = first_line(error)
+            if state.ranks.count > 1:
+                raise GivenUpError(
+                    f"rank {state.ranks.index} of {state.ranks.count} ran out of memory: {said}; take more ranks, or "
+                    "continue with one, which splits its batches into passes as far as it must"
+                ) from error
         guard.undo()  # here, where the error no longer holds the pass that failed
         guard.drop_gradients()
         release(x.device)
@@ -139,15 +144,17 @@ def _starved(state: TrainingState, less: tuple[int, bool] | None, said: str) -> 
 
 def backward(state: TrainingState, trial: TrialConfig, x: Tensor, draw: Draw, weights: LossWeights) -> Tensor:
     """The loss () of a batch, its gradients summed over the state's passes; an image's noise is that of one pass."""
-    if state.passes == 1:
+    passes = min(state.passes, len(x) // state.ranks.count)
+    if passes == 1:
         loss = loss_of(state.model, trial, x, draw, weights, state.forward)
         loss.backward()
         return loss
     total, start = torch.zeros((), device=x.device), draw.first_sample
-    for part in x.tensor_split(state.passes):
+    for index, part in enumerate(x.tensor_split(passes)):
         one = dataclasses.replace(draw, first_sample=start)
-        loss = loss_of(state.model, trial, part, one, weights, state.forward) * (len(part) / len(x))
-        loss.backward()
+        with state.around_pass(index + 1 == passes):
+            loss = loss_of(state.model, trial, part, one, weights, state.forward) * (len(part) / len(x))
+            loss.backward()
         total, start = total + loss.detach(), start + len(part)
     return total
 

@@ -57,23 +57,27 @@ def prepare_folder(out: Path) -> None:
         raise UserError(f"--out {out}: expected a folder that can be written: {error.strerror}") from error
 
 
-def default_jobs(suite: Suite) -> int:
-    """Trials at a time: on a CPU as many as cores (at the suite's threads) and memory hold, on a GPU one."""
+def default_jobs(suite: Suite, ranks: int = 1) -> int:
+    """Trials at a time: on a CPU as many as cores (at the suite's threads) and memory hold, on a GPU one.
+
+    Each has as many `ranks`, processes of their own.
+    """
     if any(trial.device != "cpu" for trial in suite.trials):
         return 1
     cores, memory = usable_cores() // max(trial.threads for trial in suite.trials), memory_limit()
-    return max(1, cores if memory is None else min(cores, memory // TRIAL_BYTES))
+    return max(1, (cores if memory is None else min(cores, memory // TRIAL_BYTES)) // ranks)
 
 
-def execute(plan: Plan, jobs: int, watching: Sequence[Watcher] = (Plain(),)) -> Outcome:
+def execute(plan: Plan, jobs: int, watching: Sequence[Watcher] = (Plain(),), ranks: int = 1) -> Outcome:
     """Run all unfinished trials, `jobs` at a time, then measure throughput trial by trial on the quiet machine.
 
-    A trial that another run works on is left to it for as long as it does. Who is `watching` is told what happens.
+    Each is trained by so many `ranks`. A trial that another run works on is left to it for as long as it does. Who is
+    `watching` is told what happens.
     """
     outcome, watchers = Outcome(), Watchers(watching)
     try:
         _bring_up_to_date(plan, watchers)
-        Jobs(plan, jobs, watchers, outcome).run()
+        Jobs(plan, jobs, watchers, outcome, ranks).run()
         if not outcome.interrupted:
             _measure_throughput(plan, watchers, outcome)
     finally:
@@ -96,11 +100,12 @@ def _bring_up_to_date(plan: Plan, watchers: Watchers) -> None:
 class Jobs:
     """The trials of a run that are waiting and running, `most` at a time."""
 
-    def __init__(self, plan: Plan, most: int, watchers: Watchers, outcome: Outcome) -> None:
+    def __init__(self, plan: Plan, most: int, watchers: Watchers, outcome: Outcome, ranks: int = 1) -> None:
         todo = [planned for planned in plan.trials if planned.work in TO_RUN]
         self.waiting = sorted(todo, key=lambda p: -p.macs_per_image * p.trial.training.images)
         self.running = list[Child]()
         self.flags = [*plan.plugin_flags, "--data-hash", plan.data.content_hash]
+        self.flags += ["--ranks", str(ranks)] if ranks > 1 else []
         self.most, self.watchers, self.outcome = most, watchers, outcome
         self.again, self.left = Counter[tuple[str, Path]](), set[Path]()
 

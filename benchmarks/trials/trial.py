@@ -9,6 +9,8 @@ import math
 import statistics
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +50,10 @@ from benchmarks.storage.weights import (
 from benchmarks.suites.config import TrialConfig
 from benchmarks.training.cost import macs_per_image, parameter_count
 from benchmarks.training.loop import VALIDATION, TrainingResult, train
+from benchmarks.training.ranks import Ranks
 from benchmarks.training.state import forget
 from benchmarks.trials.claims import at_work
+from benchmarks.trials.ranks import shared_training
 from models.output import Model
 
 PARTS = "parts"
@@ -89,20 +93,31 @@ class Reporter:
             output.discard()
 
 
-def run_trial(folder: Path, *, with_parent: bool = False, data_hash: str | None = None) -> RunRecord:
+def run_trial(
+    folder: Path,
+    *,
+    with_parent: bool = False,
+    data_hash: str | None = None,
+    ranks: int = 1,
+    plugins: Sequence[str] = (),
+) -> RunRecord:
     """Train and evaluate the trial of `folder`, continuing where an earlier run stopped; returns its record.
 
     Where the training is through, its weights are evaluated. One `with_parent` leaves when standard input ends.
-    `data_hash` is that of the images for which the folder was named, where the caller knows it.
+    `data_hash` is that of the images for which the folder was named, where the caller knows it. Of several `ranks`,
+    which train together, this process is the first and starts the others, with the same `plugins`.
 
     Raises:
         StarvedError: the training is to go on in a fresh process.
         GivenUpError: the training was given up; the record says so.
         UserError: the images are gone, or are others by now.
     """
-    trial, report, stop = _begun(folder, with_parent)
+    trial, report, stop = begun(folder, with_parent)
     with at_work(folder):
-        return _run(trial, folder, _data_of(trial, data_hash), report, stop)
+        data = data_of(trial, data_hash)
+        flags = [*(word for plugin in plugins for word in ("--plugin", plugin)), "--data-hash", data.content_hash]
+        together = shared_training(folder, ranks, flags, trial.device, trial.threads)
+        return _run(trial, folder, data, report, stop, together)
 
 
 def draw_gallery(folder: Path, *, with_parent: bool = False, data_hash: str | None = None) -> RunRecord:
@@ -111,14 +126,14 @@ def draw_gallery(folder: Path, *, with_parent: bool = False, data_hash: str | No
     Raises:
         UserError: as `run_trial`; weights that cannot be read.
     """
-    trial, report, stop = _begun(folder, with_parent)
+    trial, report, stop = begun(folder, with_parent)
     with at_work(folder):
-        loaded, data = load_model(folder, choose_device(trial.device)), _data_of(trial, data_hash)
+        loaded, data = load_model(folder, choose_device(trial.device)), data_of(trial, data_hash)
         _save_arrays(folder / GALLERY, gallery(loaded, data, lambda *event: _report_or_stop(report, stop, *event)))
         return load_record(folder)
 
 
-def _begun(folder: Path, with_parent: bool) -> tuple[TrialConfig, Reporter, StopSignal]:
+def begun(folder: Path, with_parent: bool) -> tuple[TrialConfig, Reporter, StopSignal]:
     """The trial of `folder`, with this process made ready for it."""
     stop = StopSignal()
     if with_parent:
@@ -130,7 +145,7 @@ def _begun(folder: Path, with_parent: bool) -> tuple[TrialConfig, Reporter, Stop
     return trial, Reporter(), stop
 
 
-def _data_of(trial: TrialConfig, data_hash: str | None) -> DataSet:
+def data_of(trial: TrialConfig, data_hash: str | None) -> DataSet:
     """The trial's images, which are those of the hash: a run may have begun hours ago."""
     data = load(trial.data)
     if data_hash not in (None, data.content_hash):
@@ -141,10 +156,17 @@ def _data_of(trial: TrialConfig, data_hash: str | None) -> DataSet:
     return data
 
 
-def _run(trial: TrialConfig, folder: Path, data: DataSet, report: Reporter, stop: StopSignal) -> RunRecord:
+def _run(
+    trial: TrialConfig,
+    folder: Path,
+    data: DataSet,
+    report: Reporter,
+    stop: StopSignal,
+    together: AbstractContextManager[Ranks],
+) -> RunRecord:
     """What `run_trial` does once nobody else works on the trial."""
     model = build_model(trial, data.image, choose_device(trial.device))
-    record = _trained_before(trial, folder, model) or _trained_now(trial, folder, model, data, report, stop)
+    record = _trained_before(trial, folder, model) or _trained_now(trial, folder, model, data, report, stop, together)
     if record.status == "interrupted":
         return record
     save_weights(model, trial, data.content_hash, folder / tensors.WEIGHTS)
@@ -187,15 +209,25 @@ def _trained_before(trial: TrialConfig, folder: Path, model: Model) -> RunRecord
 
 
 def _trained_now(
-    trial: TrialConfig, folder: Path, model: Model, data: DataSet, report: Reporter, stop: StopSignal
+    trial: TrialConfig,
+    folder: Path,
+    model: Model,
+    data: DataSet,
+    report: Reporter,
+    stop: StopSignal,
+    together: AbstractContextManager[Ranks],
 ) -> RunRecord:
-    """Train `model`; the record is written, also of a training that was interrupted or is hopeless.
+    """Train `model`, `together` with other ranks; the record is written, also of one interrupted or hopeless.
 
     Raises:
         GivenUpError: the training is hopeless.
     """
-    with frozen_garbage():
-        result = train(model, trial, data, folder, report, stop, report.say, report.observe)
+    with frozen_garbage(), together as ranks:
+        device = next(model.parameters()).device
+        trained = model if ranks.count == 1 else build_model(trial, data.image, device, shared=True)
+        result = train(trained, trial, data, folder, report, stop, report.say, report.observe, ranks)
+    if trained is not model:
+        model.load_state_dict(trained.state_dict())
     peak = [_peak_memory(next(model.parameters()).device)]
     record = _trained_record(trial, folder, model, data, result).with_measurements(peak)
     save_record(record, folder)
@@ -229,6 +261,7 @@ def _trained_record(trial: TrialConfig, folder: Path, model: Model, data: DataSe
         skipped_steps=result.skipped,
         curves=result.curves,
         notes=_training_notes(trial, result),
+        ranks=result.ranks,
     )
 
 
@@ -238,6 +271,7 @@ def _training_notes(trial: TrialConfig, result: TrainingResult) -> list[str]:
     again = ", whose cells were computed again in the backward pass" if result.recompute else ""
     anew = f" after {result.restarts} starts of a fresh process" if result.restarts else ""
     told = {
+        f"trained by {result.ranks} processes together, a share of every batch each": result.ranks > 1,
         f"{broken} training steps were not finite and were undone; {result.trouble}": broken,
         f"{result.over_threshold} training steps were skipped, their gradient's norm at {threshold:g} or above": (
             result.over_threshold

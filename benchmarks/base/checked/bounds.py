@@ -6,6 +6,8 @@ from models.fields import Bounds
 
 THREADS = Bounds(1, 1024)
 JOBS = Bounds(1, 1024)
+RANKS = Bounds(1, 1024)
+PORT = Bounds(1, 65535)
 SEED = Bounds(0, 2**63 - 1)
 SEEDS = Bounds(1, 1000)
 BATCH = Bounds(1, 1_000_000)
