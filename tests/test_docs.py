@@ -29,15 +29,21 @@ def reader(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(pages.ROOT), os.environ.get("PYTHONPATH", ""))))
     monkeypatch.setattr(sys, "path", ["", *sys.path])
     kept = [(registry, registry.copy()) for registry in (MODELS, DATA_SETS, EXTRACTORS, METRICS, PER_IMAGE)]
-    columns, modules = MORE_QUALITY.copy(), set(sys.modules)
+    columns = MORE_QUALITY.copy()
+    forget_modules()  # other tests have plugins of the same names
     yield pages.Reader(tmp_path)
     MORE_QUALITY[:] = columns
     for registry, before in kept:
         registry.clear()
         registry.update(before)
-    for name in set(sys.modules) - modules:
-        if (tmp_path / f"{name}.py").exists():
-            del sys.modules[name]
+    forget_modules()
+
+
+def forget_modules():
+    """Let the modules that pages write be imported anew."""
+    for page in pages.PAGES:
+        for block in pages.blocks(page):
+            sys.modules.pop(block.title.removesuffix(".py"), None)
 
 
 def followed(reader, page, slow):
@@ -96,7 +102,8 @@ def test_the_synopsis_of_the_readme_has_all_verbs_and_no_flag_that_is_none():
     (verbs,) = (a.choices for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
     named, verb = set(), ""
     for line in text.splitlines():
-        if found := re.match(r"python -m benchmarks (\w+)", line):
+        line = line.removeprefix("torchrun --nproc-per-node=N -m ")
+        if found := re.match(r"(?:python -m )?benchmarks (\w+)", line):
             verb = found[1]
             named.add(verb)
         known = {flag for one in ("interpolate", "reconstruct", verb) for flag in verbs[one]._option_string_actions}

@@ -78,7 +78,7 @@ class Variations:
         later, rows = range(group + 1, len(found)), []
         for unit in picked:
             for offset in offsets:
-                moved = latents[group].clone()
+                moved = latents[group].clone(memory_format=torch.contiguous_format)
                 moved.view(-1)[unit] = mean[unit] + offset * scale[unit]
                 rows.append(self.decoded([*latents[:group], moved, *latents[group + 1 :]], later))
         made = torch.cat(rows)

@@ -106,7 +106,7 @@ def shows_a_record(raw):
     if found is None:
         return None
     parts = tables.sections([found, OTHER])
-    page = document.page(parts, [document.Pictures() for _ in parts], None)
+    page = document.page(parts, [document.Beside() for _ in parts])
     for text in (*(tables.markdown(part) for part in parts), tables.csv(parts), page):
         assert text.encode()
         assert "\x1b" not in text
