@@ -310,8 +310,8 @@ def layer_backward(
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Gradients of weight and bias, and the sums (2, C) of the gradient of the normalised input if there is a norm.
 
-    The gradient is written into `d` (B, C, h, w), if there is one, with `base` added, if there is one: of a layer
-    without norm and repeated pixels.
+    The gradient is written into `d` (B, C, h, w), if there is one, with `base` added, if there is one: of a dense
+    layer without norm and repeated pixels.
     """
     shape = (x.shape[0], x.shape[1], x.shape[2], x.shape[3])
     layer, d_weight = layer_of(form, shape, convolution.weight.shape[0]), torch.empty_like(convolution.weight)
@@ -367,7 +367,8 @@ def cell_backward(
         x, norm, applied = left.maps[index], tensors.norms[index], left.norms[index]
         up, d_x = upstream.of(d, output), torch.empty_like(x)
         layer, convolution = form.layers[index], tensors.convolutions[index]
-        added = base if index == 0 and norm is None and not layer.repeat else None
+        alike = norm is None and not layer.repeat and layer.groups == 1  # `plain_values` of maps.h
+        added = base if index == 0 and alike else None
         d_weight, d_bias, total = layer_backward(layer, x, applied, convolution, up, d_x, added)
         convolutions.append((d_weight, d_bias))
         upstream, output, d_norm = _unit(x.shape[1]), None, [None, None]

@@ -2,7 +2,7 @@
 
 Autograd over the reference keeps a dozen tensors of the latents' size. Here the Gaussian keeps what both passes need,
 its noise among it (drawing it again costs more than reading it). Where there is a C compiler, noise and Gaussian run in
-C (`rng.c`, `gaussian.c`); elsewhere in plain PyTorch.
+C (`philox.c`, `gaussian.c`); elsewhere in plain PyTorch.
 """
 
 from __future__ import annotations

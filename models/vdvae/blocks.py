@@ -48,7 +48,9 @@ class ConvolutionCell(nn.Module):
     Its weights are other modules'.
     """
 
-    def __init__(self, layers: Sequence[LayerForm], network: NetworkOps, *, residual: bool, recompute: bool = False):
+    def __init__(
+        self, layers: Sequence[LayerForm], network: NetworkOps, *, residual: bool, recompute: bool = False
+    ) -> None:
         super().__init__()
         self.form, self.network = CellForm(tuple(layers), recompute=recompute, residual=residual), network
         self._packed: Kept[PackedCell] = Kept()
@@ -68,7 +70,7 @@ class ConvolutionCell(nn.Module):
         return super().train(mode)
 
 
-def of(conv: ActivatedConv2d) -> Convolution:
+def convolution_of(conv: ActivatedConv2d) -> Convolution:
     """Weight and bias of a convolution."""
     return Convolution(conv.weight, conv.bias)
 
@@ -93,7 +95,7 @@ class Bottleneck(nn.Module):
     @property
     def convolutions(self) -> tuple[Convolution, ...]:
         """Weights and biases of the four."""
-        return of(self.c1), of(self.c2), of(self.c3), of(self.c4)
+        return convolution_of(self.c1), convolution_of(self.c2), convolution_of(self.c3), convolution_of(self.c4)
 
 
 class ResidualBlock(Bottleneck):
@@ -138,7 +140,7 @@ class TopDownBlock(nn.Module):
         layers, network = self.prior.layers, ops.network
         self.posterior_cell = ConvolutionCell(layers[1:], network, residual=False)
         self.prior_cell = ConvolutionCell(layers[:3], network, residual=False)
-        self.prior_cell_behind = ConvolutionCell(layers[1:3], network, residual=False)
+        self.prior_rest_cell = ConvolutionCell(layers[1:3], network, residual=False)
         self.parameters_cell = ConvolutionCell(layers[3:], network, residual=False)
         self.feature_cell = ConvolutionCell(layers[3:], network, residual=True)
         self.latent_cell = ConvolutionCell((self.z_proj.form,), network, residual=True)
@@ -160,12 +162,12 @@ class TopDownBlock(nn.Module):
         bias = torch.cat((prior.bias, posterior.bias))
         both = self.network.convolution(x, weight, bias, prior.form)
         of_prior, of_posterior = both.split(self.hidden, dim=1)
-        found = self._prior(x, self.prior_cell_behind(of_prior, None, *self.prior.convolutions[1:3]))
+        found = self._prior(x, self.prior_rest_cell(of_prior, None, *self.prior.convolutions[1:3]))
         return found, self._raw(self.posterior_cell(of_posterior + seen, None, *self.enc.convolutions[1:]))
 
     def merged(self, state: Tensor, z: Tensor) -> Tensor:
         """The state behind the block, from the prior's (B, W, R, R) and z (B, Z, R, R)."""
-        return self.resnet(self.latent_cell(z, state, of(self.z_proj)))
+        return self.resnet(self.latent_cell(z, state, convolution_of(self.z_proj)))
 
     def _prior(self, x: Tensor, hidden: Tensor) -> Prior:
         """The prior from the state and the map before its last convolution."""

@@ -57,9 +57,10 @@ def draw(seed=5, **fields):
     return Draw(torch.tensor(seed, dtype=torch.int64), **fields)
 
 
-def close(actual, expected):
-    """Equal but for the order of sums: with and without posteriors, a model may convolve in other groups."""
-    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+def equal(name, actual, expected):
+    """Equal in every bit; in VDVAE but for the order of sums, as it convolves in other groups without posteriors."""
+    tolerance = {"rtol": 1e-6, "atol": 2e-6} if name == "vdvae" else {"rtol": 0, "atol": 0}
+    torch.testing.assert_close(actual, expected, **tolerance)
 
 
 def test_every_model_is_covered():
@@ -122,7 +123,7 @@ def test_given_latents_are_decoded_and_the_groups_after_them_drawn(name):
     model, x = make(name).eval(), images()
     encoding = model.encode(model.padded(x), draw())
     given = tuple(group.z for group in encoding.groups)
-    close(model.sample_state(3, draw(seed=6, latents=given)), encoding.state)
+    equal(name, model.sample_state(3, draw(seed=6, latents=given)), encoding.state)
     first = given[:1]
     some, others = (model.sample_state(3, draw(seed=seed, latents=first)) for seed in (6, 7))
     assert torch.equal(some, others) == (len(given) == 1)
@@ -138,9 +139,9 @@ def test_encoded_latents_decode_to_the_reconstruction(name, at_mean):
     assert [tuple(group.z.shape[1:]) for group in latents] == [dataclasses.astuple(s) for s in model.latent_shapes]
     assert all(torch.equal(group.z, group.mean) for group in latents) == at_mean
     whole = model(x, draw(at_mean=at_mean)).likelihood.mean()
-    close(decode(model, latents, draw(seed=6)).mean(), whole)
+    equal(name, decode(model, latents, draw(seed=6)).mean(), whole)
     every = tuple(group.pruned(torch.arange(group.z.shape[1])) for group in latents)
-    close(decode(model, every, draw(seed=6)).mean(), whole)
+    equal(name, decode(model, every, draw(seed=6)).mean(), whole)
 
 
 def test_latents_that_went_through_flows_decode_to_the_reconstruction():

@@ -104,9 +104,8 @@ def test_given_latents_fix_the_first_groups(name: str, kept: int, ops: Ops, dtyp
     given = tuple(group.z for group in encoding.groups[:kept])
     state = model.sample_state(4, draw("zero", given))
     close(probed(state, recorded), recorded["val"], dtype, FEATURES)
-    same = torch.allclose(
-        state, encoding.state, rtol=0, atol=EXACT if dtype == torch.float64 else FEATURES
-    )  # summed in another order
+    rounding = 1e-13 if dtype == torch.float64 else 2e-5  # absolute, of values up to 30: sums in another order
+    same = torch.allclose(state, encoding.state, rtol=0, atol=rounding)
     assert same == (kept == 7)
 
 

@@ -32,9 +32,11 @@ static Runs runs_of(const Geometry *g)
 /* Some tiles by a panel of `vectors`: out (rows, columns) = start + patches times panel [times factor]
  * [+ base], which lie as `out`; patch r of a tile starts at a + r row. */
 INLINE void product(int vectors, int tiles, const float *const *a, int64_t row, const Runs *runs, const float *panel,
-                    const float *start, const Behind *behind, int64_t at, float *out, int64_t out_row, int rows, int columns)
+                    const float *start, const Epilogue *epilogue, int64_t at, float *out, int64_t out_row, int rows,
+                    int columns)
 {
-    const float *factor = behind->factor ? behind->factor + at : NULL, *base = behind->base ? behind->base + at : NULL;
+    const float *factor = epilogue->factor ? epilogue->factor + at : NULL;
+    const float *base = epilogue->base ? epilogue->base + at : NULL;
     vector sum[MOST_TILES * TILE][MOST_VECTORS];
     for (int r = 0; r < tiles * TILE; r++)
         for (int v = 0; v < vectors; v++) sum[r][v] = load(start + v * WIDE);
@@ -92,30 +94,30 @@ INLINE void outer(int vectors, int tiles, const Geometry *g, int64_t images, con
 }
 
 /* A function of its own for each width of a panel, so that its sums are registers. */
-typedef void Product(const float *const *, int64_t, const Runs *, const float *, const float *, const Behind *, int64_t,
-                     float *, int64_t, int, int);
+typedef void Product(const float *const *, int64_t, const Runs *, const float *, const float *, const Epilogue *,
+                     int64_t, float *, int64_t, int, int);
 typedef void Outer(const Geometry *, int64_t, const float *, const Geometry *, const float *, float *, int64_t);
 
 #define OF_WIDTH(VECTORS, TILES)                                                                                       \
     static void product_##VECTORS(const float *const *a, int64_t row, const Runs *runs, const float *panel,            \
-                                  const float *start, const Behind *behind, int64_t at, float *out, int64_t out_row,   \
-                                  int rows, int columns)                                                               \
+                                  const float *start, const Epilogue *epilogue, int64_t at, float *out,                \
+                                  int64_t out_row, int rows, int columns)                                              \
     {                                                                                                                  \
-        product(VECTORS, TILES, a, row, runs, panel, start, behind, at, out, out_row, rows, columns);                  \
+        product(VECTORS, TILES, a, row, runs, panel, start, epilogue, at, out, out_row, rows, columns);                \
     }                                                                                                                  \
     static void outer_##VECTORS(const Geometry *g, int64_t images, const float *a, const Geometry *spread,             \
                                 const float *b, float *out, int64_t rows)                                              \
     {                                                                                                                  \
         outer(VECTORS, TILES, g, images, a, spread, b, out, rows);                                                     \
     }
-OF_WIDTH(1, 2)
+OF_WIDTH(1, MOST_TILES)
 OF_WIDTH(2, 1)
 OF_WIDTH(3, 1)
 static Product *const products[] = {product_1, product_2, product_3};
 static Outer *const outers[] = {outer_1, outer_2, outer_3};
 
 /* Rows that the functions of a width take at a time. */
-static int64_t rows_at_once(int64_t panel) { return panel == WIDE ? 2 * TILE : TILE; }
+static int64_t rows_at_once(int64_t panel) { return panel == WIDE ? MOST_TILES * TILE : TILE; }
 
 /* Copies the patches of `rows` output pixels from `first` on into (rows, kernel^2 channels). */
 static void gather(const Geometry *g, const Runs *runs, const float *map, int64_t first, int64_t rows, float *out)
@@ -139,7 +141,7 @@ static const float *patch_in_map(const Geometry *g, const float *map, int64_t pi
 }
 
 void convolve_dense(const Geometry *g, int64_t images, const float *map, const float *packed, const float *start,
-                    const Behind *behind, int64_t n, float *out)
+                    const Epilogue *epilogue, int64_t n, float *out)
 {
     Runs in_map = runs_of(g);
     int64_t depth = in_map.count * in_map.length, panel = panel_width(n), total = images * g->out_height * g->out_width;
@@ -159,7 +161,7 @@ void convolve_dense(const Geometry *g, int64_t images, const float *map, const f
             int columns = (int)(n - column < panel ? n - column : panel);
             for (int64_t at = 0; at < rows; at += step)
                 products[panel / WIDE - 1](tile + at / TILE, row, runs, packed + column * depth, start + column,
-                                           behind, (first + at) * n + column, out + (first + at) * n + column, n,
+                                           epilogue, (first + at) * n + column, out + (first + at) * n + column, n,
                                            (int)(rows - at < step ? rows - at : step), columns);
         }
     }

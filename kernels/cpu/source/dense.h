@@ -23,13 +23,13 @@ void pack_dense(const Layer *layer, const float *weight, int backward, float *pa
  * null: nothing. */
 typedef struct {
     const float *factor, *base;
-} Behind;
+} Epilogue;
 
-/* out (pixels of all maps, n) = start + convolution of `images` maps with packed weights, and what is done to it
- * `behind`; `start` has room for whole panels. Up to MOST_TILES * TILE pixels after the last map are read and thrown
+/* out (pixels of all maps, n) = start + convolution of `images` maps with packed weights, and its
+ * `epilogue`; `start` has room for whole panels. Up to MOST_TILES * TILE pixels after the last map are read and thrown
  * away. */
 void convolve_dense(const Geometry *g, int64_t images, const float *map, const float *packed, const float *start,
-                    const Behind *behind, int64_t n, float *out);
+                    const Epilogue *epilogue, int64_t n, float *out);
 
 /* out (kernel^2 channels, spread pixel) += gradient of the weights. The gradient of output pixel (y, x) lies at (y, x)
  * times the stride in the spread maps, counted from `gradient` on; their pixels are whole panels. */

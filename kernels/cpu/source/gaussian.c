@@ -149,8 +149,8 @@ void vaebench_gaussian_backward(Raw posterior, Raw prior, Form form, const float
     }
 }
 
-/* z = mean + temperature exp(log_scale) noise of maps (images, pixels, channels); pixels of z lie side by side, those of
- * mean and log scale `step` floats apart, their images `row`. z holds the noise before. */
+/* z = mean + temperature exp(log_scale) noise of maps (images, pixels, channels); pixels of z lie side by side, those
+ * of mean and log scale `step` floats apart, their images `row`. z holds the noise before. */
 void vaebench_gaussian_sample(const float *mean, const float *log_scale, int64_t row, int64_t step, float temperature,
                               float *z, int64_t images, int64_t pixels, int64_t channels, int32_t threads)
 {

@@ -57,10 +57,10 @@ static float *map_scratch(int use, const Geometry *g, int64_t images)
 
 /* out (pixels, n) = start + convolution of padded maps; of one map, and with nothing behind it, if depthwise. */
 static void convolve(int depthwise, const Geometry *g, int64_t images, const float *map, const float *packed,
-                     const float *start, const Behind *behind, int64_t n, float *out)
+                     const float *start, const Epilogue *epilogue, int64_t n, float *out)
 {
     if (depthwise) convolve_depthwise(g, map, packed, start, out);
-    else convolve_dense(g, images, map, packed, start, behind, n, out);
+    else convolve_dense(g, images, map, packed, start, epilogue, n, out);
 }
 
 /* Whether a pixel of the output depends on one of the input alone, at the same place. */
@@ -78,14 +78,15 @@ void run_layer(const Layer *layer, int64_t images, const float *x, const float *
     for (int64_t first = 0; first < images; first += at_once) {
         for (int64_t i = 0; i < at_once; i++)
             pad_input(layer, &g, x + (first + i) * input_size(layer), scale, shift, map + i * map_size(&g));
-        Behind behind = {NULL, base ? base + first * output_size(layer) : NULL};
-        convolve(layer->depthwise, &g, at_once, map, packed, start, &behind, layer->c_out,
+        Epilogue epilogue = {NULL, base ? base + first * output_size(layer) : NULL};
+        convolve(layer->depthwise, &g, at_once, map, packed, start, &epilogue, layer->c_out,
                  y + first * output_size(layer));
     }
 }
 
-/* y (batch, out_height, out_width, c_out), with `base` (laid out as y; dense layers only) added unless it is null, and unless null the mean and the sum of squared deviations of each image's
- * channels (batch, c_out). scale and shift (c_in) are those of the norm; bias may be null. */
+/* y (batch, out_height, out_width, c_out), with `base`, laid out alike, added unless it is null (dense layers only);
+ * and unless null the mean and the sum of squared deviations of each image's channels (batch, c_out). scale and shift
+ * (c_in) are those of the norm; bias may be null. */
 void vaebench_layer(Layer layer, const float *x, const float *scale, const float *shift, const float *weight,
                     const float *bias, const float *base, float *y, float *mean, float *squares, int32_t threads)
 {
@@ -118,8 +119,9 @@ typedef struct {
 /* Sums over pixels, per channel: of d, of d (x - center), and of the output's gradient. */
 enum { D, D_TIMES_X, D_OUTPUT, SUM_COUNT };
 
-/* One thread's scratch memory: padded maps, slopes and the activated inputs' gradient for a few images; over all its images the
- * weight's gradient and the sums (SUM_COUNT, channels), which single precision holds for a few images only. */
+/* One thread's scratch memory: padded maps, slopes and the activated inputs' gradient for a few images; over all its
+ * images the weight's gradient and the sums (SUM_COUNT, channels), which single precision holds for a few images
+ * only. */
 typedef struct {
     float *map, *spread, *slopes, *d_activated, *d_weight, *few_sums;
     double *sums;
@@ -171,7 +173,7 @@ static void input_gradient(const Backward *pass, int64_t first, int64_t images, 
     const float *x = pass->x + first * in;
     float *d = pass->d + first * in;
     int plain = plain_values(layer, pass->scale);
-    Behind slopes = {w->slopes, pass->base ? pass->base + first * in : NULL}, nothing = {NULL, NULL};
+    Epilogue slopes = {w->slopes, pass->base ? pass->base + first * in : NULL}, nothing = {NULL, NULL};
     convolve(layer->depthwise, &pass->backward, images, gradient, pass->packed, pass->start, plain ? &slopes : &nothing,
              layer->c_in, plain ? d : w->d_activated);
     for (int64_t i = 0; !plain && i < images; i++)
@@ -228,12 +230,13 @@ static void sum_sums(const Layer *layer, const Workspace *of_thread, int threads
     }
 }
 
-/* Gradients of the normalised input (batch, height, width, c_in) unless null, with `base`, laid out alike, added (unless null; only of a layer without norm and repeat), of the weight, and of the bias unless
- * null; and sums (2, c_in) over all pixels of the former and of its product with x - center. Threads add in a fixed
+/* Gradients of the normalised input (batch, height, width, c_in) unless null, of the weight, and of the bias unless
+ * null; and sums (2, c_in) over all pixels of the former and of its product with x - center. Where values are plain
+ * (`plain_values`), `base`, laid out as the input, is added to its gradient unless it is null. Threads add in a fixed
  * order. */
 void vaebench_layer_backward(Layer layer, const float *x, const float *scale, const float *shift, const float *center,
-                             const float *weight, Upstream upstream, const float *base, float *d, float *d_weight, float *d_bias,
-                             double *sums, int32_t threads)
+                             const float *weight, Upstream upstream, const float *base, float *d, float *d_weight,
+                             float *d_bias, double *sums, int32_t threads)
 {
     float *packed = scratch(PACKED, packed_size(&layer)), *start = start_row(NULL, layer.c_in);
     Backward pass = {layer, forward_geometry(&layer), backward_geometry(&layer), x, scale, shift, center, packed, start,

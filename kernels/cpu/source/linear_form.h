@@ -6,8 +6,8 @@
 #include <stdint.h>
 
 /* The gradient of a layer's output: scale * gradient + output_scale * output + shift, with coefficients (batch, c) that
- * lie `per_image` apart (0: (c), the same for all images); a null `output` stands for zeros, and, on the way back through
- * a layer, null coefficients for the gradient itself. */
+ * lie `per_image` apart (0: (c), the same for all images); a null `output` stands for zeros, and, on the way back
+ * through a layer, null coefficients for the gradient itself. */
 typedef struct {
     const float *gradient, *output, *scale, *output_scale, *shift;
     int64_t per_image;

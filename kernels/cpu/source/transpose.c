@@ -3,8 +3,8 @@
 
 #include "vector.h"
 
-/* out (columns, rows) from x (rows, columns) of up to WIDE rows and columns, whose rows lie `step` and `out_step` floats
- * apart; read and written row by row, as channels may lie a multiple of the cache's size apart. */
+/* out (columns, rows) from x (rows, columns) of up to WIDE rows and columns, whose rows lie `step` and `out_step`
+ * floats apart; read and written row by row, as channels may lie a multiple of the cache's size apart. */
 INLINE void transpose_some(const float *x, int64_t step, int64_t rows, int64_t columns, float *out, int64_t out_step)
 {
     float block[WIDE][WIDE];

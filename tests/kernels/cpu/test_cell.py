@@ -78,6 +78,12 @@ CASES = {
         (LayerForm("swish", 3, repeat=True), LayerForm("elu", 3, 2)), (12, 20, 12), (False,) * 3, False, True
     ),
     "depthwise, no norm": Case(inverted(36, 3), (12, 36, 36, 12), (False,) * 4, gate=False, side=6),
+    "depthwise first, no norm, added": Case(
+        (LayerForm("swish", 3, groups=36), LayerForm("gelu")), (36, 36, 36), (False,) * 3, False, side=6, gain=1.0
+    ),
+    "depthwise last, no norm, added": Case(
+        (LayerForm("gelu"), LayerForm("swish", 3, groups=36)), (36, 36, 36), (False,) * 3, False, side=6, gain=1.0
+    ),
     "gate, not added": Case((LayerForm("swish", 3),) * 2, (16, 16, 24), (True,) * 3, residual=False),
     "coarse": Case((LayerForm("swish", 3),) * 2, (128, 128, 128), TWO, bias=True, side=4),
     "one pixel": Case((LayerForm("swish", 3),) * 2, (8, 8, 8), TWO, bias=True, side=1),
