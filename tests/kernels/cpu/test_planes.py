@@ -11,12 +11,17 @@ from kernels.cpu.library import why_missing
 from kernels.reference.backend import REFERENCE
 
 pytestmark = pytest.mark.skipif(why_missing() is not None, reason=f"no C kernels: {why_missing()}")
+GENERATOR = torch.Generator().manual_seed(0)
 SHAPES = ((2, 3, 5, 7), (1, 16, 16, 16), (3, 20, 9, 4), (2, 33, 1, 18))
+
+
+def random(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=GENERATOR)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_maps_are_the_same_in_either_order(shape: tuple[int, int, int, int]) -> None:
-    wide = torch.randn(shape[0], 2 * shape[1], *shape[2:]).contiguous(memory_format=torch.channels_last)
+    wide = random(shape[0], 2 * shape[1], *shape[2:]).contiguous(memory_format=torch.channels_last)
     for map in (wide, wide[:, : shape[1]], wide[:, shape[1] :]):
         assert by_pixels(map)
         planes = to_planes(map)
@@ -28,7 +33,7 @@ def test_maps_are_the_same_in_either_order(shape: tuple[int, int, int, int]) -> 
 
 
 def test_maps_that_lie_otherwise_are_copied_as_they_are() -> None:
-    map = torch.randn(2, 6, 8, 8)
+    map = random(2, 6, 8, 8)
     for one in (map, map[:, ::2], map.transpose(2, 3), map.contiguous(memory_format=torch.channels_last)[:, ::2]):
         assert not by_pixels(one)
         assert torch.equal(to_planes(one), one)
@@ -37,9 +42,9 @@ def test_maps_that_lie_otherwise_are_copied_as_they_are() -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("external", [False, True])
 def test_draws_by_pixels_are_those_of_the_reference(shape: tuple[int, int, int, int], external: bool) -> None:
-    raw = torch.randn(shape[0], 2 * shape[1], *shape[2:]).contiguous(memory_format=torch.channels_last)
+    raw = random(shape[0], 2 * shape[1], *shape[2:]).contiguous(memory_format=torch.channels_last)
     mean, log_scale = raw.chunk(2, dim=1)
-    seed, noise = torch.tensor(5), torch.randn(shape, dtype=torch.float64) if external else None
+    seed, noise = torch.tensor(5), random(*shape).double() if external else None
     for temperature in (0.0, 0.7):
         drawn, wanted = (
             ops.gaussian_sample(
@@ -47,11 +52,12 @@ def test_draws_by_pixels_are_those_of_the_reference(shape: tuple[int, int, int, 
             )
             for ops in (CPU, REFERENCE)
         )
-        torch.testing.assert_close(drawn, wanted, rtol=1e-6, atol=3e-6)
+        within = 2e-6 * float(log_scale.exp().max())  # normals of the two differ by up to 1e-6
+        torch.testing.assert_close(drawn, wanted, rtol=1e-6, atol=within)
 
 
 def test_gradients_by_pixels_are_those_of_the_reference() -> None:
-    given = [torch.randn(2, 8, 6, 6).contiguous(memory_format=torch.channels_last).requires_grad_() for _ in range(2)]
+    given = [random(2, 8, 6, 6).contiguous(memory_format=torch.channels_last).requires_grad_() for _ in range(2)]
     found = []
     for ops in (CPU, REFERENCE):
         mean, log_scale, prior_mean, prior_log_scale = (half for one in given for half in one.chunk(2, dim=1))
