@@ -117,10 +117,12 @@ class Forecast:
         if phase == TRAIN:
             course.pass_seconds = self._pass_seconds(self.work[name], course, now) or course.pass_seconds
 
-    def ended(self, name: str) -> None:
-        """A trial's process has ended."""
+    def ended(self, name: str, again: bool = False) -> None:
+        """A trial's process has ended; it waits where it is to be started `again`."""
         course = self.running.pop(name, None)
-        if course is not None:
+        if again:
+            self.waiting[name] = None
+        elif course is not None:
             course.enter("", self.clock())
             self.finished[name] = course
 
