@@ -193,18 +193,15 @@ def footnotes(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
 
 def row_notes(rows: Sequence[Row]) -> list[str]:
     """The lines about rows as a whole: failures, collapsed hierarchies, the record's own notes."""
-    lines: list[str] = []
+    said: dict[str, list[str]] = {}
     for row in rows:
-        for record in row.records:
-            lines += [f"{row.label}: {text}" for text in _state(record)]
-            lines += [f"{row.label}: {note}" for note in record.notes]
+        texts = [text for record in row.records for text in (*_state(record), *record.notes)]
         if row.superseded:
             plural = "" if row.superseded == 1 else "s"
-            lines.append(
-                f"{row.label}: {row.superseded} older record{plural} of the same seed and configuration left out"
-            )
-        lines += [f"{row.label}: {text}" for text in hierarchy_flags(row.latent_groups)]
-    return list(dict.fromkeys(lines))
+            texts.append(f"{row.superseded} older record{plural} of the same seed and configuration left out")
+        for text in (*texts, *hierarchy_flags(row.latent_groups)):
+            said.setdefault(text, []).append(row.label)
+    return [f"{join_words(labels)}: {text}" for text, labels in said.items()]
 
 
 def hierarchy_flags(groups: Sequence[LatentGroupInfo]) -> list[str]:
@@ -241,7 +238,7 @@ def _machine(records: Sequence[RunRecord]) -> str:
     named = ((e.device, ", ".join(filter(None, [e.device_name, e.instruction_set]))) for e in found)
     devices = join_words(f"{device} ({name})" if name else device for device, name in named)
     threads = join_words(f"{e.threads} of {e.cores} cores" if e.device == "cpu" else f"{e.threads}" for e in found)
-    commits = join_words((e.commit or "unknown")[:10] + ("+dirty" if e.dirty else "") for e in found)
+    commits = join_words(e.shown_commit for e in found)
     dates = sorted({e.date[:10] for e in found})
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     return (

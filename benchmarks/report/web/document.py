@@ -192,7 +192,7 @@ def _trials(rows: Sequence[Row]) -> View:
             "Status": record.status,
             "Images seen": f"{record.images_seen:,}",
             "Configuration": record.config_hash,
-            "Commit": (record.environment.commit or "unknown")[:10] + ("+dirty" if record.environment.dirty else ""),
+            "Commit": record.environment.shown_commit,
             "Date": record.environment.date[:10],
         }
         for row in rows
