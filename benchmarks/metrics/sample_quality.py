@@ -17,9 +17,11 @@ from benchmarks.metrics import fidelity, influence
 from benchmarks.metrics.features import Extractor, Features, Images, cached_features
 from benchmarks.metrics.frechet import FeatureStatistics, frechet_distance
 from benchmarks.metrics.influence import Influence
+from benchmarks.metrics.on_features import ON_FEATURES, RECONSTRUCTION, OnFeatures
 from benchmarks.records.catalogue import (
     COMPARED,
     FEWEST,
+    METRICS,
     NEIGHBOURS,
     PRIOR_STATISTICS_METRICS,
     RECONSTRUCTION_METRICS,
@@ -30,6 +32,8 @@ from benchmarks.records.record import Measurement
 from benchmarks.records.uncertainty import Interval, normal_interval, not_negative_interval, share_interval
 
 SMALL_N = 2000
+BIASED, DEPENDS = "biased upwards", "its mean depends on n"
+"""What fewer images than that do to a value."""
 MOST_TRAINING_IMAGES = 50_000
 """Training images that samples are compared with at most: the number of published distances."""
 Keep = Callable[[str, Influence], None]
@@ -83,7 +87,7 @@ def sample_metrics(
     _require_enough(samples, reference, "samples")
     features, real = extractor.features(samples), cached_features(reference, extractor, cache)
     pair = Comparison(features, real, extractor, keep=keep, more={"reference_split": reference_split})
-    return [*compared(COMPARED, pair), pair.inception_score()]
+    return [*compared(COMPARED, pair), pair.inception_score(), *pair.added(ON_FEATURES)]
 
 
 def reconstruction_quality(
@@ -101,7 +105,8 @@ def reconstruction_quality(
     _require_enough(reconstructions, originals, "reconstructions")
     features, real = extractor.features(reconstructions), cached_features(originals, extractor, cache)
     more = {"pairing": "with their own originals"}
-    return compared(RECONSTRUCTION_METRICS, Comparison(features, real, extractor, True, keep, more))
+    pair = Comparison(features, real, extractor, True, keep, more)
+    return [*compared(RECONSTRUCTION_METRICS, pair), *pair.added(ON_FEATURES, RECONSTRUCTION)]
 
 
 def prior_statistics_quality(
@@ -154,7 +159,7 @@ class Comparison:
         value = frechet_distance(*(FeatureStatistics.of(side) for side in self._sides))
         found = influence.of_frechet(*self._sides, self.paired)
         details = {"torch_fidelity_fid": fidelity.fid(*self._sides)}
-        return self._measured(metric, value, found, not_negative_interval, details)
+        return self._measured(metric, value, found, not_negative_interval, details, BIASED)
 
     def kernel(self, metric: str) -> Measurement:
         """The kernel distance; its error is that of its random subsets as well."""
@@ -172,7 +177,7 @@ class Comparison:
         for metric, share, way in zip((precision, recall), shares, ways, strict=True):
             found = way(*self._sides, self.paired)
             interval = partial(share_interval, n=min(len(side) for side in found.by_image))
-            rows.append(self._measured(metric, share, found, interval, {"neighbours": NEIGHBOURS}))
+            rows.append(self._measured(metric, share, found, interval, {"neighbours": NEIGHBOURS}, DEPENDS))
         return rows
 
     def inception_score(self) -> Measurement:
@@ -182,7 +187,16 @@ class Comparison:
         mean, std = fidelity.inception_score(self.features.logits)
         found = influence.of_inception_score(self.features.logits, mean)
         details = {"classes": self.features.logits.shape[1], "splits": fidelity.SCORE_SPLITS, "split_std": std}
-        return self._measured("inception_score", mean, found, normal_interval, details)
+        return self._measured("inception_score", mean, found, normal_interval, details, DEPENDS)
+
+    def added(self, metrics: Mapping[str, OnFeatures], prefix: str = "") -> list[Measurement]:
+        """Those of the added metrics that are in the catalogue under a name that begins so."""
+        named = {f"{prefix}{name}": metric for name, metric in metrics.items()}
+        return [self._added(name, metric) for name, metric in named.items() if name in METRICS]
+
+    def _added(self, name: str, metric: OnFeatures) -> Measurement:
+        found = None if metric.influence is None else metric.influence(*self._sides, self.paired)
+        return self._measured(name, metric.value(*self._sides), found, normal_interval, {}, DEPENDS)
 
     @property
     def _sides(self) -> tuple[Tensor, Tensor]:
@@ -192,24 +206,31 @@ class Comparison:
         self,
         metric: str,
         value: float,
-        found: Influence,
+        found: Influence | None,
         interval: Callable[[float, float], Interval],
         details: Mapping[str, Any],
+        small: str = "",
     ) -> Measurement:
-        """The value with its interval over other images of the same kind and number."""
+        """The value, with its interval over other images of the same kind and number where influences are `found`.
+
+        `small` is what few images do to it.
+        """
+        details = _details(self.features, self.reference, self.extractor) | dict(self.more) | dict(details)
+        one = measurement(metric, value, n=len(self.features.values), note=self._note(small), details=details)
+        if found is None:
+            return one
         self.keep(metric, found)
         low, high = interval(value, found.standard_error)
-        details = _details(self.features, self.reference, self.extractor) | dict(self.more) | dict(details)
-        return measurement(
-            metric,
-            value,
-            n=len(self.features.values),
-            low=low,
-            high=high,
-            spread_kind="jackknife 95%",
-            note=_note(self.features, self.reference),
-            details=details | {"standard_error": found.standard_error},
-        )
+        details |= {"standard_error": found.standard_error}
+        return replace(one, low=low, high=high, spread_kind="jackknife 95%", details=details)
+
+    def _note(self, small: str) -> str:
+        """A warning where n is small and that matters: only equal n compare."""
+        n = min(len(side) for side in self._sides)
+        notes = [f"n = {n:,} < {SMALL_N:,}: {small}, compare at equal n only"] if small and n < SMALL_N else []
+        if small == BIASED and n <= self.extractor.dims:
+            notes.append(f"n <= {self.extractor.dims} feature dimensions: covariance is singular")
+        return "; ".join(notes)
 
 
 def compared(names: tuple[str, str, str, str], pair: Comparison) -> list[Measurement]:
@@ -231,12 +252,3 @@ def _details(features: Features, reference: Features, extractor: Extractor) -> d
         "reference_split": "test",
         "dims": extractor.dims,
     }
-
-
-def _note(features: Features, reference: Features) -> str:
-    """A warning where n is small: the distance is biased upwards, so that only equal n compare."""
-    n = min(len(features.values), len(reference.values))
-    notes = [f"n = {n} < {SMALL_N}: biased upwards, compare at equal n only"] if n < SMALL_N else []
-    if n <= features.values.shape[1]:
-        notes.append(f"n <= {features.values.shape[1]} feature dimensions: covariance is singular")
-    return "; ".join(notes)

@@ -244,12 +244,15 @@ def test_values_of_another_kind_are_not_compared(tmp_path, make_record, make_val
 
 def test_samples_of_another_temperature_are_not_compared(tmp_path, make_record, make_value):
     for row, heat in (("a", 1.0), ("b", 0.7)):
-        values = [make_value("sample_fid", heat, 0.1), make_value("mse", heat, 0.1)]
+        values = [make_value("mse", heat, 0.1)]
+        for name, more in (("sample_fid", {}), ("reconstruction_fid", {"pairing": "with their own originals"})):
+            values.append(make_value(name, heat, 0.1, details={"extractor": "tiny"} | more))
         record = make_record(row, 0, values, config={"evaluation": {"temperature": heat}})
         save_record(record, tmp_path / row)
     found = between(tmp_path)
     assert "samples at temperature 1 and 0.7" in found["sample_fid"].note
     assert found["mse"].judged
+    assert found["reconstruction_fid"].judged
 
 
 def test_times_of_another_machine_are_not_compared(run_folder, make_record):
