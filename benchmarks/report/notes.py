@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.records.catalogue import COLLAPSED_RATE
 from benchmarks.records.record import LatentGroupInfo, Measurement, RunRecord
-from benchmarks.report.columns import DISTANCES, Column, all_specs, empty, short_name
+from benchmarks.report.columns import DISTANCES, Column, all_specs, empty, short_name, winner
 from benchmarks.report.layout import join_words
 from benchmarks.report.rows import Row, differ_in_beta, half_width, quantity_of
 
@@ -35,12 +35,26 @@ SPREADS = {
 }
 
 
+def lead(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
+    """The paragraphs that are read first: data, equality of training, who is best in which of the columns."""
+    records = [record for row in rows for record in row.records]
+    return [_what(records), training_equality(rows), *best(rows, columns)]
+
+
+def best(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
+    """The rows that win a column, and which; nothing where none does."""
+    won: dict[str, list[str]] = {}
+    for column in columns:
+        if (index := winner(rows, column)) is not None:
+            won.setdefault(rows[index].label, []).append(short_name(column.spec.metric))
+    said = "; ".join(f"{label} in {join_words(names)}" for label, names in won.items())
+    return [f"Best beyond the spread: {said}."] if said else []
+
+
 def caption(rows: Sequence[Row]) -> list[str]:
-    """The paragraphs above the tables: data, equality of training, spread, machine, software."""
+    """The other paragraphs above the tables: likelihoods, spread, features, machine, software."""
     records = [record for row in rows for record in row.records]
     return [
-        _what(records),
-        training_equality(rows),
         *likelihoods(rows),
         *spread(rows),
         *trade(rows),
