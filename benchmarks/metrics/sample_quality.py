@@ -65,8 +65,8 @@ def fid_floor(
     chosen = others[order[: len(reference)]]
     reference_features = cached_features(reference, extractor, cache)
     features = cached_features(chosen, extractor, cache)
-    pair = Comparison(features, reference_features, extractor, more={"reference_split": reference_split})
-    return pair.frechet("fid_floor")
+    sets = TwoSets(features, reference_features, extractor, more={"reference_split": reference_split})
+    return sets.frechet("fid_floor")
 
 
 def sample_metrics(
@@ -86,8 +86,8 @@ def sample_metrics(
     """
     _require_enough(samples, reference, "samples")
     features, real = extractor.features(samples), cached_features(reference, extractor, cache)
-    pair = Comparison(features, real, extractor, keep=keep, more={"reference_split": reference_split})
-    return [*compared(COMPARED, pair), pair.inception_score(), *pair.added(ON_FEATURES)]
+    sets = TwoSets(features, real, extractor, keep=keep, more={"reference_split": reference_split})
+    return [*compared(COMPARED, sets), sets.inception_score(), *sets.added(ON_FEATURES)]
 
 
 def reconstruction_quality(
@@ -105,8 +105,8 @@ def reconstruction_quality(
     _require_enough(reconstructions, originals, "reconstructions")
     features, real = extractor.features(reconstructions), cached_features(originals, extractor, cache)
     more = {"pairing": "with their own originals"}
-    pair = Comparison(features, real, extractor, True, keep, more)
-    return [*compared(RECONSTRUCTION_METRICS, pair), *pair.added(ON_FEATURES, RECONSTRUCTION)]
+    sets = TwoSets(features, real, extractor, True, keep, more)
+    return [*compared(RECONSTRUCTION_METRICS, sets), *sets.added(ON_FEATURES, RECONSTRUCTION)]
 
 
 def prior_statistics_quality(
@@ -126,7 +126,7 @@ def prior_statistics_quality(
     """
     _require_enough(samples, reference, "samples")
     features, real = extractor.features(samples), cached_features(reference, extractor, cache)
-    return compared(PRIOR_STATISTICS_METRICS, Comparison(features, real, extractor, keep=keep, more=how))
+    return compared(PRIOR_STATISTICS_METRICS, TwoSets(features, real, extractor, keep=keep, more=how))
 
 
 def _require_enough(images: Images, reference: Images, kind: str) -> None:
@@ -135,7 +135,7 @@ def _require_enough(images: Images, reference: Images, kind: str) -> None:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class TwoSets:
     """Two sets of features, measured metric by metric, each value with its 95 % interval.
 
     Args:
@@ -233,10 +233,10 @@ class Comparison:
         return "; ".join(notes)
 
 
-def compared(names: tuple[str, str, str, str], pair: Comparison) -> list[Measurement]:
+def compared(names: tuple[str, str, str, str], sets: TwoSets) -> list[Measurement]:
     """Frechet distance, kernel distance, precision and recall as the metrics `names`."""
     fid, kid, precision, recall = names
-    return [pair.frechet(fid), pair.kernel(kid), *pair.neighbours(precision, recall)]
+    return [sets.frechet(fid), sets.kernel(kid), *sets.neighbours(precision, recall)]
 
 
 def _details(features: Features, reference: Features, extractor: Extractor) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from benchmarks.metrics.extractors import open_extractor
 from benchmarks.metrics.features import Features, cached_features
 from benchmarks.metrics.frechet import FeatureStatistics, frechet_distance
 from benchmarks.metrics.influence import of_frechet
-from benchmarks.metrics.sample_quality import Comparison
+from benchmarks.metrics.sample_quality import TwoSets
 from benchmarks.records.catalogue import COMPARED
 from benchmarks.records.record import Measurement
 from benchmarks.records.uncertainty import share_interval
@@ -41,11 +41,11 @@ from benchmarks.storage.weights import load_model
 
 FEATURES, CLASSES = 128, 10
 SHARPNESS = 3.0  # of the made-up classes' logits
-PARTS: dict[str, Callable[[Comparison], list[Measurement]]] = {
-    "fid": lambda pair: [pair.frechet(COMPARED[0])],
-    "kid": lambda pair: [pair.kernel(COMPARED[1])],
-    "neighbours": lambda pair: pair.neighbours(*COMPARED[2:]),
-    "score": lambda pair: [pair.inception_score()],
+PARTS: dict[str, Callable[[TwoSets], list[Measurement]]] = {
+    "fid": lambda sets: [sets.frechet(COMPARED[0])],
+    "kid": lambda sets: [sets.kernel(COMPARED[1])],
+    "neighbours": lambda sets: sets.neighbours(*COMPARED[2:]),
+    "score": lambda sets: [sets.inception_score()],
 }
 """What is measured, by its name on the command line."""
 POPULATIONS = ("gaussian", "same", "images")
@@ -99,8 +99,8 @@ def measure(draw: Callable[[torch.Generator], Pair], draws: int, parts: Sequence
     extractor, source = open_extractor("fashion-mnist-cnn-v1"), torch.Generator().manual_seed(0)
     found: dict[str, list[Measurement]] = {}
     for _ in range(draws):
-        pair = Comparison(*draw(source), extractor)
-        for one in (one for part in parts for one in PARTS[part](pair)):
+        sets = TwoSets(*draw(source), extractor)
+        for one in (one for part in parts for one in PARTS[part](sets)):
             found.setdefault(one.metric, []).append(one)
     rows = []
     for metric, ones in found.items():
@@ -191,7 +191,7 @@ def measure_ways(draw: Callable[[torch.Generator], Pair], draws: int) -> pd.Data
 
 def seconds(pair: Pair) -> str:
     """What the intervals take beside the values themselves."""
-    whole = Comparison(*pair, open_extractor("fashion-mnist-cnn-v1"))
+    whole = TwoSets(*pair, open_extractor("fashion-mnist-cnn-v1"))
     sides = [side.values for side in pair]
     started = time.process_time()
     for part in ("fid", "kid", "neighbours"):
