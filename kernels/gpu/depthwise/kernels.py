@@ -38,8 +38,10 @@ def load_pixels(map, place, row, shift: tl.constexpr, height, kept, TILE: tl.con
     image, pixel, offsets = place
     column = pixel + shift
     inside = (column >= 0) & (column < TILE.width)
+    if TILE.ahead or not TILE.full:
+        inside = inside & (row < height)
     if not TILE.full:
-        inside = inside & kept & (row < height)
+        inside = inside & kept
     at = map + (image + tl.cast(row, tl.int64) * (TILE.width * TILE.channels)) + offsets
     return tl.load(at + shift * TILE.channels, mask=inside, other=0.0)
 
@@ -113,8 +115,14 @@ def forward(x, y, weight, units, steps, height, TILE: tl.constexpr):
     for unit in range(first, tl.minimum(first + steps, units)):
         place = strip(unit, height, channel, TILE)
         window = zeros(K, TILE)
+        if TILE.ahead:
+            coming = load_rows(x, place, 0, height, kept, TILE)
         for top in range(0, height, ROWS):
-            pixels = load_rows(x, place, top, height, kept, TILE)
+            if TILE.ahead:
+                pixels = coming
+                coming = load_rows(x, place, top + ROWS, height, kept, TILE)
+            else:
+                pixels = load_rows(x, place, top, height, kept, TILE)
             for row in tl.static_range(ROWS):
                 window = add_row(window, pixels, taps, row, TILE)
                 store_row(y, place, top + row - RADIUS, window[0], height, kept, TILE)
@@ -163,9 +171,17 @@ def weight_gradient(grad_y, x, parts, units, steps, height, TILE: tl.constexpr):
     for unit in range(first, tl.minimum(first + steps, units)):
         place = strip(unit, height, channel, TILE)
         window = zeros(K - RADIUS, TILE) + load_column(grad_y, place, 0, height, kept, TILE, RADIUS)
+        if TILE.ahead:
+            coming = load_rows(x, place, 0, height, kept, TILE)
+            after = load_column(grad_y, place, RADIUS, height, kept, TILE, ROWS)
         for top in range(0, height, ROWS):
-            pixels = load_rows(x, place, top, height, kept, TILE)
-            more = load_column(grad_y, place, top + RADIUS, height, kept, TILE, ROWS)
+            if TILE.ahead:
+                pixels, more = coming, after
+                coming = load_rows(x, place, top + ROWS, height, kept, TILE)
+                after = load_column(grad_y, place, top + (ROWS + RADIUS), height, kept, TILE, ROWS)
+            else:
+                pixels = load_rows(x, place, top, height, kept, TILE)
+                more = load_column(grad_y, place, top + RADIUS, height, kept, TILE, ROWS)
             for row in tl.static_range(ROWS):
                 window = window[1:] + (more[row],)
                 sums = add_products(sums, window, pixels, row, TILE)
@@ -173,3 +189,16 @@ def weight_gradient(grad_y, x, parts, units, steps, height, TILE: tl.constexpr):
     along = tl.program_id(0) * TILE.columns + tl.arange(0, TILE.columns)
     for tap in tl.static_range(TAPS):
         tl.store(part + tap * TILE.channels + along, tl.sum(sums[tap], 0), mask=along < TILE.channels)
+
+
+@triton.jit(do_not_specialize=["programs"])
+def merge(parts, gradient, programs, TILE: tl.constexpr, PARTS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Write the sum over the programs' parts (programs, K^2, C) as (C, K^2), one tap of some channels."""
+    TAPS: tl.constexpr = TILE.kernel * TILE.kernel
+    along = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    part = tl.arange(0, PARTS)
+    tap = tl.program_id(1)
+    mask = (part < programs)[:, None] & (along < TILE.channels)[None, :]
+    at = parts + (part[:, None] * TAPS + tap) * TILE.channels + along[None, :]
+    total = tl.sum(tl.load(at, mask=mask, other=0.0), 0)
+    tl.store(gradient + along * TAPS + tap, total, mask=along < TILE.channels)

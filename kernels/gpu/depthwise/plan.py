@@ -18,12 +18,16 @@ from kernels.gpu.launches import Launch, Plans, layout_key, on_device
 
 CHANNELS = 64
 """Of one program, at most."""
-PIXELS = 8
+PIXELS = 4
 """Side by side, of one program, at most; K - 1 more are loaded around them."""
 PER_THREAD = 2
 """Channels of one thread, with all their taps in registers."""
 ROWS = 4
 """Whose loads are under way together."""
+AHEAD = False
+"""Whether the next rows are loaded before these are worked on."""
+MERGED = 4096
+"""Parts of the channels that one program merges together."""
 PROGRAMS = 2048
 """About four for each that the largest GPU runs at a time."""
 PARTS = 528
@@ -51,6 +55,7 @@ class Tile:
     columns: int
     rows: int
     full: bool
+    ahead: bool
 
     def warps(self, lanes: int) -> int:
         """Warps of `lanes` threads in one program."""
@@ -82,7 +87,7 @@ def plan_of(function: object, x: Tensor, kernel: int, turned: bool, programs: in
     batch, channels, height, width = x.shape
     lanes, columns = min(PIXELS, power_of_two(width)), min(CHANNELS, power_of_two(channels))
     full = height % ROWS == 0 and channels % columns == 0
-    tile = Tile(kernel, turned, channels, width, lanes, columns, ROWS, full)
+    tile = Tile(kernel, turned, channels, width, lanes, columns, ROWS, full, AHEAD)
     units, blocks = batch * -(-width // lanes), -(-channels // columns)
     steps = -(-units // max(1, min(units, programs // blocks)))
     parts = -(-units // steps)
@@ -102,8 +107,15 @@ def taps_of(weight: Tensor) -> Tensor:
     return weight.flatten(1).t().contiguous().float()
 
 
+class Sums(NamedTuple):
+    """How a weight's gradient is taken: in parts, then merged."""
+
+    parts: Plan
+    merge: Launch
+
+
 FILTERS: Plans[Plan] = Plans()
-GRADIENTS: Plans[Plan] = Plans()
+GRADIENTS: Plans[Sums] = Plans()
 
 
 def convolve(x: Tensor, taps: Tensor, turned: bool = False) -> Tensor:
@@ -122,19 +134,29 @@ def convolve(x: Tensor, taps: Tensor, turned: bool = False) -> Tensor:
     return y
 
 
+def plan_sums(x: Tensor, kernel: int) -> Sums:
+    """The gradient of a weight over maps like x (B, C, h, w)."""
+    plan, channels = plan_of(kernels.weight_gradient, x, kernel, False, PARTS), x.shape[1]
+    rows = power_of_two(plan.programs)
+    columns = max(1, min(MERGED // rows, CHANNELS, power_of_two(channels)))
+    grid = -(-channels // columns), kernel * kernel
+    return Sums(plan, Launch(kernels.merge, grid, *plan.launch.constants, rows, columns))
+
+
 def weight_gradient(grad_y: Tensor, x: Tensor, kernel: int) -> Tensor:
     """The gradient (C, 1, K, K) float32 of a weight, from those of y and x (B, C, h, w); the same bits every time."""
     grad_y, x = dense(grad_y), dense(x)
-    channels, taps = x.shape[1], kernel * kernel
-    gradient = x.new_zeros((channels, 1, kernel, kernel), dtype=torch.float32)
+    channels, shape = x.shape[1], (x.shape[1], 1, kernel, kernel)
     if not x.numel():
-        return gradient
+        return x.new_zeros(shape, dtype=torch.float32)
     key = layout_key(grad_y), layout_key(x), kernel, x.get_device()
     plan = GRADIENTS.get(key)
     if plan is None:
-        plan = GRADIENTS.keep(key, plan_of(kernels.weight_gradient, x, kernel, False, PARTS))
-    parts = x.new_empty((plan.programs, taps, channels), dtype=torch.float32)
+        plan = GRADIENTS.keep(key, plan_sums(x, kernel))
+    summing, merge = plan
+    parts = x.new_empty((summing.programs, kernel * kernel, channels), dtype=torch.float32)
+    gradient = x.new_empty(shape, dtype=torch.float32)
     with on_device(x):
-        plan.launch((parts,), grad_y, x, parts, *plan.sizes)
-        torch.sum(parts, 0, out=gradient.view(channels, taps).t())
+        summing.launch((parts,), grad_y, x, parts, *summing.sizes)
+        merge((parts, gradient), parts, gradient, summing.programs)
     return gradient
