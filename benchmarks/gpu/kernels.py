@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -107,20 +107,24 @@ def run(findings: Findings) -> None:
     device = torch.device(findings.device)
     ops = best_for(device)
     findings.facts["operations"] = ops.name
-    for name, make, evaluate in first_cases(device, findings.dry):
-        needs = COMPILE_SECONDS if evaluate is compiled else CASE_SECONDS[device.type]
-        findings.case(name, functools.partial(check, make, ops, evaluate), needs=needs)
+    _check(findings, first_cases(device, findings.dry), ops)
     if findings.dry:
         findings.note("streams, graphs, torch.compile, tensors of 2^31 elements: on a GPU only")
     else:
         bigs = (("norm", big_norm), ("depthwise", big_depthwise), ("gaussian", big_gaussian), ("mixture", big_mixture))
         for name, big in bigs:
             findings.case(f"{name}, more than 2^31 elements, bfloat16", functools.partial(big, ops, device), needs=8)
-    for name, make, evaluate in more_cases(device, findings.dry):
-        findings.case(name, functools.partial(check, make, ops, evaluate), needs=CASE_SECONDS[device.type])
+    _check(findings, more_cases(device, findings.dry), ops)
 
 
 Case = tuple[str, Callable[[], Problem], Evaluate]
+
+
+def _check(findings: Findings, cases: Iterable[Case], ops: Ops) -> None:
+    """Check the cases, with the time that they may need."""
+    for name, make, evaluate in cases:
+        needs = COMPILE_SECONDS if evaluate is compiled else CASE_SECONDS[findings.device]
+        findings.case(name, functools.partial(check, make, ops, evaluate), needs=needs)
 
 
 def case_of(
@@ -143,25 +147,26 @@ def case_of(
 
 
 def first_cases(device: torch.device, dry: bool) -> Iterator[Case]:
-    """Every form in two types, the main ones in every way to run them, odd and empty sizes."""
+    """Every form empty and in float32, the main ones in every way to run them and compiled."""
     case, last, main = functools.partial(case_of, device=device, dry=dry), "channels-last", [k for k in KINDS if k.main]
     for kind in KINDS:
         if kind.empty:
             yield case(kind, torch.float32, "contiguous", size="empty")
-    for dtype in (torch.float32, torch.bfloat16):
-        for kind in KINDS:
-            yield case(kind, dtype, last)
+    for kind in KINDS:
+        yield case(kind, torch.float32, last)
     for kind, way in itertools.product(main, _ways(device)):
         yield case(kind, torch.float32, last, way=way)
-    for kind in KINDS:
-        yield case(kind, torch.float32, "contiguous", size="odd")
     for kind in [] if dry else main:
         yield case(kind, torch.float32, last, way=("torch.compile", compiled))
 
 
 def more_cases(device: torch.device, dry: bool) -> Iterator[Case]:
-    """The other layouts, and the types in the layouts that they have not been in."""
+    """Types of 16 bits, odd sizes, the other layouts, and the types in the layouts that they have not been in."""
     case, last, main = functools.partial(case_of, device=device, dry=dry), "channels-last", [k for k in KINDS if k.main]
+    for kind in KINDS:
+        yield case(kind, torch.bfloat16, last)
+    for kind in KINDS:
+        yield case(kind, torch.float32, "contiguous", size="odd")
     for kind in main:
         yield case(kind, torch.float16, "contiguous")
     for layout, kind in itertools.product([name for name in LAYOUTS if name not in ("contiguous", last)], main):

@@ -1,3 +1,4 @@
+# ruff: noqa: RUF005 - Triton adds tuples, and does not unpack them
 # pyright: reportAttributeAccessIssue=false, reportOperatorIssue=false, reportPossiblyUnboundVariable=false
 # pyright: reportArgumentType=false, reportCallIssue=false, reportReturnType=false, reportIndexIssue=false
 # pyright: reportGeneralTypeIssues=false
@@ -38,10 +39,8 @@ def load_pixels(map, place, row, shift: tl.constexpr, height, kept, TILE: tl.con
     image, pixel, offsets = place
     column = pixel + shift
     inside = (column >= 0) & (column < TILE.width)
-    if TILE.ahead or not TILE.full:
-        inside = inside & (row < height)
     if not TILE.full:
-        inside = inside & kept
+        inside = inside & kept & (row < height)
     at = map + (image + tl.cast(row, tl.int64) * (TILE.width * TILE.channels)) + offsets
     return tl.load(at + shift * TILE.channels, mask=inside, other=0.0)
 
@@ -115,14 +114,8 @@ def forward(x, y, weight, units, steps, height, TILE: tl.constexpr):
     for unit in range(first, tl.minimum(first + steps, units)):
         place = strip(unit, height, channel, TILE)
         window = zeros(K, TILE)
-        if TILE.ahead:
-            coming = load_rows(x, place, 0, height, kept, TILE)
         for top in range(0, height, ROWS):
-            if TILE.ahead:
-                pixels = coming
-                coming = load_rows(x, place, top + ROWS, height, kept, TILE)
-            else:
-                pixels = load_rows(x, place, top, height, kept, TILE)
+            pixels = load_rows(x, place, top, height, kept, TILE)
             for row in tl.static_range(ROWS):
                 window = add_row(window, pixels, taps, row, TILE)
                 store_row(y, place, top + row - RADIUS, window[0], height, kept, TILE)
@@ -171,17 +164,9 @@ def weight_gradient(grad_y, x, parts, units, steps, height, TILE: tl.constexpr):
     for unit in range(first, tl.minimum(first + steps, units)):
         place = strip(unit, height, channel, TILE)
         window = zeros(K - RADIUS, TILE) + load_column(grad_y, place, 0, height, kept, TILE, RADIUS)
-        if TILE.ahead:
-            coming = load_rows(x, place, 0, height, kept, TILE)
-            after = load_column(grad_y, place, RADIUS, height, kept, TILE, ROWS)
         for top in range(0, height, ROWS):
-            if TILE.ahead:
-                pixels, more = coming, after
-                coming = load_rows(x, place, top + ROWS, height, kept, TILE)
-                after = load_column(grad_y, place, top + (ROWS + RADIUS), height, kept, TILE, ROWS)
-            else:
-                pixels = load_rows(x, place, top, height, kept, TILE)
-                more = load_column(grad_y, place, top + RADIUS, height, kept, TILE, ROWS)
+            pixels = load_rows(x, place, top, height, kept, TILE)
+            more = load_column(grad_y, place, top + RADIUS, height, kept, TILE, ROWS)
             for row in tl.static_range(ROWS):
                 window = window[1:] + (more[row],)
                 sums = add_products(sums, window, pixels, row, TILE)

@@ -22,16 +22,14 @@ PIXELS = 4
 """Side by side, of one program, at most; K - 1 more are loaded around them."""
 PER_THREAD = 2
 """Channels of one thread, with all their taps in registers."""
-ROWS = 4
-"""Whose loads are under way together."""
-AHEAD = False
-"""Whether the next rows are loaded before these are worked on."""
+ROWS = (8, 4)
+"""Whose loads are under way together: the first of these that divides an image's rows, or the last."""
 MERGED = 4096
 """Parts of the channels that one program merges together."""
 PROGRAMS = 2048
-"""About four for each that the largest GPU runs at a time."""
+"""About four for each that an H100 runs at a time."""
 PARTS = 528
-"""Programs of a weight's gradient: two for each multiprocessor, twice over; more would write more parts."""
+"""Programs of a weight's gradient, as many as an H100 runs at a time; more would write more parts."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,6 @@ class Tile:
     columns: int
     rows: int
     full: bool
-    ahead: bool
 
     def warps(self, lanes: int) -> int:
         """Warps of `lanes` threads in one program."""
@@ -86,8 +83,9 @@ def plan_of(function: object, x: Tensor, kernel: int, turned: bool, programs: in
     """A kernel over maps like x (B, C, h, w), by about so many programs."""
     batch, channels, height, width = x.shape
     lanes, columns = min(PIXELS, power_of_two(width)), min(CHANNELS, power_of_two(channels))
-    full = height % ROWS == 0 and channels % columns == 0
-    tile = Tile(kernel, turned, channels, width, lanes, columns, ROWS, full, AHEAD)
+    rows = next((some for some in ROWS if height % some == 0), ROWS[-1])
+    full = height % rows == 0 and channels % columns == 0
+    tile = Tile(kernel, turned, channels, width, lanes, columns, rows, full)
     units, blocks = batch * -(-width // lanes), -(-channels // columns)
     steps = -(-units // max(1, min(units, programs // blocks)))
     parts = -(-units // steps)
