@@ -190,9 +190,9 @@ class TwoSets:
         return self._measured("inception_score", mean, found, normal_interval, details, DEPENDS)
 
     def added(self, metrics: Mapping[str, OnFeatures], prefix: str = "") -> list[Measurement]:
-        """Those of the added metrics that are in the catalogue under a name that begins so."""
+        """The added metrics; under a name that begins otherwise, those of which the catalogue has that name."""
         named = {f"{prefix}{name}": metric for name, metric in metrics.items()}
-        return [self._added(name, metric) for name, metric in named.items() if name in METRICS]
+        return [self._added(name, metric) for name, metric in named.items() if not prefix or name in METRICS]
 
     def _added(self, name: str, metric: OnFeatures) -> Measurement:
         found = None if metric.influence is None else metric.influence(*self._sides, self.paired)
