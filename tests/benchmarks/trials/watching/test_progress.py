@@ -141,4 +141,4 @@ def test_a_finished_plan_leaves_nothing_to_do(planned_run, concluded):
     assert work.evaluation["likelihood"] == pytest.approx(0.6 * 20 * 40)
     concluded(plan.trials[0], timed=True)
     (work,) = workloads(plan).values()  # its evaluation is not that of the suite
-    assert (work.steps, list(work.evaluation)) == (0, ["likelihood", "reconstruction", "samples"])
+    assert (work.steps, list(work.evaluation)) == (0, ["likelihood", "reconstruction", "samples", "pictures"])
