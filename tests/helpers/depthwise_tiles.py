@@ -1,6 +1,6 @@
-"""Times tiles of the depthwise convolution against cuDNN: `PYTHONPATH=.:tests/helpers python -m depthwise_tiles` on a GPU.
+"""Times tiles of depthwise convolutions on a GPU: `PYTHONPATH=.:tests/helpers python -m depthwise_tiles`.
 
-Microseconds of the values, of the gradient of the input and of that of the weight, replayed as CUDA graphs with cold
+Against cuDNN. Microseconds of the values, of the gradient of the input and of that of the weight, replayed as CUDA graphs with cold
 caches, for maps (B, C, h, w) of NVAE's decoders.
 """
 
