@@ -22,6 +22,7 @@ TRITON_FILES = {
     "kernels/readback/static_profile.py",
     "kernels/gpu/depthwise/kernels.py",
     "kernels/gpu/device.py",
+    "benchmarks/profiling/plain_triton.py",
     "benchmarks/profiling/proton.py",
 }
 FILES_AND_ARGUMENTS = ("argparse", "io", "json", "os", "pathlib", "pickle", "safetensors", "shutil", "tomllib")
