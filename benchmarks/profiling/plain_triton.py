@@ -1,6 +1,6 @@
 # pyright: reportAttributeAccessIssue=false, reportOperatorIssue=false, reportPossiblyUnboundVariable=false
 # pyright: reportArgumentType=false, reportCallIssue=false, reportReturnType=false, reportIndexIssue=false
-"""A draw of latents with its KL in plain Triton, as one would write it first: what the fused operation is timed against.
+"""A draw of latents with its KL in plain Triton, as written first: what the fused operation is timed against.
 
 One program a block of contiguous elements, Triton's own generator and functions, the KL element by element and then
 summed by PyTorch, gradients from everything computed again.
