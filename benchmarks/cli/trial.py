@@ -10,7 +10,7 @@ from benchmarks.base.children import LESS_MEMORY
 from benchmarks.base.errors import FAILED, GOES_ON, INTERRUPTED, GivenUpError, StarvedError, first_line
 from benchmarks.machine.memory import is_out_of_memory
 from benchmarks.training.ranks import Ranks
-from benchmarks.trials.rank import train_along
+from benchmarks.trials.rank import take_part
 from benchmarks.trials.trial import draw_gallery, run_trial
 
 
@@ -19,7 +19,7 @@ def trial(options: argparse.Namespace) -> int:
     folder, common = Path(options.folder), {"with_parent": options.with_parent, "data_hash": options.data_hash}
     try:
         if options.rank:
-            train_along(folder, Ranks(options.rank, options.ranks), options.port, **common)
+            take_part(folder, Ranks(options.rank, options.ranks), options.port, **common)
             return 0
         if options.gallery:
             record = draw_gallery(folder, **common)
