@@ -15,6 +15,7 @@ import torch
 from tiny_run import records, run_here, write_suite
 
 from benchmarks.data import load
+from benchmarks.evaluation.shared import shared_batches
 from benchmarks.storage import tensors
 from benchmarks.storage.weights import build_model, write_config
 from benchmarks.suites.config import build_suite, read_suite
@@ -49,7 +50,10 @@ def test_two_processes_train_as_one(tmp_path):
         write_config(trial, folder)
         with shared_training(folder, count, [], trial.device, 1) as ranks:
             models.append(build_model(trial, data.image, CPU, shared=count > 1))
+            assert not ranks.any(False)  # what is trained already is not trained
             result = train(models[-1], trial, data, folder, lambda *event: None, lambda: False, ranks=ranks)
+            with shared_batches(models[-1]):
+                pass
         assert result.ranks == count
         found.append(curves(result))
     for name, values in found[0].items():
