@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from benchmarks.base import output
 from benchmarks.base.checked import arguments, bounds
-from benchmarks.base.checked.arguments import file, folder, names, real, several, whole
+from benchmarks.base.checked.arguments import file, folder, names, part, real, several, whole
 from benchmarks.base.errors import INTERRUPTED, UserError, unknown
 from benchmarks.base.plugins import import_plugin
 from benchmarks.cli import dispatch
@@ -255,7 +255,10 @@ def _add_throughput(throughput: argparse.ArgumentParser) -> None:
 
 
 def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
-    evaluate.add_argument("checkpoint", help=CHECKPOINT)
+    evaluate.add_argument("checkpoint", nargs="?", help=f"{CHECKPOINT}; may be left out beside --samples and --data")
+    evaluate.add_argument(
+        "--samples", metavar="DIR", help="score the images of this folder (PNG, JPEG, ...) or .npz file as samples"
+    )
     evaluate.add_argument(
         "--data", help="data set (default: the one it was trained on), or npz:FILE for the likelihood of all its images"
     )
@@ -283,6 +286,12 @@ def _add_sample(sample: argparse.ArgumentParser) -> None:
         type=whole(bounds.BATCHES),
         metavar="N",
         help="batch-norm statistics of N batches of images from the prior, 10 say (default: those of training)",
+    )
+    sample.add_argument(
+        "--shard",
+        type=part(bounds.SHARDS),
+        metavar="i/N",
+        help="the i-th of N parts of the n images, i from 1 to N: together they are those of one call",
     )
     sample.add_argument("--device", default="auto", help="auto, cpu or cuda")
     _add_pictures(sample, "samples.png")

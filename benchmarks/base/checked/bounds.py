@@ -7,6 +7,7 @@ from models.fields import Bounds
 THREADS = Bounds(1, 1024)
 JOBS = Bounds(1, 1024)
 RANKS = Bounds(1, 1024)
+SHARDS = Bounds(1, 100_000)
 PORT = Bounds(1, 65535)
 SEED = Bounds(0, 2**63 - 1)
 SEEDS = Bounds(1, 1000)
