@@ -231,6 +231,13 @@ def _add_throughput(throughput: argparse.ArgumentParser) -> None:
         type=several(whole(bounds.THREADS)),
         help="threads, several separated by commas (default: as trained)",
     )
+    add(
+        "--ranks",
+        type=several(whole(bounds.RANKS)),
+        help="train by so many processes together, at one batch of all (several between commas), and count what they "
+        "send; with --what network nothing is timed",
+    )
+    add("--link", type=real(bounds.SECONDS), metavar="GB/S", help="ranks: time of a ring all-reduce over such links")
     add("--device", help="auto, cpu or cuda (default: as trained)")
     add("--precision", choices=["float32", "bfloat16"], help="of the training step (default: as trained)")
     add("--compile", choices=["off", "on", "graph"], help="torch.compile, or CUDA graphs (default: as trained)")
