@@ -19,8 +19,9 @@ from benchmarks.records.record import Measurement
 from benchmarks.report.speed import measurements_csv, measurements_text
 from benchmarks.speed import plan, suite
 from benchmarks.speed import throughput as timing
+from benchmarks.speed.clock import Watch
 from benchmarks.speed.scaling.table import ScalingRow, scaling_csv, scaling_markdown
-from benchmarks.speed.scaling.together import Request, step_seconds
+from benchmarks.speed.scaling.together import Request, timed_steps
 from benchmarks.speed.scaling.traffic import ALONE, traffic
 from benchmarks.speed.spread import spread
 from benchmarks.speed.target import Target, resolve
@@ -112,11 +113,17 @@ def _scaled(
             raise UserError(f"--ranks {ranks}: expected an image at least for each, got a batch of {together}")
         if timed and device.type == "cuda" and ranks > torch.cuda.device_count():
             raise UserError(f"--ranks {ranks}: expected a GPU for each, found {torch.cuda.device_count()}")
-        rate = spread([together / one for one in step_seconds(request, ranks)]) if timed else None
+        watch = Watch()
+        steps = timed_steps(request, ranks) if timed else None
+        others = watch.stop().other_cpu if timed else None
+        rate = spread([together / one for one in steps.wall]) if steps else None
+        of_cpu = together / steps.cpu if steps else None
         alone = rate.median if rate and ranks == 1 else alone
         speedup = rate.median / alone if rate and alone else None
         crossing, link = shared if ranks > 1 else ALONE, options.link * 1e9 if options.link else None
-        rows.append(ScalingRow(ours.name, ranks, together, threads, device.type, rate, speedup, crossing, link))
+        rows.append(
+            ScalingRow(ours.name, ranks, together, threads, device.type, rate, speedup, crossing, link, of_cpu, others)
+        )
     return rows
 
 

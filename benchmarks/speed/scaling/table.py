@@ -19,7 +19,9 @@ MB = 1e6
 class ScalingRow:
     """One target trained by so many processes, at the batch of all of them together.
 
-    `rate` in images/s, None where nothing was timed; `speedup` over one process; `ring_seconds` over the links named.
+    `rate` in images/s, None where nothing was timed; `speedup` over one process; `ring_seconds` over the links named,
+    of `link` bytes/s; `cpu_rate` in images for a second of a core, of all processes, which others on the machine hardly
+    change; `other_cpu` is the share of the machine's cores that those used meanwhile.
     """
 
     target: str
@@ -31,6 +33,8 @@ class ScalingRow:
     speedup: float | None
     traffic: Traffic
     link: float | None = None
+    cpu_rate: float | None = None
+    other_cpu: float | None = None
 
     @property
     def ring_seconds(self) -> float | None:
@@ -68,6 +72,8 @@ def _cells(row: ScalingRow) -> dict[str, str]:
         "threads each": str(row.threads) if rate else DASH,
         "images/s (quartiles)": f"{significant(rate.median)}{spread}" if rate else DASH,
         "over one": DASH if row.speedup is None else f"{row.speedup:.2f}",
+        "images/CPU second": DASH if row.cpu_rate is None else significant(row.cpu_rate),
+        "others on the CPU": DASH if row.other_cpu is None else f"{row.other_cpu:.0%}",
         "gradients (MB/step)": f"{crossing.gradients / MB:,.2f}",
         "norms (MB/step)": f"{crossing.norms / MB:,.2f}",
         "terms (kB/step)": f"{crossing.terms / 1e3:,.1f}",

@@ -44,8 +44,16 @@ class Request:
     plugins: list[str]
 
 
-def step_seconds(request: Request, ranks: int) -> list[float]:
-    """Seconds of one training step after another, taken by so many processes together.
+@dataclass(frozen=True)
+class Steps:
+    """Seconds of single steps by the clock, and of the cores of all processes together in one step, on average."""
+
+    wall: list[float]
+    cpu: float
+
+
+def timed_steps(request: Request, ranks: int) -> Steps:
+    """Training steps one after another, taken by so many processes together.
 
     Raises:
         UserError: a process failed; carries its last line.
@@ -53,11 +61,11 @@ def step_seconds(request: Request, ranks: int) -> list[float]:
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     command = [*start, "-m", "benchmarks.speed.scaling.together", json.dumps(dataclasses.asdict(request))]
     said = output_of(command, environment(request.threads), f"{ranks} processes: ")
-    return json.loads(said.strip().splitlines()[-1])
+    return Steps(**json.loads(said.strip().splitlines()[-1]))
 
 
-def serve(request: Request, ranks: Ranks) -> list[float]:
-    """What `step_seconds` returns, measured as one of the processes."""
+def serve(request: Request, ranks: Ranks) -> Steps:
+    """What `timed_steps` returns, measured as one of the processes."""
     keep_freed_memory()
     torch.set_num_threads(request.threads)
     for plugin in request.plugins:
@@ -75,8 +83,8 @@ def serve(request: Request, ranks: Ranks) -> list[float]:
             dist.destroy_process_group()
 
 
-def _timed(target: Target, device: torch.device, ranks: Ranks, seconds: float) -> list[float]:
-    """Seconds of single steps on one batch again and again, as many as take about `seconds` by the first process."""
+def _timed(target: Target, device: torch.device, ranks: Ranks, seconds: float) -> Steps:
+    """Steps on one batch again and again, as many as take about `seconds` by the first process."""
     job, trial = job_of(target, device), target.trial
     model = build_model(trial, target.image, device, shared=True) if ranks.count > 1 else job.model
     state = TrainingState(model.train(), build_optimizer(trial.training, model, device), torch.zeros(1), MOST_STEPS)
@@ -95,11 +103,14 @@ def _timed(target: Target, device: torch.device, ranks: Ranks, seconds: float) -
     with frozen_garbage():
         each = min(step() for _ in range(WARMUP_CALLS))
         (steps,) = ranks.told(min(MOST_STEPS, max(MIN_ROUNDS, round(seconds / each))))
-        return [step() for _ in range(int(steps))]
+        before = time.process_time()
+        wall = [step() for _ in range(int(steps))]
+        (cpu,) = ranks.summed(time.process_time() - before)
+    return Steps(wall, cpu / steps)
 
 
 if __name__ == "__main__":
     here = Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
     found = serve(Request(**json.loads(sys.argv[1])), here)
     if here.first:
-        print(json.dumps(found), flush=True)
+        print(json.dumps(dataclasses.asdict(found)), flush=True)
