@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage] - documented
 
 from benchmarks.base import children
-from benchmarks.base.errors import FAILED
+from benchmarks.base.errors import FAILED, GOES_ON
 from benchmarks.machine.environment import choose_device
 from benchmarks.training.ranks import ALONE, Ranks
 
@@ -80,9 +80,10 @@ class OtherRanks:
     def _end(self, index: int, code: int) -> None:
         """Leave at once, with a line that says why; files are whole or absent."""
         self.kill()
-        said = children.last_words("", code)
+        said = "ran out of memory; fresh processes go on" if code == GOES_ON else children.last_words("", code)
         print(f"error: rank {index} of {len(self.processes) + 1} failed: {said}", file=sys.stderr, flush=True)
-        os._exit(max(children.KILLED) if code in children.KILLED else FAILED)
+        passed_on = max(children.KILLED) if code in children.KILLED else code
+        os._exit(passed_on if passed_on in (*children.KILLED, GOES_ON) else FAILED)
 
     def kill(self) -> None:
         """End all of them."""

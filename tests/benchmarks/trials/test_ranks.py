@@ -232,3 +232,20 @@ def test_a_process_of_a_trial_that_is_killed_brings_all_down_and_the_trial_is_st
     assert process.returncode == 0, said
     assert "it is started once more" in said
     near_the_uninterrupted(suite, records(out)["vae"])
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("untimed")
+@pytest.mark.parametrize("whose", ["0", "1"])
+def test_where_memory_runs_out_in_a_process_all_go_on_with_smaller_passes(tmp_path, monkeypatch, whose):
+    """8 images each are too many for one of them; 4 are not."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "helpers"))
+    monkeypatch.setenv("STARVED_RANK", whose)
+    words = ["--models", "vae", "--ranks", 2, "--plugin", "starved_rank", "--jobs", 1, "--out", tmp_path / "out"]
+    done = run_here("run", write_suite(tmp_path), *words)
+    assert done.returncode == 0, done.stderr
+    record = records(tmp_path / "out")["vae"]
+    assert (record["status"], record["ranks"], record["images_seen"]) == ("done", 2, 64)
+    assert any("batches were taken in 2 passes after 1 starts of a fresh process" in note for note in record["notes"])
+    assert "a batch takes 2 passes from here on" in done.stderr
+    assert not list((tmp_path / "out").glob(f"*/{tensors.STARVED}"))
