@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import Tensor, cat, nn
@@ -51,10 +51,14 @@ class Task:
     def __call__(self, start: int, end: int) -> Layers:
         """The results of images `start` to `end`."""
         self.before(start)
-        return self.piece(start, end).of(self.network)
+        return self._piece(start, end).of(self.network)
 
-    def piece(self, start: int, end: int) -> Piece:
-        """What another process needs to compute the same."""
+    def sent(self, start: int, end: int) -> Piece:
+        """What another process needs to compute the same, on the host: its networks may be on another device."""
+        piece = self._piece(start, end)
+        return piece if piece.images is None else replace(piece, images=piece.images.cpu())
+
+    def _piece(self, start: int, end: int) -> Piece:
         images = None if self.images is None else self.images[start:end]
         return Piece(self.name, self.function, images, start, end, self.settings)
 

@@ -80,7 +80,7 @@ class SharedBatches(Batches):
 
     def _together(self, task: Task, stretches: Sequence[tuple[int, int]]) -> list[Layers]:
         """The results of as many batches as there are processes, or fewer at the end."""
-        pieces = [task.piece(*stretch) for stretch in stretches[1:]]
+        pieces = [task.sent(*stretch) for stretch in stretches[1:]]
         self._deal([*pieces, *[IDLE] * (self.count - len(stretches))])
         found: list[Any] = [None] * self.count
         try:

@@ -21,6 +21,7 @@ from benchmarks.storage.weights import build_model, write_config
 from benchmarks.suites.config import build_suite, read_suite
 from benchmarks.training.loop import train
 from benchmarks.training.ranks import Ranks
+from benchmarks.trials import ranks as joining
 from benchmarks.trials.ranks import shared_training
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -96,6 +97,31 @@ def test_other_processes_of_torchrun_leave_the_run_to_the_first(tmp_path, monkey
     done = run_here("run", write_suite(tmp_path), "--out", tmp_path / "out")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "count", "devices", "backend"),
+    [
+        ("cpu", 0, 3, ["cpu", "cpu", "cpu"], "gloo"),
+        ("cuda", 4, 3, ["cuda:0", "cuda:1", "cuda:2"], "cpu:gloo,cuda:nccl"),
+        ("cuda:1", 2, 2, ["cuda:1", "cuda:0"], "cpu:gloo,cuda:nccl"),
+        ("cuda:0", 2, 3, ["cuda:0", "cuda:1", "cuda:0"], "gloo"),  # NCCL takes one process a GPU
+    ],
+)
+def test_processes_take_gpus_in_turns_and_share_them_by_gloo(monkeypatch, name, gpus, count, devices, backend):
+    """What torch is asked for; no GPU is needed."""
+    asked, set_to = [], []
+    monkeypatch.setattr(joining, "choose_device", torch.device)
+    monkeypatch.setattr(joining, "TCPStore", lambda *_, **__: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: set_to.append(str(device)))
+    monkeypatch.setattr(joining.dist, "init_process_group", lambda backend, **_: asked.append(backend))
+    for index in range(count):
+        ranks = Ranks(index, count)
+        joining.join(ranks, 1, device := joining.device_of(name, ranks))
+        assert str(device) == devices[index]
+    assert asked == [backend] * count
+    assert set_to == (devices if gpus else [])
 
 
 def environment():
