@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from torch import Tensor, cat, nn
 
@@ -12,6 +12,12 @@ Layers = dict[str, Tensor]
 """Results by name, images along the first dimension where they are to be joined."""
 Compute = Callable[[int, int], Layers]
 """What a loop does with images `start` to `end`."""
+
+
+class Images(Protocol):
+    """Images of which a slice can be had: a tensor (N, C, H, W), or what makes one where it is asked for."""
+
+    def __getitem__(self, index: slice, /) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class Task:
     name: Literal["model", "extractor"]
     network: nn.Module
     function: Callable[..., Layers]
-    images: Tensor | None = None
+    images: Images | None = None
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
     before: Callable[[int], None] = lambda start: None
 
