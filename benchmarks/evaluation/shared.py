@@ -54,9 +54,9 @@ class SharedBatches(Batches):
             yield from super().each(n, size, compute, start)
             return
         stretches = [(first, min(first + size, n)) for first in range(start, n, size)]
+        if compute.name == "model":
+            self._tell_weights()
         for first in range(0, len(stretches), self.count):
-            if compute.name == "model":
-                self._tell_weights()
             yield from self._together(compute, stretches[first : first + self.count])
 
     def tell(self, message: object) -> None:
