@@ -26,7 +26,8 @@ def trial(options: argparse.Namespace) -> int:
         else:
             record = run_trial(folder, **common, ranks=options.ranks, plugins=options.plugin)
     except GivenUpError as error:
-        print(f"error: {error}", file=sys.stderr)
+        who = f"rank {options.rank} of {options.ranks}: " if options.rank else ""
+        print(f"error: {who}{error}", file=sys.stderr)
         return GOES_ON if isinstance(error, StarvedError) else FAILED
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):

@@ -78,10 +78,11 @@ class OtherRanks:
                     self._end(index, process.returncode)
 
     def _end(self, index: int, code: int) -> None:
-        """Leave at once, with a line that says why; files are whole or absent."""
+        """Leave at once; files are whole or absent. Of a rank that was killed a line says so, others have said why."""
         self.kill()
-        said = "ran out of memory; fresh processes go on" if code == GOES_ON else children.last_words("", code)
-        print(f"error: rank {index} of {len(self.processes) + 1} failed: {said}", file=sys.stderr, flush=True)
+        if code < 0 or code in children.KILLED:
+            said = children.last_words("", code)
+            print(f"error: rank {index} of {len(self.processes) + 1} failed: {said}", file=sys.stderr, flush=True)
         passed_on = max(children.KILLED) if code in children.KILLED else code
         os._exit(passed_on if passed_on in (*children.KILLED, GOES_ON) else FAILED)
 

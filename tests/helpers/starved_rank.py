@@ -1,11 +1,9 @@
-"""A plugin: the rank of STARVED_RANK finds no memory for more than 4 images of a training step at a time."""
+"""A plugin: the rank of STARVED_RANK finds no memory for more than STARVED_MOST images of a step at a time."""
 
 import os
 import sys
 
 from models.vanilla.vae import VAE
-
-MOST = 4
 
 
 def _rank():
@@ -14,7 +12,7 @@ def _rank():
 
 def _starved(forward):
     def starved(self, x, *arguments):
-        if self.training and len(x) > MOST:
+        if self.training and len(x) > int(os.environ["STARVED_MOST"]):
             raise MemoryError
         return forward(self, x, *arguments)
 

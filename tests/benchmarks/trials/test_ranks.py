@@ -260,18 +260,30 @@ def test_a_process_of_a_trial_that_is_killed_brings_all_down_and_the_trial_is_st
     near_the_uninterrupted(suite, records(out)["vae"])
 
 
+def run_starved(tmp_path, monkeypatch, whose, most):
+    """A run whose trial has a process, of two, that takes so many of its 8 images at a time."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "helpers"))
+    monkeypatch.setenv("STARVED_RANK", whose)
+    monkeypatch.setenv("STARVED_MOST", most)
+    words = ["--models", "vae", "--ranks", 2, "--plugin", "starved_rank", "--jobs", 1, "--out", tmp_path / "out"]
+    return run_here("run", write_suite(tmp_path), *words), records(tmp_path / "out")["vae"]
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("untimed")
 @pytest.mark.parametrize("whose", ["0", "1"])
 def test_where_memory_runs_out_in_a_process_all_go_on_with_smaller_passes(tmp_path, monkeypatch, whose):
-    """8 images each are too many for one of them; 4 are not."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "helpers"))
-    monkeypatch.setenv("STARVED_RANK", whose)
-    words = ["--models", "vae", "--ranks", 2, "--plugin", "starved_rank", "--jobs", 1, "--out", tmp_path / "out"]
-    done = run_here("run", write_suite(tmp_path), *words)
+    done, record = run_starved(tmp_path, monkeypatch, whose, "4")
     assert done.returncode == 0, done.stderr
-    record = records(tmp_path / "out")["vae"]
     assert (record["status"], record["ranks"], record["images_seen"]) == ("done", 2, 64)
     assert any("batches were taken in 2 passes after 1 starts of a fresh process" in note for note in record["notes"])
     assert "a batch takes 2 passes from here on" in done.stderr
     assert not list((tmp_path / "out").glob(f"*/{tensors.STARVED}"))
+
+
+@pytest.mark.slow
+def test_a_process_that_cannot_take_one_image_fails_the_row_and_says_so(tmp_path, monkeypatch):
+    done, record = run_starved(tmp_path, monkeypatch, "1", "0")
+    assert (done.returncode, record["status"]) == (1, "failed")
+    said = "rank 1 of 2: training of one image at a time ran out of memory, after 3 starts of a fresh process"
+    assert record["error"].startswith(said)
