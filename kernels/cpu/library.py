@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from kernels.cpu.build import BuildError, Place, build, place, remember
-from kernels.cpu.structures import Cell, Form, Layer, Raw, Upstream, Weight
+from kernels.cpu.structures import Cell, Form, Layer, Raw, Shape, Upstream, Weight
 
 FOLDER = Path(__file__).parent / "source"
 SOURCES = tuple(sorted(FOLDER.glob("*.c")))
@@ -157,8 +157,8 @@ def declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
     three, four, five = (address,) * 3, (address,) * 4, (address,) * 5
     signatures: dict[str, tuple[object, ...]] = {
         "normals": (address, *(integer,) * 5, threads),
-        "gaussian": (Raw, Raw, Form, address, flag, *(integer,) * 3, *three, integer, integer, threads),
-        "gaussian_backward": (Raw, Raw, Form, *three, *four, integer, integer, threads),
+        "gaussian": (Raw, Raw, Form, address, flag, *(integer,) * 3, *three, integer, Shape, threads),
+        "gaussian_backward": (Raw, Raw, Form, *three, Raw, Raw, integer, Shape, threads),
         "mixture": (*four, *(integer,) * 4, single, threads),
         "bernoulli": (*four, integer, integer, threads),
         "lit_rows": (*four, *(integer,) * 3, threads),

@@ -22,9 +22,21 @@ class Form(ctypes.Structure):
 
 
 class Raw(ctypes.Structure):
-    """Raw mean and log scale, and the distance of two samples; null pointers stand for zeros."""
+    """Raw mean and log scale, the distance of two samples, and of two pixels; null pointers stand for zeros.
 
-    _fields_ = (("mean", ctypes.c_void_p), ("log_scale", ctypes.c_void_p), ("row", ctypes.c_int64))
+    Samples lie channel by channel where the distance of pixels is 0.
+    """
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("mean", "log_scale")),
+        *((name, ctypes.c_int64) for name in ("row", "step")),
+    )
+
+
+class Shape(ctypes.Structure):
+    """Latents of a sample: maps of so many channels and pixels."""
+
+    _fields_ = (("channels", ctypes.c_int64), ("pixels", ctypes.c_int64))
 
 
 class Layer(ctypes.Structure):
