@@ -159,7 +159,8 @@ def declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
         "normals": (address, *(integer,) * 5, threads),
         "gaussian": (Raw, Raw, Form, address, flag, *(integer,) * 3, *three, integer, Shape, threads),
         "gaussian_backward": (Raw, Raw, Form, *three, Raw, Raw, integer, Shape, threads),
-        "mixture": (*four, *(integer,) * 4, single, threads),
+        "mixture": (*four, *(integer,) * 4, flag, single, threads),
+        "mixture_mean": (address, address, *(integer,) * 4, flag, threads),
         "bernoulli": (*four, integer, integer, threads),
         "lit_rows": (*four, *(integer,) * 3, threads),
         "lit_rows_backward": (*three, *(integer,) * 3, threads),
@@ -183,7 +184,7 @@ def declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
         "to_pixels": (address, address, *(integer,) * 3, threads),
         "instruction_set": (),
     }
-    results = {"mixture": flag, "bernoulli": flag, "packed_size": integer, "instruction_set": ctypes.c_char_p}
+    results = {"bernoulli": flag, "packed_size": integer, "instruction_set": ctypes.c_char_p}
     for name, arguments in signatures.items():
         function = getattr(loaded, f"vaebench_{name}")
         function.argtypes, function.restype = arguments, results.get(name)
