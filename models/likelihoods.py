@@ -13,7 +13,6 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from kernels.ops import SOFT_CLAMPED, Ops
 from kernels.reference.backend import REFERENCE

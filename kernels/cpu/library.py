@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from kernels.cpu.build import BuildError, Place, build, place, remember
-from kernels.cpu.structures import Cell, Form, Layer, Raw, Shape, Upstream, Weight
+from kernels.cpu.structures import Cell, Convolutions, Form, Layer, Raw, Shape, Upstream, Weight
 
 FOLDER = Path(__file__).parent / "source"
 SOURCES = tuple(sorted(FOLDER.glob("*.c")))
@@ -167,6 +167,8 @@ def declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
         "below": (ctypes.c_uint32, address, address, integer),
         "layer": (Layer, *five, *four, threads),
         "layer_backward": (Layer, *five, Upstream, *five, threads),
+        "convolutions": (ctypes.POINTER(Convolutions), *four, threads),
+        "convolutions_backward": (ctypes.POINTER(Convolutions), *three, *three, threads),
         "linear": (Upstream, address, address, *(integer,) * 3, threads),
         "sums": (*five, *(integer,) * 3, threads),
         "statistics": (*three, *(integer,) * 3, threads),

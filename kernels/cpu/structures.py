@@ -7,7 +7,7 @@ import ctypes
 from torch import Tensor
 
 MOST_LAYERS = 8
-"""Layers of a packed cell (`MOST_LAYERS` in `cell.h`)."""
+"""Layers of a cell that is described as a whole (`MOST_LAYERS` in `layer.h`)."""
 
 
 def pointer(tensor: Tensor | None) -> int | None:
@@ -54,6 +54,16 @@ class Upstream(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("gradient", "output", "scale", "output_scale", "shift")),
         ("per_image", ctypes.c_int64),
+    )
+
+
+class Convolutions(ctypes.Structure):
+    """A cell of convolutions alone on maps of given shapes, its tensors and their gradients."""
+
+    _fields_ = (
+        ("count", ctypes.c_int64),
+        ("layers", Layer * MOST_LAYERS),
+        *((name, ctypes.c_void_p * MOST_LAYERS) for name in ("weights", "biases", "d_weights", "d_biases")),
     )
 
 

@@ -1,4 +1,4 @@
-/* Activations and their slopes, a vector at a time. A new one: a name here and in `ACTIVATIONS` of kernels/cpu/cell.py
+/* Activations and their slopes, a vector at a time. A new one: a name here and in `ACTIVATIONS` of kernels/cpu/cells/layer.py
  * (with the same number), a line in `activated` and in `slope`, a case in BY_ACTIVATION. */
 
 #ifndef VAEBENCH_ACTIVATION_H

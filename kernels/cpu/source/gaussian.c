@@ -150,8 +150,8 @@ static float sum_of_sample(const float *values, Shape shape, int by_pixels, floa
     return (float)sum;
 }
 
-/* z, KL and, unless null, log q(z) - log p(z) (samples), nats. Noise is read if `keyed` is 0, else drawn and written; it
- * and z lie in the order of the posterior, without gaps. */
+/* z, KL and, unless null, log q(z) - log p(z) (samples), nats. Noise is read if `keyed` is 0, else drawn and written;
+ * it and z lie in the order of the posterior, without gaps. */
 void vaebench_gaussian(Raw posterior, Raw prior, Form form, float *noise, int32_t keyed, int64_t seed, int64_t group,
                        int64_t first_sample, float *z, float *kl, float *log_ratio, int64_t samples, Shape shape,
                        int32_t threads)

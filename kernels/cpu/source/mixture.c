@@ -12,8 +12,8 @@
 #define LANES 64 /* pixels that an inner loop works on */
 #define MIN_LOG_SCALE (-7.0f)
 
-/* What a mixture's parameters look like, `plane` floats from one to the next of a pixel as they are worked on; pixels of
- * an image; and half the distance between two levels of a pixel. */
+/* What a mixture's parameters look like, `plane` floats from one to the next of a pixel as they are worked on; pixels
+ * of an image; and half the distance between two levels of a pixel. */
 typedef struct {
     int64_t components, colours, plane, pixels;
     int by_pixels;

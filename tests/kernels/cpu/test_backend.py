@@ -215,7 +215,9 @@ def test_mixture_mean(colours, order, backend):
 
 def test_gradients_of_a_mixture_mean_are_those_of_the_reference(backend):
     leaf = mixture_problem(3, 2, 8)[0].float().requires_grad_()
-    found = [torch.autograd.grad(ops.logistic_mixture_mean(leaf, channels=3).sum(), leaf)[0] for ops in (CPU, REFERENCE)]
+    found = [
+        torch.autograd.grad(ops.logistic_mixture_mean(leaf, channels=3).sum(), leaf)[0] for ops in (CPU, REFERENCE)
+    ]
     assert torch.equal(*found)
 
 
