@@ -20,6 +20,7 @@ TRITON_FILES = {
     "kernels/gpu/norm.py",
     "kernels/gpu/latent_plan.py",
     "kernels/readback/static_profile.py",
+    "kernels/gpu/depthwise/kernels.py",
     "kernels/gpu/device.py",
     "benchmarks/profiling/proton.py",
 }
