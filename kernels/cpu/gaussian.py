@@ -181,8 +181,9 @@ def parameters(*raw: Tensor | None) -> list[Parameters]:
     values = [value.float() for value in raw if value is not None]
     pairs = list(zip(values[::2], values[1::2], strict=True))
     if all(map(by_pixels, values)) and all(mean.stride() == log_scale.stride() for mean, log_scale in pairs):
-        return [Parameters(*pair, pair[0].stride(3)) for pair in pairs]
-    return [Parameters(*(pair if in_rows(*pair) else map(to_planes, pair))) for pair in pairs]
+        return [Parameters(mean, log_scale, mean.stride(3)) for mean, log_scale in pairs]
+    rows = (pair if in_rows(*pair) else (to_planes(pair[0]), to_planes(pair[1])) for pair in pairs)
+    return [Parameters(mean, log_scale) for mean, log_scale in rows]
 
 
 def in_rows(mean: Tensor, log_scale: Tensor) -> bool:
@@ -193,7 +194,7 @@ def in_rows(mean: Tensor, log_scale: Tensor) -> bool:
 def new_parameters(like: Parameters) -> Parameters:
     """Uninitialised parameters that lie like others: by pixels as the halves of one map, else contiguous."""
     if not like.step:
-        return Parameters(*(torch.empty(like.mean.shape) for _ in range(2)))
+        return Parameters(torch.empty(like.mean.shape), torch.empty(like.mean.shape))
     batch, channels, height, width = like.mean.shape
     both = torch.empty(batch, 2 * channels, height, width, memory_format=torch.channels_last)
     return Parameters(both[:, :channels], both[:, channels:], 2 * channels)
