@@ -31,6 +31,7 @@ COMPARED = (
     "row of --out, OUT/ROW of the run OUT, a run's folder or suite (row by row), a trial's folder, any of these as "
     "COMMIT:PATH, or NAME=ROW to name it in conditions; the first is the base"
 )
+EXECUTORS = ("local", "slurm", "ray")
 HPARAMS = "JSON file of the settings, where a checkpoint of an original code holds weights alone and fits no preset"
 UNWRITABLE = (
     *(errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST),
@@ -112,6 +113,7 @@ def build_parser() -> Parser:
     trial.add_argument("--ranks", type=whole(bounds.RANKS), default=1, help="processes that train it together")
     trial.add_argument("--rank", type=whole(bounds.or_zero(bounds.RANKS)), default=0, help="which of them this is")
     trial.add_argument("--port", type=whole(bounds.PORT), help="where the first of them listens")
+    trial.add_argument("--alone", action="store_true", help="claim it, see it to its end, time it: a cluster's job")
     trial.add_argument("--gallery", action="store_true", help="make the page's pictures of a trial that is through")
     for name, sub in subparsers.choices.items():
         if name in READING:
@@ -137,6 +139,15 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--jobs", type=whole(bounds.JOBS), help="trials at a time (default: cores / threads; 1 on a GPU)")
     run.add_argument(
         "--ranks", type=whole(bounds.RANKS), help="processes that train one model together (default: torchrun's, or 1)"
+    )
+    run.add_argument("--executor", choices=EXECUTORS, default="local", help="where trials run (default: local)")
+    run.add_argument("--hours", type=real(bounds.HOURS), help="slurm: wall-clock limit of a trial's job (default: 24)")
+    run.add_argument(
+        "--request",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="what a trial's job asks of slurm or ray, in their words: partition=gpu, num_gpus=0.5",
     )
     run.add_argument("--out", type=folder, help="folder of the run (default: results/local/SUITE)")
     run.add_argument("--inception-weights", metavar="PATH", help="weights for Inception FID")

@@ -19,13 +19,20 @@ from benchmarks.base.errors import FAILED, INTERRUPTED, UserError
 from benchmarks.base.signals import on_stop
 from benchmarks.cli.checkpoints import inception_fields, say_what_was_read
 from benchmarks.cli.reports import shown, write_report
-from benchmarks.machine.environment import bfloat16_by_default, choose_device, emulates_bfloat16, note_missing_kernels
+from benchmarks.machine.environment import (
+    bfloat16_by_default,
+    choose_device,
+    device_elsewhere,
+    emulates_bfloat16,
+    note_missing_kernels,
+)
 from benchmarks.machine.launcher import Launch, launch
 from benchmarks.records.record import load_records, run_folders
 from benchmarks.suites.config import Suite, build_suite, read_suite, table_at, with_overrides
 from benchmarks.suites.overrides import apply_overrides
 from benchmarks.trials.claims import listed_run
-from benchmarks.trials.processes import Outcome, default_jobs, execute, prepare_folder
+from benchmarks.trials.executors.choice import LOCAL, Wanted, executor_of
+from benchmarks.trials.processes import Outcome, default_jobs, prepare_folder
 from benchmarks.trials.schedule import Plan, plan, schedule_rows
 from benchmarks.trials.watching.display import SaidLines
 from benchmarks.trials.watching.progress import progress
@@ -49,7 +56,7 @@ def suite_of(options: argparse.Namespace) -> Suite:
             table[key] = getattr(options, key)
     if options.inception_weights is not None:
         table["evaluation"] = {**table_at(table, "evaluation"), **inception_fields(options.inception_weights)}
-    device = choose_device(options.device)
+    device = choose_device(options.device) if options.executor == "local" else device_elsewhere(options.device)
     if bfloat16_by_default(device):
         _prefer_bfloat16(table)
     without = _set_latent_size(table, options.latent_size) if options.latent_size is not None else []
@@ -141,24 +148,43 @@ def _run(options: argparse.Namespace, started: Launch, stderr: TextIO) -> int:
     """What `run` does, its progress on the stream of that name."""
     suite = suite_of(options)
     ranks = ranks_of(options.ranks, started, suite)
+    wanted = _wanted(options, ranks)
     out = Path(options.out or f"results/local/{suite.name}")
     if options.dry_run:
         return _dry_run(plan(suite, out, tuple(options.plugin), to_run=False), options.json, ranks)
     asked = trackers(options.tensorboard, options.track)
     planned = plan(suite, out, tuple(options.plugin))
+    with contextlib.redirect_stdout(sys.stderr):
+        executor = executor_of(wanted, out)
     prepare_folder(out)
     say_what_was_read(planned.data.name, planned.data.note)
-    note_missing_kernels(choose_device(suite.trials[0].device))
+    if wanted.name == LOCAL:
+        note_missing_kernels(choose_device(suite.trials[0].device))
     if hint := _graph_hint(planned):
         print(hint, file=sys.stderr)
     on_stop(_interrupt)
     with listed_run(out, [one.folder.name for one in planned.trials]):
-        jobs = options.jobs or default_jobs(suite, ranks)
-        display = progress(planned, jobs, options.log, stderr)
+        display = progress(planned, executor.at_once(planned), options.log, stderr)
         with contextlib.redirect_stdout(sys.stderr):  # packages that track print, and stdout is the table's
-            outcome = execute(planned, jobs, [*(Tracking(one, planned) for one in asked), display], ranks)
+            outcome = executor.execute(planned, [*(Tracking(one, planned) for one in asked), display])
         _print_result(out, options.json, pages=not outcome.interrupted)  # who is asked to leave draws no figures
     return _exit_code(outcome)
+
+
+def _wanted(options: argparse.Namespace, ranks: int) -> Wanted:
+    """The executor that the options ask for.
+
+    Raises:
+        UserError: it knows nothing of what is asked.
+    """
+    wanted = Wanted(options.executor, options.jobs, ranks, options.hours, tuple(options.request))
+    wanted.check()
+    if wanted.name != LOCAL and (options.tensorboard or options.track):
+        raise UserError(
+            f"--tensorboard, --track: expected with --executor local, got {wanted.name}, whose trials report twice a "
+            "minute; leave it out"
+        )
+    return wanted
 
 
 def _graph_hint(planned: Plan) -> str:

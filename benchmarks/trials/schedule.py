@@ -109,16 +109,15 @@ def plan(suite: Suite, out: Path, plugins: tuple[str, ...] = (), *, to_run: bool
     A plan that is not `to_run` may lack what its evaluation needs.
     """
     data = load(suite.data)
-    trials = [_planned(trial, data, out) for trial in suite.trials]
+    trials = [planned_in(folder_of(trial, data.content_hash, out), trial, data) for trial in suite.trials]
     missing = check(list(dict.fromkeys(one.trial for one in trials if one.work in ("train", "evaluate"))), data)
     if missing and to_run:
         raise UserError(missing[0])
     return Plan(suite, data, trials, out, plugins, tuple(missing))
 
 
-def _planned(trial: TrialConfig, data: DataSet, out: Path) -> PlannedTrial:
-    """The trial with its folder, and its size: from its record where there is one, else from the model."""
-    folder = folder_of(trial, data.content_hash, out)
+def planned_in(folder: Path, trial: TrialConfig, data: DataSet) -> PlannedTrial:
+    """The trial of that folder with its size: from its record where there is one, else from the model."""
     known = PlannedTrial(trial, folder, 0, 0, ())
     record = known.record
     if record is not None and record.macs_per_image is not None and known.work != "train":
