@@ -22,7 +22,7 @@ COMMAND = "vaebench"
 VARIATIONS = ("reconstruct", "interpolate", "traverse")
 READING = ("throughput", "evaluate", "sample", "encode", "decode", "convert", *VARIATIONS)
 """Verbs that take checkpoints of published codes."""
-PLUGGABLE = ("run", "trial", "tune", "report", "compare", "export", "list", *READING)
+PLUGGABLE = ("run", "trial", "tune", "report", "compare", "merge", "export", "list", *READING)
 CHECKPOINT = (
     "trial or exported folder, OUT/ROW of the run OUT, weights file, or checkpoint of the original NVAE or VDVAE code"
 )
@@ -85,6 +85,13 @@ def build_parser() -> Parser:
     _add_throughput(verb("throughput", "images per second, memory and breakdown of a model, alone or beside another"))
     report = verb("report", "rebuild table and figures from the records of a run")
     report.add_argument("out", nargs="?", type=folder, default="results/local/quick", help="folder of the run")
+    status = verb("status", "how far the trials of a run are, whoever works on them: done, running, waiting, failed")
+    status.add_argument("out", nargs="?", type=folder, default="results/local/quick", help="folder of the run")
+    status.add_argument("--json", action="store_true", help="print JSON")
+    merge = verb("merge", "join the records of several machines into one run; refuses what cannot be compared")
+    merge.add_argument("runs", nargs="+", type=folder, metavar="DIR", help="folder of a run")
+    merge.add_argument("--out", type=folder, required=True, help="a new or empty folder")
+    merge.add_argument("--allow", type=names, help="comma-separated: torch, suite_version, commit, which may differ")
     _add_evaluate(verb("evaluate", "score a trained model on a test split"))
     _add_sample(verb("sample", "draw images from a trained model into a grid, a folder or an archive"))
     _add_encode(verb("encode", "write the latents of images to a file; say how the latent groups are used"))

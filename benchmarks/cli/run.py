@@ -31,6 +31,7 @@ from benchmarks.records.record import load_records, run_folders
 from benchmarks.suites.config import Suite, build_suite, read_suite, table_at, with_overrides
 from benchmarks.suites.overrides import apply_overrides
 from benchmarks.trials.claims import listed_run
+from benchmarks.trials.executors import paper
 from benchmarks.trials.executors.choice import LOCAL, Wanted, executor_of
 from benchmarks.trials.processes import Outcome, default_jobs, prepare_folder
 from benchmarks.trials.schedule import Plan, plan, schedule_rows
@@ -151,7 +152,7 @@ def _run(options: argparse.Namespace, started: Launch, stderr: TextIO) -> int:
     wanted = _wanted(options, ranks)
     out = Path(options.out or f"results/local/{suite.name}")
     if options.dry_run:
-        return _dry_run(plan(suite, out, tuple(options.plugin), to_run=False), options.json, ranks)
+        return _dry_run(plan(suite, out, tuple(options.plugin), to_run=False), options.json, wanted)
     asked = trackers(options.tensorboard, options.track)
     planned = plan(suite, out, tuple(options.plugin))
     with contextlib.redirect_stdout(sys.stderr):
@@ -223,10 +224,14 @@ def _exit_code(outcome: Outcome) -> int:
     return 0
 
 
-def _dry_run(planned: Plan, as_json: bool, ranks: int) -> int:
+def _dry_run(planned: Plan, as_json: bool, wanted: Wanted) -> int:
     say_what_was_read(planned.data.name, planned.data.note)
     for line in planned.missing:
         print(f"missing, without it no row is trained: {line}", file=sys.stderr)
+    if wanted.name != LOCAL:
+        found = paper.paper_plan(planned, wanted)
+        print(json.dumps(dataclasses.asdict(found), indent=1) if as_json else paper.shown(found))
+        return 0
     rows = schedule_rows(planned)
     if as_json:
         print(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
@@ -240,6 +245,6 @@ def _dry_run(planned: Plan, as_json: bool, ranks: int) -> int:
             f"{row.estimated_memory_mib:>8,.0f} MiB  {row.status}"
         )
     total = sum(row.estimated_training_seconds for row in rows)
-    jobs = default_jobs(planned.suite, ranks)
+    jobs = default_jobs(planned.suite, wanted.ranks)
     print(f"about {total / jobs:.0f} s of training with {jobs} trials at a time; evaluation and throughput come on top")
     return 0

@@ -62,24 +62,28 @@ class Claim:
     def __init__(self, folder: Path, lock: FileLock) -> None:
         self.folder, self.lock, self.ended = folder, lock, threading.Event()
         self.owner = Owner(os.getpid(), socket.gethostname(), os.environ.get(JOB, ""), time.time())
-        self.writing, self.begun = threading.Lock(), (0.0, 0)
+        self.writing, self.begun, self.news = threading.Lock(), (0.0, 0), threading.Event()
         self._write()
         threading.Thread(target=self._beat, daemon=True).start()
 
     def reached(self, phase: str, done: int, total: int) -> None:
-        """Let the next heartbeat say how far the trial is."""
-        now = time.monotonic()
-        if phase != self.owner.phase or done < self.begun[1]:
+        """Let the next heartbeat say how far the trial is; one comes at once where another phase begins."""
+        now, before = time.monotonic(), self.owner.phase
+        if phase != before or done < self.begun[1]:
             self.begun = now, done
         since, first = self.begun
         left = (now - since) * (total - done) / (done - first) if done > first else None
         self.owner = replace(self.owner, phase=phase, done=done, total=total, left=left)
+        if phase != before:
+            self.news.set()
 
     def _write(self) -> None:
         write_text_atomically(self.folder / OWNER, json.dumps(asdict(self.owner)) + "\n")
 
     def _beat(self) -> None:
-        while not self.ended.wait(HEARTBEAT_SECONDS):
+        while not self.ended.is_set():
+            self.news.wait(HEARTBEAT_SECONDS)
+            self.news.clear()
             with self.writing, contextlib.suppress(OSError):
                 said = owner_of(self.folder)
                 ours = said is not None and (said.pid, said.host) == (self.owner.pid, self.owner.host)
@@ -90,6 +94,7 @@ class Claim:
         """Leave the trial to whoever wants it."""
         with self.writing:
             self.ended.set()
+            self.news.set()
             (self.folder / OWNER).unlink(missing_ok=True)
         self.lock.release()
 

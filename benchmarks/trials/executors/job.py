@@ -44,7 +44,7 @@ class TrialJob:
     @property
     def job(self) -> str:
         """What the owner of the trial's claim calls this job."""
-        return self.name
+        return f"{self.name} task"
 
     def ended(self) -> int:
         """The exit code, once there is one; nothing is locked here, so that handlers of signals may wait as well."""
@@ -78,7 +78,7 @@ class SlurmJob(TrialJob):
     def job(self) -> str:
         """See `TrialJob`: as `squeue` has it."""
         array, index = (os.environ.get(name) for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"))
-        return f"{self.name} {f'{array}_{index}' if array else os.environ.get('SLURM_JOB_ID')}"
+        return f"{self.name} job {f'{array}_{index}' if array else os.environ.get('SLURM_JOB_ID')}"
 
     def checkpoint(self) -> Any:
         """What submitit is to run next time, once the state of the trial is saved."""
