@@ -48,7 +48,8 @@ class Following:
         self.watchers, self.outcome = watchers, outcome
         self.waiting = [planned for planned in plan.trials if _is_unfinished(planned)]
         self.jobs = dict[str, PlannedTrial]()
-        self.handed, self.written = Counter[Path](), dict[Path, int]()
+        self.handed = Counter[Path]()
+        self.written = {planned.folder: _record_written(planned) for planned in self.waiting}
         self.seen, self.left = dict[Path, Owner](), set[Path]()
 
     def run(self) -> None:
@@ -81,6 +82,7 @@ class Following:
         ready = [planned for planned in list(self.waiting) if self._is_ready(planned)][: max(0, room)]
         if not ready:
             return
+        self.written |= {planned.folder: _record_written(planned) for planned in ready}
         names = self.cluster.submit([task_of(planned, self.plan, self.ranks) for planned in ready])
         for planned, job in zip(ready, names, strict=True):
             JobNote(self.cluster.name, job).write(planned.folder)
@@ -91,7 +93,6 @@ class Following:
         self.waiting.remove(planned)
         self.jobs[job] = planned
         self.handed[planned.folder] += 1
-        self.written[planned.folder] = _record_written(planned)
 
     def _is_ready(self, planned: PlannedTrial) -> bool:
         """Whether a waiting trial can be handed over; its configuration is in its folder then."""
