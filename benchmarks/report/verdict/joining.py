@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.base.checked.typed import one_of
 from benchmarks.base.errors import UserError
 from benchmarks.base.files import made_whole, require_new
 from benchmarks.records.catalogue import of_the_machine
@@ -45,6 +46,8 @@ def join(runs: Sequence[Path], out: Path, allowed: Collection[str] = ()) -> list
     Raises:
         UserError: no run, runs that do not compare, or an `out` that holds anything.
     """
+    for name in allowed:
+        one_of("field", name, SOFTWARE)
     trials = [trial for run in {run.resolve(): run for run in runs}.values() for trial in _trials(run)]
     require_new(out)
     require_comparable(trials, allowed)
@@ -90,8 +93,10 @@ def _by(trials: Iterable[Trial], key: Callable[[RunRecord], object]) -> list[lis
 
 def _unlike(trials: Sequence[Trial], value: Callable[[RunRecord], object]) -> tuple[Trial, Trial] | None:
     """Two trials of different runs that differ in a value; None without."""
-    first = {trial.run: trial for trial in reversed(trials)}.values()
-    pairs = ((a, b) for a in first for b in trials if a.run != b.run and value(a.record) != value(b.record))
+    first: dict[Path, Trial] = {}
+    for trial in trials:
+        first.setdefault(trial.run, trial)
+    pairs = ((a, b) for a in first.values() for b in trials if a.run != b.run and value(a.record) != value(b.record))
     return next(pairs, None)
 
 

@@ -129,7 +129,7 @@ def _sums(paper: PaperPlan) -> list[str]:
         f"trials: {paper.trials} to train, {paper.finished} trained before; {room} at a time",
         f"a job: {devices}{paper.cores} cores" + (f", {limit:g} h" if limit is not None else ""),
         *([f"{longer} trials take longer than that and go on after a requeue"] if longer else []),
-        f"memory: up to {max((row.memory for row in paper.rows), default=0):.1f} GiB a trial"
+        f"memory: up to {max((row.memory for row in paper.rows), default=0):.2f} GiB a trial"
         + (" on its GPU" if devices else "")
         + f"; images {paper.data_gib:.2f} GiB a process",
         f"hours: {paper.hours:,.1f} of training"
