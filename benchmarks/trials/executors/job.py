@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from benchmarks.base import children
@@ -23,18 +24,19 @@ REQUEUE_SECONDS = 600.0
 class TrialJob:
     """A call that starts a trial's process, waits for it and returns its exit code.
 
-    The process ends with this one, however that happens: it hears the end of its input.
+    The process ends with this one, however that happens: it hears the end of its input. Its current folder is that in
+    which this object was made.
     """
 
     def __init__(self, command: Sequence[str], name: str) -> None:
-        self.command, self.name = tuple(command), name
+        self.command, self.name, self.folder = tuple(command), name, Path.cwd()
         self.code: int | None = None
         self.process: subprocess.Popen[bytes] | None = None
 
     def __call__(self) -> int:
         """Work on the trial."""
-        env = children.environment(None) | {JOB: self.job}
-        self.process = subprocess.Popen([*self.command, "--with-parent"], stdin=subprocess.PIPE, env=env)
+        env, command = children.environment(None) | {JOB: self.job}, [*self.command, "--with-parent"]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, env=env, cwd=self.folder)
         threading.Thread(target=self._wait, daemon=True).start()
         try:
             return self.ended()
@@ -44,7 +46,7 @@ class TrialJob:
     @property
     def job(self) -> str:
         """What the owner of the trial's claim calls this job."""
-        return f"{self.name} task"
+        return self.name
 
     def ended(self) -> int:
         """The exit code, once there is one; nothing is locked here, so that handlers of signals may wait as well."""

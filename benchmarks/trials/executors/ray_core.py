@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from benchmarks.base.children import ROOT
+from benchmarks.base.children import environment
 from benchmarks.base.errors import UserError, first_line
 from benchmarks.base.extras import needed
 from benchmarks.base.limits import usable_cores
@@ -39,7 +40,7 @@ class Ray:
         self.remote = self.ray.remote(_work)
 
     def _connect(self) -> None:
-        path = {"env_vars": {"PYTHONPATH": str(ROOT)}}
+        path = {"env_vars": {"PYTHONPATH": environment(None)["PYTHONPATH"]}}
         common: dict[str, Any] = {"runtime_env": path, "log_to_driver": False, "logging_level": "error"}
         try:
             try:
@@ -58,13 +59,13 @@ class Ray:
 
     def _submit(self, task: Task) -> str:
         needs = {"num_cpus": task.cores, "num_gpus": task.gpus, "max_retries": RETRIES, **self.requests}
+        job = secrets.token_hex(4)
         try:
-            reference = self.remote.options(**needs).remote(TrialJob(task.command, self.name))
+            reference = self.remote.options(**needs).remote(TrialJob(task.command, f"{self.name} job {job}"))
         except (ValueError, TypeError) as error:
             raise UserError(
                 f"--executor ray: expected options of a task of Ray, got '{first_line(error)}'; see --request"
             ) from error
-        job = reference.task_id().hex()
         self.tasks[job] = reference
         return job
 

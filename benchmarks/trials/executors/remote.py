@@ -135,13 +135,16 @@ class Following:
 
     def _settle(self, planned: PlannedTrial, job: str, state: State) -> None:
         """Note how a trial whose job has gone has ended; where nothing says so, it waits again."""
-        note = JobNote(self.cluster.name, job)
-        record = planned.record
+        note, worker, record = JobNote(self.cluster.name, job), worker_of(planned.folder), planned.record
         if not _is_unfinished(planned):
             forget_note(planned.folder)
         elif record is not None and record.error and _record_written(planned) != self.written[planned.folder]:
             self.outcome.note(planned, record.error)
             forget_note(planned.folder)
+        elif worker is not None and worker.job != str(note):  # the job found somebody else at work, and left
+            self.handed[planned.folder] -= 1
+            self.waiting.append(planned)
+            return
         elif state == "cancelled" or self.handed[planned.folder] > RETRIES:
             reason = f"{note} was cancelled" if state == "cancelled" else f"{note}, the last of several, left no record"
             self.outcome.note(planned, reason)

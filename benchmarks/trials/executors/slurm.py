@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.base.children import ROOT
+from benchmarks.base.children import environment
 from benchmarks.base.errors import UserError, first_line
 from benchmarks.base.extras import needed
 from benchmarks.trials.executors.interface import Requests, State, Task
@@ -59,7 +59,7 @@ class Slurm:
         self.settings: dict[str, Any] = {
             "job_name": f"vaebench-{out.name}",
             "time": math.ceil(60 * (hours or HOURS)),
-            "setup": [f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}"],
+            "setup": [f"export PYTHONPATH={shlex.quote(environment(None)['PYTHONPATH'])}"],
             "array_parallelism": at_once or LONGEST_ARRAY,
         }
         self.requests = {"requeue": True, **{name.replace("_", "-"): value for name, value in requests.items()}}

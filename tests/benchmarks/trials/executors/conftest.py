@@ -122,10 +122,6 @@ def ray(monkeypatch):
         def __init__(self, call, job):
             self.thread = threading.Thread(target=call, args=(job,), daemon=True)
             self.thread.start()
-            self.name = os.urandom(4)
-
-        def task_id(self):
-            return self.name
 
     def init(address=None, **settings):
         module.begun.append((address, settings))

@@ -160,6 +160,29 @@ def test_a_trial_that_another_run_works_on_is_left_to_it(planned, watched, finis
     assert [event.text for event in watched.of(Said)] == [f"vae seed 0: is left to another run ({held.owner})"]
 
 
+def test_a_job_that_found_somebody_at_work_is_not_counted(planned, watched, finish):
+    """Its trial waits until they have gone, however often that happens."""
+    first, second = planned.trials
+    held = []
+
+    def work(task):
+        if task.folder == first.folder and len(cluster.tasks) < 2 * RETRIES:
+            held.append(claim(first.folder, print))
+        else:
+            finish(first if task.folder == first.folder else second)
+
+    class Releasing(Scripted):
+        def states(self, jobs):
+            if not jobs and held:
+                held.pop().release()
+            return super().states(jobs)
+
+    cluster = Releasing(work)
+    outcome = Remote(cluster).execute(planned, [watched])
+    assert not outcome.failed
+    assert len(cluster.tasks) > 1 + 1 + RETRIES
+
+
 def test_jobs_of_an_earlier_run_are_followed(planned, finish):
     class Earlier(Scripted):
         def states(self, jobs):

@@ -40,14 +40,14 @@ def begun(path):
 
 
 def test_a_job_ends_with_its_trial():
-    assert TrialJob([sys.executable, "-c", "raise SystemExit(7)"], "ray")() == 7
+    assert TrialJob([sys.executable, "-c", "raise SystemExit(7)"], "ray job 1")() == 7
 
 
 def test_a_job_that_leaves_ends_its_trial(waiting, tmp_path):
-    one = TrialJob(waiting, "ray")
+    one = TrialJob(waiting, "ray job 1")
     thread = threading.Thread(target=one)
     thread.start()
-    assert begun(tmp_path / "job") == "ray task"
+    assert begun(tmp_path / "job") == "ray job 1"
     one.leave()
     thread.join(5)
     assert one.code == INTERRUPTED
@@ -114,14 +114,14 @@ def test_a_trial_is_left_to_an_owner_that_is_heard_of_and_waited_for_otherwise(h
 
 
 def test_the_owner_says_how_far_its_trial_is(tmp_path, monkeypatch):
-    monkeypatch.setenv(claims.JOB, "ray task")
+    monkeypatch.setenv(claims.JOB, "ray job 1")
     held = claims.claim(tmp_path, print)
     held.reached("train", 10, 100)
     time.sleep(0.05)
     held.reached("train", 60, 100)
     held._write()
     owner = claims.worker_of(tmp_path)
-    assert (owner.job, owner.phase, owner.done, owner.total) == ("ray task", "train", 60, 100)
+    assert (owner.job, owner.phase, owner.done, owner.total) == ("ray job 1", "train", 60, 100)
     assert owner.left == pytest.approx(0.04, rel=0.5)
     held.release()
     assert claims.worker_of(tmp_path) is None
