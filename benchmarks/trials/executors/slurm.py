@@ -45,7 +45,7 @@ class Slurm:
     """
 
     name = "slurm"
-    most = None
+    most: int | None = None
 
     def __init__(self, out: Path, at_once: int | None, hours: float | None, requests: Requests) -> None:
         submitit = needed("submitit", "--executor slurm", "slurm")
