@@ -78,10 +78,11 @@ class Problem:
     forward: Forward
     noisy: bool = False
 
-    def noise_scale(self) -> Tensor:
-        """What multiplies the noise of each latent drawn, float64: the draw for noise 1, less that for noise 0."""
+    def noise(self) -> tuple[Tensor, Tensor]:
+        """The noise of each latent drawn, and what multiplies it, float64."""
         one, none = (self.evaluate(_with_noise(level), wide=True).values[0] for level in (1.0, 0.0))
-        return one - none
+        scale = one - none
+        return (self.evaluate(REFERENCE, wide=True).values[0] - none) / scale, scale
 
     def evaluate(self, ops: Ops, wide: bool = False, forward: Compiled | None = None) -> Evaluated:
         """Values and gradients on fresh inputs.
