@@ -133,7 +133,7 @@ def build_parser() -> Parser:
 def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument("suite", nargs="?", default="quick", help="a suite's name or a TOML file (default: quick)")
     run.add_argument("--models", type=names, help="comma-separated rows to run")
-    run.add_argument("--data", help="another data set")
+    run.add_argument("--data", help="another data set, or several with commas between: a run each, in OUT/NAME")
     run.add_argument("--latent-size", type=whole(bounds.LATENT_SIZE), help="latent size of every model that has one")
     run.add_argument("--epochs", type=real(bounds.EPOCHS), help="training length in epochs")
     run.add_argument(

@@ -8,6 +8,7 @@ import dataclasses
 import io
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,10 +16,12 @@ import torch
 
 from benchmarks.base.checked import bounds
 from benchmarks.base.checked.arguments import real
+from benchmarks.base.checked.names import as_component
 from benchmarks.base.errors import FAILED, INTERRUPTED, UserError
 from benchmarks.base.signals import on_stop
 from benchmarks.cli.checkpoints import inception_fields, say_what_was_read
 from benchmarks.cli.reports import shown, write_report
+from benchmarks.data.registry import data_names
 from benchmarks.machine.environment import (
     bfloat16_by_default,
     choose_device,
@@ -146,15 +149,57 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace, started: Launch, stderr: TextIO) -> int:
-    """What `run` does, its progress on the stream of that name."""
+    """What `run` does, its progress on the stream of that name; returns the highest exit code of its data sets."""
+    parts, codes = _by_data(options), list[int]()
+    if options.dry_run and options.executor != LOCAL:
+        return _on_paper(parts, started)
+    for part in parts:
+        codes.append(_run_on_one(part, started, stderr))
+        if codes[-1] == INTERRUPTED:
+            break
+    return max(codes)
+
+
+def _by_data(options: argparse.Namespace) -> list[argparse.Namespace]:
+    """The options for each data set of --data; of several each has a folder of its own in --out."""
+    found = data_names(options.data or "")
+    if len(found) < 2:
+        return [options]
+    out = Path(options.out or f"results/local/{read_suite(options.suite)[0]}")
+    return [
+        argparse.Namespace(**(vars(options) | {"data": name, "out": str(out / as_component(name))})) for name in found
+    ]
+
+
+def _planned(options: argparse.Namespace, started: Launch, *, to_run: bool) -> tuple[Plan, Wanted]:
+    """The plan of one data set and the executor that is wanted for it."""
     suite = suite_of(options)
     ranks = ranks_of(options.ranks, started, suite)
     wanted = _wanted(options, ranks)
     out = Path(options.out or f"results/local/{suite.name}")
+    return plan(suite, out, tuple(options.plugin), to_run=to_run), wanted
+
+
+def _on_paper(parts: Sequence[argparse.Namespace], started: Launch) -> int:
+    """Print what the plans of all data sets take on a cluster."""
+    found = list[paper.PaperPlan]()
+    for part in parts:
+        planned, wanted = _planned(part, started, to_run=False)
+        _say_what_is_missing(planned)
+        found.append(paper.paper_plan(planned, wanted))
+    as_json = json.dumps([dataclasses.asdict(one) for one in found], indent=1)
+    print(as_json if parts[0].json else paper.shown(found))
+    return 0
+
+
+def _run_on_one(options: argparse.Namespace, started: Launch, stderr: TextIO) -> int:
+    """What `run` does on one data set."""
     if options.dry_run:
-        return _dry_run(plan(suite, out, tuple(options.plugin), to_run=False), options.json, wanted)
+        planned, wanted = _planned(options, started, to_run=False)
+        return _dry_run(planned, options.json, wanted.ranks)
     asked = trackers(options.tensorboard, options.track)
-    planned = plan(suite, out, tuple(options.plugin))
+    planned, wanted = _planned(options, started, to_run=True)
+    suite, out = planned.suite, planned.out
     with contextlib.redirect_stdout(sys.stderr):
         executor = executor_of(wanted, out)
     prepare_folder(out)
@@ -224,14 +269,14 @@ def _exit_code(outcome: Outcome) -> int:
     return 0
 
 
-def _dry_run(planned: Plan, as_json: bool, wanted: Wanted) -> int:
+def _say_what_is_missing(planned: Plan) -> None:
     say_what_was_read(planned.data.name, planned.data.note)
     for line in planned.missing:
         print(f"missing, without it no row is trained: {line}", file=sys.stderr)
-    if wanted.name != LOCAL:
-        found = paper.paper_plan(planned, wanted)
-        print(json.dumps(dataclasses.asdict(found), indent=1) if as_json else paper.shown(found))
-        return 0
+
+
+def _dry_run(planned: Plan, as_json: bool, ranks: int) -> int:
+    _say_what_is_missing(planned)
     rows = schedule_rows(planned)
     if as_json:
         print(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
@@ -245,6 +290,6 @@ def _dry_run(planned: Plan, as_json: bool, wanted: Wanted) -> int:
             f"{row.estimated_memory_mib:>8,.0f} MiB  {row.status}"
         )
     total = sum(row.estimated_training_seconds for row in rows)
-    jobs = default_jobs(planned.suite, wanted.ranks)
+    jobs = default_jobs(planned.suite, ranks)
     print(f"about {total / jobs:.0f} s of training with {jobs} trials at a time; evaluation and throughput come on top")
     return 0

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+from benchmarks.base.children import ROOT
 from benchmarks.machine.peak import resident
 from benchmarks.training.loop import planned_steps
 from benchmarks.trials.executors.choice import Wanted
 from benchmarks.trials.executors.slurm import HOURS
 from benchmarks.trials.schedule import Plan, PlannedTrial, estimated_memory, estimated_seconds
 
-H100_IMAGES, H100_MACS = 270.84, 33_585e6
-"""Images/s of a training of `nvae-cifar10` in bfloat16 on one H100 (results/gpu/nvidia-h100-80gb-hbm3/training.json),
-and its multiply-accumulates of an image."""
-BUDGET, RECORDED, MEASURED, PROPORTION = (
-    "its budget",
-    "the record of another seed",
-    "steps measured on this machine now",
-    "multiply-accumulates, at the 9.1e12 a second that a training of nvae-cifar10 reached on one H100 (271 images/s)",
-)
+FOUND = ROOT / "results" / "gpu" / "nvidia-h100-80gb-hbm3" / "training.json"
+"""What a training of `nvae-cifar10` in bfloat16 was measured to take on one H100."""
+FOUND_MACS = 33_585e6
+"""Multiply-accumulates of an image of that training."""
+BUDGET, RECORDED, MEASURED = "its budget", "the record of another seed", "steps measured on this machine now"
 STATES, MOMENTS = 3, 2
 """Training states that a trial keeps at a time, and optimizer values a parameter in each."""
 FLOAT = 4
@@ -106,8 +105,25 @@ def paper_plan(plan: Plan, wanted: Wanted) -> PaperPlan:
     )
 
 
-def shown(paper: PaperPlan) -> str:
-    """The plan on paper as text."""
+def shown(papers: Sequence[PaperPlan]) -> str:
+    """Plans on paper as text: each by itself, and several together."""
+    return "\n".join([*(_shown(paper) for paper in papers), *(_together(papers) if len(papers) > 1 else [])])
+
+
+def _together(papers: Sequence[PaperPlan]) -> list[str]:
+    """Lines for several plans, trials of all of them at a time."""
+    jobs, hours = papers[0].at_once, sum(paper.hours for paper in papers)
+    longest = max(row.hours for paper in papers for row in paper.rows) if any(paper.rows for paper in papers) else 0.0
+    clock = f", {max(hours / jobs, longest):,.1f} by the clock with {jobs} at a time" if jobs else ""
+    kept = sum(paper.disk for paper in papers)
+    rows = [row for paper in papers for row in paper.rows]
+    return [
+        f"together: {sum(paper.trials for paper in papers)} trials on {len(papers)} data sets, {hours:,.1f} hours of "
+        f"training{clock}, {kept:,.2f} GiB of disk stay, {kept + _most_at_once(rows, jobs):,.2f} at most"
+    ]
+
+
+def _shown(paper: PaperPlan) -> str:
     width = max([3, *(len(row.row) for row in paper.rows)])
     lines = [f"{paper.title}: {paper.data}, on {paper.executor}"]
     lines += [
@@ -180,8 +196,24 @@ def _seconds(planned: PlannedTrial, plan: Plan) -> tuple[float, str]:
         return steps * sum(known) / len(known), RECORDED
     if planned.trial.device.startswith("cuda") and not torch.cuda.is_available():
         images = steps * training.batch_size
-        return planned.macs_per_image * images / (H100_IMAGES * H100_MACS), PROPORTION
+        return planned.macs_per_image * images / (FOUND_MACS * found_images()), proportion()
     return estimated_seconds(planned, plan.data), MEASURED
+
+
+@functools.cache
+def found_images() -> float:
+    """Images/s of the training in `FOUND`."""
+    rows = json.loads(FOUND.read_text())["rows"]
+    return next(float(row["images_per_s"]) for row in rows if row["case"] == "training")
+
+
+def proportion() -> str:
+    """The basis of hours on a GPU that is elsewhere."""
+    images = found_images()
+    return (
+        f"multiply-accumulates, at the {FOUND_MACS * images:.1e} a second that a training of nvae-cifar10 reached on "
+        f"one H100 ({images:.0f} images/s)"
+    )
 
 
 def _most_at_once(rows: Sequence[RowPlan], at_once: int | None) -> float:

@@ -41,7 +41,12 @@ class Ray:
 
     def _connect(self) -> None:
         path = {"env_vars": {"PYTHONPATH": environment(None)["PYTHONPATH"]}}
-        common: dict[str, Any] = {"runtime_env": path, "log_to_driver": False, "logging_level": "error"}
+        common: dict[str, Any] = {
+            "runtime_env": path,
+            "log_to_driver": False,
+            "ignore_reinit_error": True,
+            "logging_level": "error",
+        }
         try:
             try:
                 self.ray.init(address="auto", **common)
