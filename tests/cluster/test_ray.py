@@ -8,8 +8,9 @@ import time
 
 import pytest
 
+from benchmarks.base.errors import INTERRUPTED
 from benchmarks.storage import tensors
-from benchmarks.trials.claims import owner_of
+from benchmarks.trials.claims import owner_of, worker_of
 
 pytestmark = [
     pytest.mark.slow,
@@ -50,6 +51,19 @@ def test_a_killed_worker_costs_a_checkpoint_interval_at_most(runs, whole):
     again = runs.wait_for(lambda: training(state.parent, owner))
     assert again.done >= saved["step"]
     runs.ended(cut)
+    ((found, starts),) = runs.trained("cut").values()
+    assert starts == 2
+    assert found == whole
+
+
+def test_what_ray_was_asked_to_leave_another_executor_continues(runs, whole):
+    runs.write(runs.images)
+    cut = runs.start("cut", "--executor", "ray")
+    state = runs.saved("cut")
+    cut.terminate()
+    assert cut.wait(60) == INTERRUPTED
+    assert worker_of(state.parent) is None
+    runs.ended(runs.start("cut"))
     ((found, starts),) = runs.trained("cut").values()
     assert starts == 2
     assert found == whole

@@ -74,14 +74,9 @@ def executor_of(wanted: Wanted, out: Path) -> Executor:
     return Local(wanted.jobs, wanted.ranks)
 
 
-def _request(text: str) -> tuple[str, str | int | float]:
-    """Name and value of a request; numbers are numbers."""
-    name, equals, value = text.partition("=")
-    if not equals or not name.strip() or not value.strip():
+def _request(text: str) -> tuple[str, str]:
+    """Name and value of a request."""
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if not (name and equals and value):
         raise UserError(f"--request: expected KEY=VALUE in the cluster's words (partition=gpu), got '{text}'")
-    for number in (int, float):
-        try:
-            return name.strip(), number(value)
-        except ValueError:
-            continue
-    return name.strip(), value.strip()
+    return name, value

@@ -12,7 +12,7 @@ from benchmarks.trials.processes import Outcome, trial_flags
 from benchmarks.trials.schedule import Plan, PlannedTrial
 from benchmarks.trials.watching.events import Watcher
 
-Requests = Mapping[str, str | int | float]
+Requests = Mapping[str, str]
 """What a trial's job asks of its cluster besides cores, GPUs and time, in the cluster's own words."""
 State = Literal["queued", "running", "ended", "cancelled"]
 """Of a job."""

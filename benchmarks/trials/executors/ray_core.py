@@ -34,7 +34,7 @@ class Ray:
     name = "ray"
 
     def __init__(self, at_once: int | None, requests: Requests) -> None:
-        self.ray, self.most, self.requests = needed("ray", "--executor ray", "ray"), at_once, requests
+        self.ray, self.most, self.requests = needed("ray", "--executor ray", "ray"), at_once, _typed(requests)
         self.tasks = dict[str, Any]()
         self._connect()
         self.remote = self.ray.remote(_work)
@@ -91,6 +91,18 @@ class Ray:
             self.ray.wait(references, num_returns=len(references), timeout=LEAVE_SECONDS)
         self.ray.shutdown()
         return "the tasks were asked to save their trials; the same command continues them"
+
+
+def _typed(requests: Requests) -> dict[str, str | float]:
+    """The requests, numbers as numbers."""
+    found: dict[str, str | float] = {}
+    for name, text in requests.items():
+        try:
+            number = float(text)
+            found[name] = int(number) if number.is_integer() else number
+        except ValueError:
+            found[name] = text
+    return found
 
 
 def _work(job: TrialJob) -> int:
