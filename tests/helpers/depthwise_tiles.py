@@ -1,7 +1,7 @@
 """Times tiles of depthwise convolutions on a GPU: `PYTHONPATH=.:tests/helpers python -m depthwise_tiles`.
 
-Against cuDNN. Microseconds of the values, of the gradient of the input and of that of the weight, replayed as CUDA graphs with cold
-caches, for maps (B, C, h, w) of NVAE's decoders.
+Microseconds of the values, of the gradient of the input and of that of the weight, against cuDNN, replayed as CUDA
+graphs with cold caches, for maps (B, C, h, w) of NVAE's decoders.
 """
 
 from __future__ import annotations
