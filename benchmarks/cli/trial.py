@@ -10,13 +10,16 @@ from benchmarks.base.children import LESS_MEMORY
 from benchmarks.base.errors import FAILED, GOES_ON, INTERRUPTED, GivenUpError, StarvedError, first_line
 from benchmarks.machine.memory import is_out_of_memory
 from benchmarks.training.ranks import Ranks
+from benchmarks.trials.executors.alone import work_alone
 from benchmarks.trials.rank import take_part
 from benchmarks.trials.trial import draw_gallery, run_trial
 
 
 def trial(options: argparse.Namespace) -> int:
-    """Run one trial (started by `run`), or be a rank of it (started by its first)."""
+    """Run one trial (started by `run`, or by a cluster), or be a rank of it (started by its first)."""
     folder, common = Path(options.folder), {"with_parent": options.with_parent, "data_hash": options.data_hash}
+    if options.alone:
+        return work_alone(folder, options.data_hash, options.ranks, options.plugin, options.with_parent)
     try:
         if options.rank:
             take_part(folder, Ranks(options.rank, options.ranks), options.port, **common)

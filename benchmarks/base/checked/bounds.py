@@ -25,6 +25,8 @@ IMAGES = Bounds(1, 10**11)
 """Shown in a training, repeats counted."""
 EPOCHS = Bounds(above=0, most=1_000_000)
 SECONDS = Bounds(above=0, most=10**9)
+HOURS = Bounds(above=0, most=10_000)
+"""Of a cluster's job."""
 
 
 def or_zero(bounds: Bounds) -> Bounds:
