@@ -22,14 +22,12 @@ from benchmarks.evaluation.per_image import BINARISATION
 from benchmarks.evaluation.samples import PRIOR_BATCH, draw_samples, part_key, prior_statistics
 from benchmarks.metrics.influence import Influence
 from benchmarks.metrics.latents import LatentUsage, latent_metrics, usage_of
+from benchmarks.metrics.on_features import of_reconstructions, of_samples
 from benchmarks.metrics.reconstruction import PER_IMAGE, reconstruction_metrics, values_per_image
 from benchmarks.records.catalogue import (
-    FEATURE_METRICS,
     INFLUENCE,
     NO_EXTRACTOR,
     PRIOR_STATISTICS_METRICS,
-    RECONSTRUCTION_METRICS,
-    SAMPLE_METRICS,
     dash,
 )
 from benchmarks.records.record import LatentGroupInfo, Measurement
@@ -102,7 +100,7 @@ def evaluate(
     with found.part("samples", ()):
         if model.has_prior:
             samples = draw_samples(model, trial, trial.evaluation.samples or len(test), progress, batches)
-    with found.part("feature distances", FEATURE_METRICS):
+    with found.part("feature distances", feature_metrics()):
         real = originals, samples, reconstructions
         keep_influence = _keeper(found, trial)
         progress(0, 1, "feature distances")
@@ -299,6 +297,11 @@ def _reconstructions(model: Model, x: Tensor, start: int, end: int, *, seed: int
     return {"images": images, **usage_of(model.encode(model.padded(x), draw).groups)}
 
 
+def feature_metrics() -> tuple[str, ...]:
+    """All metrics on features that an evaluation has, beside those of prior statistics."""
+    return (*of_samples(), *of_reconstructions(), "fid_floor")
+
+
 def quality_metrics(
     trial: TrialConfig,
     data: DataSet,
@@ -316,7 +319,7 @@ def quality_metrics(
     """
     name = trial.evaluation.extractor or data.extractor
     if not name:
-        return [dash(metric, NO_EXTRACTOR) for metric in FEATURE_METRICS]
+        return [dash(metric, NO_EXTRACTOR) for metric in feature_metrics()]
     # they import torchvision: seconds, and not needed by data without an extractor
     from benchmarks.metrics.extractors import open_extractor
     from benchmarks.metrics.sample_quality import fid_floor, reconstruction_quality, sample_metrics
@@ -328,9 +331,9 @@ def quality_metrics(
     others = at_depth(data.train, trial.bits) if split == "test" else originals
     rows = [fid_floor(others, reference, extractor, cache, reference_split=split)]
     if reconstructions is None:
-        rows += [dash(metric, "failed: no reconstructions") for metric in RECONSTRUCTION_METRICS]
+        rows += [dash(metric, "failed: no reconstructions") for metric in of_reconstructions()]
     else:
         rows = [*reconstruction_quality(reconstructions, originals, extractor, cache, keep), *rows]
     if samples is None:
-        return [*rows, *(dash(metric, "failed: no samples" if has_prior else NO_PRIOR) for metric in SAMPLE_METRICS)]
+        return [*rows, *(dash(metric, "failed: no samples" if has_prior else NO_PRIOR) for metric in of_samples())]
     return [*rows, *sample_metrics(samples, reference, extractor, cache, split, keep)]

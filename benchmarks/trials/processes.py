@@ -172,14 +172,14 @@ class Jobs:
 
     def _settle(self, child: Child) -> None:
         """Note how a child ended; a failed trial leaves a record that says so, a killed one is started once more."""
-        code, planned = child.finish(), child.planned
+        code, planned, again = child.finish(), child.planned, False
         try:
             if code == INTERRUPTED or -code in STOPPING or (code < 0 and self.outcome.interrupted):
                 self.outcome.interrupted = True
             elif code == 0:
                 if (record := planned.record) is not None and record.error:
                     self.outcome.note(planned, record.error)
-            elif not self._starts_again(child, code):
+            elif not (again := self._starts_again(child, code)):
                 reason = child.last_words(code)
                 self.outcome.note(planned, reason)
                 self.outcome.user_error |= code == 2
@@ -187,7 +187,7 @@ class Jobs:
                     save_record(failed_record(planned, reason), planned.folder)
         finally:
             child.claim.release()
-            self.watchers.tell(Ended(planned))
+            self.watchers.tell(Ended(planned, again))
 
     def _starts_again(self, child: Child, code: int) -> bool:
         """Let a killed child's trial start once more, and one that lacks memory as often as its state asks for it."""

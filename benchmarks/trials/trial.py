@@ -25,7 +25,7 @@ from benchmarks.data import DataSet, load
 from benchmarks.evaluation.evaluate import Evaluation, Progress, evaluate
 from benchmarks.evaluation.gallery import gallery
 from benchmarks.evaluation.shared import shared_batches
-from benchmarks.machine.environment import choose_device
+from benchmarks.machine.environment import choose_device, collect
 from benchmarks.machine.peak import highest
 from benchmarks.machine.process import flush_subnormals, frozen_garbage, keep_freed_memory
 from benchmarks.records.catalogue import measurement, of_the_machine
@@ -60,6 +60,8 @@ from models.output import Model
 
 PARTS = "parts"
 """Folder of an evaluation's finished parts."""
+AGAIN = "evaluated again"
+"""Begins the note of a record whose weights were evaluated anew."""
 PROGRESS_SECONDS = 0.5
 
 
@@ -209,10 +211,16 @@ def _trained_before(trial: TrialConfig, folder: Path, model: Model) -> RunRecord
         print(f"{error}; they are made again from the training state", file=sys.stderr, flush=True)
         return None
     model.load_state_dict(weights)
-    again = [f"evaluated again after the training of {record.environment.date}"] if record.status == "done" else []
     kept = [one for one in record.measurements if of_the_machine(one.metric)]  # others belong to other settings
-    notes = [*record.notes, *again]
+    notes = [note for note in record.notes if not note.startswith(AGAIN)]
+    notes += [_evaluated_again(trial)] if record.status == "done" else []
     return dataclasses.replace(record, **record_names(trial), measurements=kept, notes=notes, error="")
+
+
+def _evaluated_again(trial: TrialConfig) -> str:
+    """When and by which code: the record's environment is that of the training."""
+    here = collect(choose_device(trial.device), trial.threads, trial.training.precision)
+    return f"{AGAIN} on {here.date[:10]}, commit {here.shown_commit}"
 
 
 def _trained_now(
