@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl
 
 from benchmarks.base.errors import UserError, unknown
 from benchmarks.data.archives import parquets, tars
+from benchmarks.data.arrays import FileImages
 from benchmarks.data.cache.pictures import FolderPictures, Pictures
 from benchmarks.data.cache.store import images_of
 from benchmarks.data.dataset import Part, Request, Splits, user_path
@@ -109,6 +110,23 @@ def read_folder(request: Request) -> Splits:
         found = _skipped(search.skipped) or "none"
         raise UserError(f"{folder}: expected image files ({', '.join(sorted(SUFFIXES))}), found {found}")
     return _read(search, lambda names: FolderPictures(folder, names), asked)
+
+
+def folder_images(folder: Path) -> FileImages:
+    """All image files below a folder in the order of their names, decoded as `read_folder` does, as no data set.
+
+    Raises:
+        UserError: no folder of images, or of several sizes.
+    """
+    if not _is_folder(folder):
+        raise UserError(f"expected a folder of images, found none at {folder}")
+    search = Search(folder)
+    search.run()
+    if not search.found:
+        raise UserError(f"{folder}: expected image files ({', '.join(sorted(SUFFIXES))}), found none")
+    count = len(search.found)
+    images = images_of(FolderPictures(folder, search.found), (count, 0, 0), Rule(None, "white"))
+    return FileImages(images.pixels, "; ".join([f"{count} files of {folder}", *images.notes]))
 
 
 def read_tar(request: Request) -> Splits:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.base.batches import Batches, Layers, in_batches
+from benchmarks.base.batches import Batches, Layers, Task, in_batches
 from benchmarks.base.errors import first_line
 from benchmarks.base.streams import seed_tensor
 from benchmarks.data import DataSet, cache_folder, keyed_generator, model_input, to_uint8, to_unit
@@ -21,7 +21,7 @@ from benchmarks.data.pixels import FULL_BITS
 from benchmarks.evaluation.per_image import BINARISATION
 from benchmarks.evaluation.samples import PRIOR_BATCH, draw_samples, part_key, prior_statistics
 from benchmarks.metrics.influence import Influence
-from benchmarks.metrics.latents import LatentUsage, latent_metrics
+from benchmarks.metrics.latents import LatentUsage, latent_metrics, usage_of
 from benchmarks.metrics.on_features import of_reconstructions, of_samples
 from benchmarks.metrics.reconstruction import PER_IMAGE, reconstruction_metrics, values_per_image
 from benchmarks.records.catalogue import (
@@ -95,7 +95,7 @@ def evaluate(
     keep(found)
     reconstructions = samples = None
     with found.part("reconstruction", (*PER_IMAGE, *USAGE)):
-        reconstructions = _add_reconstruction(found, model, trial, x, originals, progress)
+        reconstructions = _add_reconstruction(found, model, trial, x, originals, progress, batches)
     keep(found)
     with found.part("samples", ()):
         if model.has_prior:
@@ -146,10 +146,16 @@ def _add_likelihood(
 
 
 def _add_reconstruction(
-    found: Evaluation, model: Model, trial: TrialConfig, x: Tensor, originals: Tensor, progress: Progress
+    found: Evaluation,
+    model: Model,
+    trial: TrialConfig,
+    x: Tensor,
+    originals: Tensor,
+    progress: Progress,
+    batches: Batches,
 ) -> Tensor:
     """Errors and use of the latents for x (N, C, H, W); returns the reconstructions (N, C, H, W) uint8."""
-    reconstructions, found.groups = reconstruct(model, trial, x, progress)
+    reconstructions, found.groups = reconstruct(model, trial, x, progress, batches)
     values = values_per_image(reconstructions, originals)
     found.measurements += reconstruction_metrics(values, trial.seed)
     found.measurements += latent_metrics(found.groups, len(x))
@@ -233,19 +239,21 @@ def test_bounds(
     batches: Batches,
 ) -> Bounds:
     """ELBO and importance-weighted bound of every test image x (N, C, H, W)."""
-    seed = seed_tensor(trial.seed, "test latents", x.device)
     k, size = trial.evaluation.iwae_samples, trial.evaluation.batch_size
-
-    def compute(start: int, end: int) -> Layers:
-        progress(start, len(x), "likelihood")
-        found = importance_weighted(model, x[start:end], Draw(seed, first_sample=start), k)
-        terms = {"distortion": found.terms.distortion, "rates": found.terms.rates}
-        return terms | {"elbo_sampled": found.elbo_sampled, "iwae": found.iwae}
-
-    found = batches(part_key("likelihood", model, trial, data_hash), len(x), size, compute)
+    settings, before = {"seed": trial.seed, "k": k}, lambda start: progress(start, len(x), "likelihood")
+    task = Task("model", model, _bounds, x, settings, before)
+    found = batches(part_key("likelihood", model, trial, data_hash), len(x), size, task)
     progress(len(x), len(x), "likelihood")
     found = {name: values.to(x.device) for name, values in found.items()}
     return Bounds(ELBOTerms(found["distortion"], found["rates"]), found["elbo_sampled"], found["iwae"], k)
+
+
+def _bounds(model: Model, x: Tensor, start: int, end: int, *, seed: int, k: int) -> Layers:
+    """Terms and bounds of a batch of test images x (B, C, H, W)."""
+    draw = Draw(seed_tensor(seed, "test latents", x.device), first_sample=start)
+    found = importance_weighted(model, x, draw, k)
+    terms = {"distortion": found.terms.distortion, "rates": found.terms.rates}
+    return terms | {"elbo_sampled": found.elbo_sampled, "iwae": found.iwae}
 
 
 def likelihood_metrics(bounds: Bounds, trial: TrialConfig, dims: int) -> list[Measurement]:
@@ -267,20 +275,26 @@ def likelihood_metrics(bounds: Bounds, trial: TrialConfig, dims: int) -> list[Me
     return [*rows, dash("bits_per_dim", f"not defined for the {trial.likelihood} likelihood")]
 
 
-@torch.no_grad()
 def reconstruct(
-    model: Model, trial: TrialConfig, x: Tensor, progress: Progress
+    model: Model, trial: TrialConfig, x: Tensor, progress: Progress, batches: Batches = in_batches
 ) -> tuple[Tensor, list[LatentGroupInfo]]:
     """Mean images (N, C, H, W) uint8 with z at the posterior mean, and the use of the latent groups (one draw)."""
-    usage = LatentUsage()
-    seed = seed_tensor(trial.seed, "usage latents", x.device)
-    images = []
-    for start in range(0, len(x), trial.evaluation.batch_size):
-        batch = x[start : start + trial.evaluation.batch_size]
-        images.append(to_uint8(model(batch, Draw(seed, first_sample=start, at_mean=True)).likelihood.mean()).cpu())
-        usage.update(model.encode(model.padded(batch), Draw(seed, first_sample=start)).groups)
-        progress(start + len(batch), len(x), "reconstruction")
+    usage, images = LatentUsage(), list[Tensor]()
+    task = Task("model", model, _reconstructions, x, {"seed": trial.seed})
+    for found in batches.each(len(x), trial.evaluation.batch_size, task):
+        images.append(found.pop("images"))
+        usage.add(found)
+        progress(sum(map(len, images)), len(x), "reconstruction")
     return torch.cat(images), usage.result()
+
+
+@torch.no_grad()
+def _reconstructions(model: Model, x: Tensor, start: int, end: int, *, seed: int) -> Layers:
+    """Mean images of a batch of test images x (B, C, H, W), and how it uses the latent groups."""
+    draw = Draw(seed_tensor(seed, "usage latents", x.device), first_sample=start)
+    at_mean = dataclasses.replace(draw, at_mean=True)
+    images = to_uint8(model(x, at_mean).likelihood.mean()).cpu()
+    return {"images": images, **usage_of(model.encode(model.padded(x), draw).groups)}
 
 
 def feature_metrics() -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
-from benchmarks.base.batches import Batches, Layers, in_batches
+from benchmarks.base.batches import Batches, Layers, Task, in_batches
 from benchmarks.base.errors import UserError
 from benchmarks.base.tensor_files import write_tensors
 from benchmarks.data import content_hash
@@ -84,7 +84,6 @@ class Extractor:
     network: FeatureExtractorBase
     batches: Batches = in_batches
 
-    @torch.no_grad()
     def features(self, images: Tensor, batch_size: int = 250) -> Features:
         """Features of 8-bit images (N, C, H, W); the batch size moves them by float64 rounding only.
 
@@ -92,13 +91,8 @@ class Extractor:
             UserError: images of a shape that the extractor does not take.
         """
         self._check(images)
-        device = next(self.network.parameters()).device
-
-        def compute(start: int, end: int) -> Layers:
-            found = self.network.convert_features_tuple_to_dict(self.network(images[start:end].to(device)))
-            return {layer: values.double().cpu() for layer, values in found.items()}
-
-        layers = self.batches(_key(images, self), len(images), batch_size, compute)
+        task = Task("extractor", self.network, _features, images)
+        layers = self.batches(_key(images, self), len(images), batch_size, task)
         return Features(layers["features"], layers.get("logits"))
 
     def require_shape(self, channels: int, height: int, width: int) -> None:
@@ -118,6 +112,13 @@ class Extractor:
             )
         _, channels, height, width = images.shape
         self.require_shape(channels, height, width)
+
+
+@torch.no_grad()
+def _features(network: FeatureExtractorBase, images: Tensor, start: int, end: int) -> Layers:
+    """The layers of a batch of images, by name."""
+    found = network.convert_features_tuple_to_dict(network(images))
+    return {layer: values.double().cpu() for layer, values in found.items()}
 
 
 def cached_features(images: Images, extractor: Extractor, folder: Path | None) -> Features:
