@@ -11,7 +11,8 @@ from urllib.parse import parse_qsl
 
 from benchmarks.base.errors import UserError, unknown
 from benchmarks.data.archives import parquets, tars
-from benchmarks.data.cache.pictures import FolderPictures, Pictures
+from benchmarks.data.archives.shards import shards
+from benchmarks.data.cache.pictures import FolderPictures, Listing, Origin, Pictures, Words
 from benchmarks.data.cache.store import images_of
 from benchmarks.data.dataset import Part, Request, Splits, user_path
 from benchmarks.data.decoding import ARCHIVE_JUNK, BACKGROUNDS, HIDDEN, RESIZE_RULE, SUFFIXES, Rule
@@ -108,7 +109,10 @@ def read_folder(request: Request) -> Splits:
     if not search.found:
         found = _skipped(search.skipped) or "none"
         raise UserError(f"{folder}: expected image files ({', '.join(sorted(SUFFIXES))}), found {found}")
-    return _read(search, lambda names: FolderPictures(folder, names), asked)
+    files = [folder / name for name in search.found]
+    besides = f"{search.skipped} {search.repeated}"  # what the files do not say
+    make = lambda names: FolderPictures(folder, names)  # noqa: E731
+    return _read(Origin(folder, files, asked, f"folder {besides}", lambda: _listed_by_name(search, make, asked)))
 
 
 def read_tar(request: Request) -> Splits:
@@ -117,13 +121,17 @@ def read_tar(request: Request) -> Splits:
     Those of a folder are named by file and member ("train-0.tar/7.jpg"); words of a file's name name splits as well.
     """
     path, asked, _ = _asked(request)
-    contents = tars.Contents.of(path)
-    if not contents.spans:
-        found = _skipped(contents.skipped) or f"{len(contents.shards)} {tars.SUFFIX} files"
-        raise UserError(
-            f"{path}: expected image files ({', '.join(sorted(SUFFIXES))}) in {tars.SUFFIX} files, found {found}"
-        )
-    return _read(Search(path, sorted(contents.spans), contents.skipped), contents.pictures, asked)
+
+    def listed() -> Listing:
+        contents = tars.Contents.of(path)
+        if not contents.spans:
+            found = _skipped(contents.skipped) or f"{len(contents.shards)} {tars.SUFFIX} files"
+            kinds = ", ".join(sorted(SUFFIXES))
+            raise UserError(f"{path}: expected image files ({kinds}) in {tars.SUFFIX} files, found {found}")
+        search = Search(path, sorted(contents.spans), contents.skipped)
+        return _listed_by_name(search, contents.pictures, asked)
+
+    return _read(Origin(path, shards(path, tars.SUFFIX), asked, "tar", listed))
 
 
 def read_parquet(request: Request) -> Splits:
@@ -133,10 +141,15 @@ def read_parquet(request: Request) -> Splits:
     ("data/train-00000-of-00004.parquet"). `?column=NAME` says which holds the images, where that is not clear.
     """
     path, asked, options = _asked(request, "column")
-    rows = parquets.Rows.of(path, options.get("column"))
-    if not rows.rows:
-        raise UserError(f"{path}: expected rows of images in {parquets.SUFFIX} files, found none")
-    return _read(Search(path, sorted(rows.rows)), rows.pictures, asked, as_found=True)
+    column = options.get("column")
+
+    def listed() -> Listing:
+        rows = parquets.Rows.of(path, column)
+        if not rows.rows:
+            raise UserError(f"{path}: expected rows of images in {parquets.SUFFIX} files, found none")
+        return _listed_by_name(Search(path, sorted(rows.rows)), rows.pictures, asked, as_found=True)
+
+    return _read(Origin(path, shards(path, parquets.SUFFIX), asked, f"parquet {column}", listed))
 
 
 def _asked(request: Request, *more: str) -> tuple[Path, Rule, dict[str, str]]:
@@ -146,22 +159,27 @@ def _asked(request: Request, *more: str) -> tuple[Path, Rule, dict[str, str]]:
     return user_path(path), _rule(options, more), options
 
 
-def _read(
+def _read(origin: Origin) -> Splits:
+    """The splits of a source, decoded."""
+    images = images_of(origin)
+    parts = [Part(part) for part in images.pixels.split(images.counts)]
+    return Splits(*parts, note=images.note, content_hash=images.content_hash)
+
+
+def _listed_by_name(
     search: Search, pictures: Callable[[Sequence[str]], Pictures], asked: Rule, *, as_found: bool = False
-) -> Splits:
-    """The splits of what was found, decoded; `pictures` has those of given names.
+) -> Listing:
+    """What was found, in splits by name; `pictures` has those of given names.
 
     A cut by hash shuffles; `as_found` keeps the order inside splits, for what is read by groups.
     """
     splits, rule = _splits_of(search)
     order = [name for split in SPLIT_NAMES for name in (sorted(splits[split]) if as_found else splits[split])]
     train, validation, test = (len(splits[split]) for split in SPLIT_NAMES)
-    images = images_of(pictures(order), (train, validation, test), asked)
-    parts = [Part(part) for part in images.pixels.split([train, validation, test])]
-    resize = [RESIZE_RULE.format(size=asked.size)] if asked.size else []
-    skipped = [f"skipped: {_skipped(search.skipped)}"] if search.skipped else []
-    note = "; ".join([f"{len(order)} files, {rule}", *resize, *images.notes, *skipped])
-    return Splits(*parts, note=note, content_hash=images.content_hash)
+    resize = f"; {RESIZE_RULE.format(size=asked.size)}" if asked.size else ""
+    skipped = f"skipped: {_skipped(search.skipped)}" if search.skipped else ""
+    words = Words(f"{len(order)} files, {rule}{resize}", skipped)
+    return Listing(pictures(order), (train, validation, test), words)
 
 
 def _rule(options: dict[str, str], more: Sequence[str]) -> Rule:

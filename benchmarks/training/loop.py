@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.base.errors import StarvedError
 from benchmarks.base.streams import generator_seed, seed_tensor
-from benchmarks.data import DataSet, batches, keyed_generator, model_input
+from benchmarks.data import DataSet, batches, keyed_generator, model_input, picked
 from benchmarks.records.record import Curve
 from benchmarks.suites.config import TrainingConfig, TrialConfig
 from benchmarks.training.compiled import compiled_forward
@@ -157,13 +157,13 @@ def _fixed_batches(trial: TrialConfig, data: DataSet, device: torch.device) -> I
     order = batches(len(data.train), trial.training.batch_size, trial.seed + 1, 0)
     for index in range(trial.training.ema_batches):
         gen = keyed_generator(trial.seed, "re-estimate", index)
-        x = model_input(data.train[next(order)], trial.likelihood_spec, gen).to(device)
+        x = model_input(picked(data.train, next(order)), trial.likelihood_spec, gen).to(device)
         yield x, Draw(seed_tensor(trial.seed, "re-estimate", device, index))
 
 
 def training_batch(trial: TrialConfig, images: Tensor, indices: Tensor, step: int) -> Tensor:
     """Model input of one step, keyed on (seed, step): flips where configured, then levels, then binarisation."""
-    chosen = images.index_select(0, indices.to(images.device))
+    chosen = picked(images, indices)
     if not trial.training.flip:
         return model_input(chosen, trial.likelihood_spec, generator_seed(trial.seed, "batch", step))
     gen = keyed_generator(trial.seed, "batch", step, images.device)
@@ -212,7 +212,8 @@ def validate(
 def _validation_sums(model: Model, trial: TrialConfig, images: Tensor, device: torch.device, start: int) -> Tensor:
     """ELBO, rate and distortion (3) of the batch of validation images from `start` on, summed over its images."""
     gen = keyed_generator(trial.seed, "validation", start)
-    x = model_input(images[start : start + trial.evaluation.batch_size], trial.likelihood_spec, gen).to(device)
+    batch = picked(images, slice(start, start + trial.evaluation.batch_size))
+    x = model_input(batch, trial.likelihood_spec, gen).to(device)
     output = model(x, Draw(seed_tensor(trial.seed, "validation latents", device), first_sample=start))
     found = terms(output, x)
     return torch.stack([values.double().sum() for values in (found.elbo, found.rate, found.distortion)]).cpu()
