@@ -18,8 +18,8 @@ from torch import Tensor
 
 MOST_RESIDENT = 256 << 20
 """Bytes of a file that a process keeps; smaller files stay whole."""
-AROUND = 64 << 10
-"""Bytes that the kernel maps around an address that is asked for, where it has them at hand."""
+AROUND = 2 << 20
+"""Bytes that a kernel may map around an address that is asked for: a huge page."""
 
 
 class _MappedFile(mmap.mmap):
