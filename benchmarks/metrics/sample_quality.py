@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from benchmarks.base.errors import UserError
-from benchmarks.data import keyed_generator
+from benchmarks.data import keyed_generator, picked
 from benchmarks.metrics import fidelity, influence
-from benchmarks.metrics.features import Extractor, Features, Images, cached_features
-from benchmarks.metrics.frechet import FeatureStatistics, frechet_distance
+from benchmarks.metrics.features import MOST_COMPARED, Extractor, Features, Images, cached_features
+from benchmarks.metrics.frechet import frechet_distance
 from benchmarks.metrics.influence import Influence
 from benchmarks.records.catalogue import (
     COMPARED,
@@ -50,14 +50,20 @@ def training_images(train: Images, validation: Images) -> Images:
 
 
 def fid_floor(
-    others: Images, reference: Images, extractor: Extractor, cache: Path | None = None, reference_split: str = "test"
+    others: Images,
+    reference: Images,
+    extractor: Extractor,
+    cache: Path | None = None,
+    reference_split: str = "test",
+    shown: Callable[[Images], Images] = lambda images: images,
 ) -> Measurement:
     """Frechet distance of as many other real images, drawn by a fixed stream, to `reference`.
 
-    `reference_split`, here and below, is where `reference` is from, for the details.
+    `reference_split`, here and below, is where `reference` is from, for the details. Those drawn are compared as they
+    are `shown`.
     """
     order = torch.randperm(len(others), generator=keyed_generator(0, "fid floor"))
-    chosen = others[order[: len(reference)]]
+    chosen = shown(picked(others, order[: min(len(reference), MOST_COMPARED)]))
     reference_features = cached_features(reference, extractor, cache)
     features = cached_features(chosen, extractor, cache)
     found = _distance("fid_floor", features, reference_features, extractor, reference_split=reference_split)
@@ -144,7 +150,7 @@ def compared(
     fid, kid, precision, recall = names
     details = _details(features, reference, extractor) | more
     neighbours = details | {"neighbours": NEIGHBOURS}
-    common = {"n": len(features.values), "note": _note(features, reference)}
+    common = {"n": features.n, "note": _note(features, reference)}
     values = [
         _distance(fid, features, reference, extractor, torch_fidelity_value=theirs.fid, **more),
         _kid(kid, theirs, common, details),
@@ -183,11 +189,11 @@ def _distance(
     **more: Any,
 ) -> Measurement:
     """Our distance, with torch-fidelity's own value beside it."""
-    ours = frechet_distance(FeatureStatistics.of(features.values), FeatureStatistics.of(reference.values))
+    ours = frechet_distance(features.statistics, reference.statistics)
     if torch_fidelity_value is None:
         torch_fidelity_value = fidelity.fid(features.values, reference.values)
     details = _details(features, reference, extractor) | {"torch_fidelity_fid": torch_fidelity_value} | more
-    return measurement(metric, ours, n=len(features.values), note=_note(features, reference), details=details)
+    return measurement(metric, ours, n=features.n, note=_note(features, reference), details=details)
 
 
 def _kid(metric: str, theirs: fidelity.Scores, common: dict[str, Any], details: dict[str, Any]) -> Measurement:
@@ -202,9 +208,7 @@ def inception_score(features: Features, reference: Features, extractor: Extracto
     mean, std = fidelity.inception_score(features.logits)
     parts = {"classes": features.logits.shape[1], "splits": fidelity.SCORE_SPLITS, "split_std": std}
     details = _details(features, reference, extractor) | parts | {"reference_split": split}
-    found = measurement(
-        "inception_score", mean, n=len(features.values), note=_note(features, reference), details=details
-    )
+    found = measurement("inception_score", mean, n=features.n, note=_note(features, reference), details=details)
     return _with_interval(found, influence.of_inception_score(features.logits, mean))
 
 
@@ -216,8 +220,8 @@ def _details(features: Features, reference: Features, extractor: Extractor) -> d
         "weights_sha256": extractor.weights_sha256,
         "preprocessing": extractor.preprocessing,
         "rounding": "clamped to [0, 1], times 255, nearest 8-bit level",
-        "n": len(features.values),
-        "n_reference": len(reference.values),
+        "n": features.n,
+        "n_reference": reference.n,
         "reference_split": "test",
         "dims": extractor.dims,
     }
@@ -225,8 +229,10 @@ def _details(features: Features, reference: Features, extractor: Extractor) -> d
 
 def _note(features: Features, reference: Features) -> str:
     """A warning where n is small: the distance is biased upwards, so that only equal n compare."""
-    n = min(len(features.values), len(reference.values))
+    n = min(features.n, reference.n)
     notes = [f"n = {n} < {SMALL_N}: biased upwards, compare at equal n only"] if n < SMALL_N else []
     if n <= features.values.shape[1]:
         notes.append(f"n <= {features.values.shape[1]} feature dimensions: covariance is singular")
+    if max(features.n, reference.n) > MOST_COMPARED:
+        notes.append(f"of more than {MOST_COMPARED:,} images, so many count but in a Frechet distance, which has all")
     return "; ".join(notes)

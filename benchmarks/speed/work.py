@@ -79,17 +79,17 @@ def train(job: Job, copied: Copy = copy.deepcopy) -> Call:
     return lambda: train_step(state, guard, job.trial, x, draw)
 
 
-def loop(job: Job) -> Call:
-    """A training step with what the loop does around it: the next batch, drawn from images in memory."""
-    (state, guard), draw = training_state(job), job.draw()
+def loop(job: Job, copied: Copy = copy.deepcopy, marked: Callable[[Call], Call] = lambda call: call) -> Call:
+    """A training step with what the loop does around it: the next batch, drawn from the data set's images.
+
+    `marked` is given the call that draws it.
+    """
+    (state, guard), draw = training_state(job, copied), job.draw()
     images = job.images.to(job.device)
     order = batches(len(images), job.batch, job.trial.seed, 0)
+    next_batch = marked(lambda: training_batch(job.trial, images, next(order), state.step))
 
-    def step() -> None:
-        x = training_batch(job.trial, images, next(order), state.step)
-        train_step(state, guard, job.trial, x, draw)
-
-    return step
+    return lambda: train_step(state, guard, job.trial, next_batch(), draw)
 
 
 def encode(job: Job) -> Call:

@@ -49,7 +49,7 @@ def mapped(path: Path, shape: tuple[int, ...]) -> UInt8[Tensor, "N C H W"]:
     return images
 
 
-def picked(images: UInt8[Tensor, "N C H W"], index: Tensor | slice) -> UInt8[Tensor, "B C H W"]:
+def picked(images: UInt8[Tensor, "_ ..."], index: Tensor | slice) -> UInt8[Tensor, "_ ..."]:
     """`images[index]` for an index (B,) or a slice, copied where they are mapped, so that their pages need not stay."""
     memory = _files.get(images.untyped_storage().data_ptr())
     if isinstance(index, slice):
