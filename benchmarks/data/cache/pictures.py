@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import PIL
 from PIL import features
@@ -44,8 +45,10 @@ class Pictures(ABC):
     Args:
         place: the file or folder that they are in.
         names: one for each picture, in their order.
+        fragile: reading one may end the process; only processes that decode do.
     """
 
+    fragile: ClassVar[bool] = False
     place: Path
     names: Sequence[str]
 

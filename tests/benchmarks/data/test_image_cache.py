@@ -350,7 +350,7 @@ def test_a_process_that_is_killed_while_it_decodes_is_one_line(tmp_path, cache, 
     name, here, decode = written(tmp_path / "images"), os.getpid(), pictures.decode
     ended = lambda path, *rest: decode(path, *rest) if os.getpid() == here else os._exit(9)  # noqa: E731
     monkeypatch.setattr(pictures, "decode", ended)
-    with pytest.raises(UserError, match="a process that decodes was killed"):
+    with pytest.raises(UserError, match="a process that reads it was killed"):
         load(name)
 
 
