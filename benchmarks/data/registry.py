@@ -15,6 +15,7 @@ from benchmarks.data.dataset import DataSet, Request, Source, Splits, build, cac
 from benchmarks.data.embedded import read_mnist_5k, read_patches
 from benchmarks.data.files import read_archive, read_folder
 from benchmarks.data.glyphs import read_glyphs
+from benchmarks.data.named.sets import CELEBAHQ256, FFHQ256, SCENES
 from benchmarks.data.photographs import read_photos, read_small_photos
 from benchmarks.data.public import (
     read_celeba64,
@@ -61,6 +62,12 @@ DATA_SETS: dict[str, Source] = {
         "1,331,167 photographs of 1,000 classes, 32x32 colour (.npz batches from image-net.org)", read_imagenet32
     ),
     "imagenet64": Source("the same at 64x64: 16 GB in memory (.npz batches from image-net.org)", read_imagenet64),
+    "celebahq256": Source("30,000 faces, 256x256 colour (files by hand); papers score 5 bits", CELEBAHQ256.read),
+    "ffhq256": Source("70,000 faces, 256x256 colour (files by hand); papers score 5 bits", FFHQ256.read),
+    **{
+        name: Source(f"photographs of one scene, {scene.side}x{scene.side} colour (files by hand)", scene.read)
+        for name, scene in SCENES.items()
+    },
     "folder:PATH": Source(
         "image files of one size, or any with ?size=N; train/, val/, test/ are splits; decoded once, into "
         "~/.cache/vaebench/images, which may be emptied at any time",

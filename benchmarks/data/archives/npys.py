@@ -1,18 +1,19 @@
-"""Pictures in .npy files: arrays of bytes (N, H, W) or (N, H, W, C), mapped and never loaded, as VDVAE's data lie."""
+"""Pictures in .npy files: arrays of bytes (N, H, W) or (N, H, W, C), read row by row, as VDVAE's data lie."""
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 
 from benchmarks.base.errors import UserError
 from benchmarks.base.files import mistaken_for
-from benchmarks.data.archives.headers import Header, file_header
+from benchmarks.data.archives.headers import Header, file_header, read_header
 from benchmarks.data.archives.shards import shards
 from benchmarks.data.cache.pictures import Pictures
 from benchmarks.data.decoding import Decoded
@@ -39,8 +40,24 @@ class ArrayPictures(Pictures):
         """The pixels of a row, as they are."""
         shard, row = map(int, self.rows[index])
         path = self.shards[shard]
-        pixels = _array(path, path.stat().st_mtime_ns)[row]
-        return Decoded(np.array(pixels if pixels.ndim == 3 else pixels[..., None]))
+        return Decoded(_layout(path, path.stat().st_mtime_ns).pixels(path, row, row + 1)[0])
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where the rows of an array lie in its file: (N, H, W, C), from byte `start` on."""
+
+    shape: tuple[int, int, int, int]
+    start: int
+
+    def pixels(self, path: Path, first: int, end: int) -> UInt8[np.ndarray, "N H W C"]:
+        """Some of the rows."""
+        size = math.prod(self.shape[1:])
+        try:
+            found = np.fromfile(path, np.uint8, (end - first) * size, offset=self.start + first * size)
+            return found.reshape(-1, *self.shape[1:])
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: expected {self.shape[0]:,} images as its header says, got {error}") from error
 
 
 @dataclass(frozen=True)
@@ -86,11 +103,14 @@ def _checked(path: Path) -> Header:
     if header.dtype != np.uint8 or not images or header.fortran or not all(shape):
         expected = "expected an array of uint8 (N, H, W) or (N, H, W, C) with 1 or 3 channels last"
         raise UserError(f"{path}: {expected}, got {header.dtype} {shape}; npz:FILE reads other types")
-    if _array(path, path.stat().st_mtime_ns)[:LOOKED_AT].max() <= 1:
+    layout = _layout(path, path.stat().st_mtime_ns)
+    if layout.pixels(path, 0, min(LOOKED_AT, shape[0])).max() <= 1:
         raise UserError(f"{path}: expected levels of 0-255, got zeros and ones; npz:FILE reads binary pixels")
     return header
 
 
 @functools.lru_cache(maxsize=4)
-def _array(path: Path, changed: int) -> np.ndarray:
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+def _layout(path: Path, changed: int) -> _Layout:
+    with path.open("rb") as file:
+        n, height, width, *channels = read_header(file).shape
+        return _Layout((n, height, width, channels[0] if channels else 1), file.tell())
