@@ -111,8 +111,11 @@ class Extractor:
             UserError: images of a shape that the extractor does not take.
         """
         self._check(images)
-        if len(images) > MOST_COMPARED:
-            return self._of_many(images, batch_size)
+        few = len(images) <= MOST_COMPARED
+        return self._of_all(images, batch_size) if few else self._of_many(images, batch_size)
+
+    def _of_all(self, images: Tensor, batch_size: int) -> Features:
+        """Features of all the images."""
         device = next(self.network.parameters()).device
 
         def compute(start: int, end: int) -> Layers:
@@ -129,7 +132,7 @@ class Extractor:
         held = torch.zeros(len(images), dtype=torch.bool).index_fill_(0, order[:MOST_COMPARED], True)
         values, logits, whole = list[Tensor](), list[Tensor](), None
         for block, chosen in zip(_blocks(images), _blocks(held), strict=True):
-            found = self.features(block, batch_size)
+            found = self._of_all(block, batch_size)
             values.append(found.values[chosen])
             logits += [] if found.logits is None else [found.logits[chosen]]
             whole = joined(whole, found.statistics) if whole else found.statistics

@@ -100,7 +100,7 @@ FFHQ256 = NamedSet(
     "ffhq256",
     256,
     FFHQ,
-    "get FFHQ from https://github.com/NVlabs/ffhq-dataset: its 70,000 images in their order, of any size (in a folder, or "
+    "get FFHQ from https://github.com/NVlabs/ffhq-dataset: 70,000 images in their order, of any size (a folder, or "
     "VDVAE's .npy), or NVAE's split of them",
     FFHQ_SEED,
 )
