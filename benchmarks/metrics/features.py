@@ -49,6 +49,18 @@ class Features:
         """Number of the images."""
         return self.whole.n if self.whole else len(self.values)
 
+    def room(self, n: int) -> Features:
+        """Room for the like of so many images, in one piece: small ones that are kept would scatter the memory."""
+        logits = None if self.logits is None else self.logits.new_empty(n, self.logits.shape[1])
+        return Features(self.values.new_empty(n, self.values.shape[1]), logits)
+
+    def put(self, found: Features, chosen: Tensor, start: int) -> None:
+        """Take in the chosen rows (N,), from row `start` on."""
+        end = start + int(chosen.sum())
+        self.values[start:end] = found.values[chosen]
+        if self.logits is not None and found.logits is not None:
+            self.logits[start:end] = found.logits[chosen]
+
 
 class Network(FeatureExtractorBase):
     """Base of the extractors' networks: torch-fidelity's interface with the layers "features" and "logits".
@@ -130,13 +142,14 @@ class Extractor:
         """Features of some of the images and statistics of all: a block of them is held at a time."""
         order = torch.randperm(len(images), generator=keyed_generator(0, "compared images"))
         held = torch.zeros(len(images), dtype=torch.bool).index_fill_(0, order[:MOST_COMPARED], True)
-        values, logits, whole = list[Tensor](), list[Tensor](), None
+        kept, filled, whole = Features(torch.empty(0, 0, dtype=torch.float64), None), 0, None
         for block, chosen in zip(_blocks(images), _blocks(held), strict=True):
             found = self._of_all(block, batch_size)
-            values.append(found.values[chosen])
-            logits += [] if found.logits is None else [found.logits[chosen]]
+            kept = kept if whole else found.room(MOST_COMPARED)
+            kept.put(found, chosen, filled)
+            filled += int(chosen.sum())
             whole = joined(whole, found.statistics) if whole else found.statistics
-        return Features(torch.cat(values), torch.cat(logits) if logits else None, whole)
+        return Features(kept.values, kept.logits, whole)
 
     def require_shape(self, channels: int, height: int, width: int) -> None:
         """Raise UserError unless the extractor takes images of that shape."""
