@@ -20,7 +20,9 @@ TRITON_FILES = {
     "kernels/gpu/norm.py",
     "kernels/gpu/latent_plan.py",
     "kernels/readback/static_profile.py",
+    "kernels/gpu/depthwise/kernels.py",
     "kernels/gpu/device.py",
+    "benchmarks/profiling/plain_triton.py",
     "benchmarks/profiling/proton.py",
 }
 FILES_AND_ARGUMENTS = ("argparse", "io", "json", "os", "pathlib", "pickle", "safetensors", "shutil", "tomllib")

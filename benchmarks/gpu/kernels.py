@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from benchmarks.profiling.problems import (
     Evaluated,
     Layout,
     Problem,
+    depthwise_problem,
     gaussian_problem,
     mixture_problem,
     norm_problem,
@@ -49,6 +50,7 @@ class Kind:
     """A fused operation in one form: its shapes as networks have them, odd ones, and whether it is a main form.
 
     Main forms are also tried in every layout, and compiled, captured and the like. `empty`: it takes no images at all.
+    `casts`: autocast changes the types of its inputs, so that it answers another problem there.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Kind:
     odd: Shape
     main: bool = False
     empty: bool = True
+    casts: bool = False
 
 
 def _gaussian(form: GaussianForm, learned: bool, **request: bool) -> Make:
@@ -77,6 +80,7 @@ KINDS = (
     Kind("mixture, colour", mixture_problem, (4, 3, 32, 32), (3, 3, 7, 5), main=True),
     Kind("norm and swish, training", _norm(training=True), ACTIVATIONS, ODD_ACTIVATIONS, main=True, empty=False),
     Kind("norm and swish, evaluation", _norm(training=False), ACTIVATIONS, ODD_ACTIVATIONS, main=True),
+    Kind("depthwise 5x5", depthwise_problem, ACTIVATIONS, ODD_ACTIVATIONS, main=True, casts=True),
     Kind("gaussian, sample only", functools.partial(sample_problem, "sample only"), LATENTS, ODD_LATENTS),
     Kind("gaussian, learned prior", _gaussian(PLAIN, True), LATENTS, ODD_LATENTS),
     Kind("gaussian, clamped, standard prior", _gaussian(SOFT_CLAMPED, False), LATENTS, ODD_LATENTS),
@@ -105,19 +109,24 @@ def run(findings: Findings) -> None:
     device = torch.device(findings.device)
     ops = best_for(device)
     findings.facts["operations"] = ops.name
-    for name, make, evaluate in first_cases(device, findings.dry):
-        needs = COMPILE_SECONDS if evaluate is compiled else CASE_SECONDS[device.type]
-        findings.case(name, functools.partial(check, make, ops, evaluate), needs=needs)
+    _check(findings, first_cases(device, findings.dry), ops)
     if findings.dry:
         findings.note("streams, graphs, torch.compile, tensors of 2^31 elements: on a GPU only")
     else:
-        for name, big in (("norm", big_norm), ("gaussian", big_gaussian), ("mixture", big_mixture)):
+        bigs = (("norm", big_norm), ("depthwise", big_depthwise), ("gaussian", big_gaussian), ("mixture", big_mixture))
+        for name, big in bigs:
             findings.case(f"{name}, more than 2^31 elements, bfloat16", functools.partial(big, ops, device), needs=8)
-    for name, make, evaluate in more_cases(device, findings.dry):
-        findings.case(name, functools.partial(check, make, ops, evaluate), needs=CASE_SECONDS[device.type])
+    _check(findings, more_cases(device, findings.dry), ops)
 
 
 Case = tuple[str, Callable[[], Problem], Evaluate]
+
+
+def _check(findings: Findings, cases: Iterable[Case], ops: Ops) -> None:
+    """Check the cases, with the time that they may need."""
+    for name, make, evaluate in cases:
+        needs = COMPILE_SECONDS if evaluate is compiled else CASE_SECONDS[findings.device]
+        findings.case(name, functools.partial(check, make, ops, evaluate), needs=needs)
 
 
 def case_of(
@@ -140,25 +149,27 @@ def case_of(
 
 
 def first_cases(device: torch.device, dry: bool) -> Iterator[Case]:
-    """Every form in two types, the main ones in every way to run them, odd and empty sizes."""
+    """Every form empty and in float32, the main ones in every way to run them and compiled."""
     case, last, main = functools.partial(case_of, device=device, dry=dry), "channels-last", [k for k in KINDS if k.main]
     for kind in KINDS:
         if kind.empty:
             yield case(kind, torch.float32, "contiguous", size="empty")
-    for dtype in (torch.float32, torch.bfloat16):
-        for kind in KINDS:
-            yield case(kind, dtype, last)
-    for kind, way in itertools.product(main, _ways(device)):
-        yield case(kind, torch.float32, last, way=way)
     for kind in KINDS:
-        yield case(kind, torch.float32, "contiguous", size="odd")
+        yield case(kind, torch.float32, last)
+    for kind, way in itertools.product(main, _ways(device)):
+        if not (kind.casts and way[1] is autocast):
+            yield case(kind, torch.float32, last, way=way)
     for kind in [] if dry else main:
         yield case(kind, torch.float32, last, way=("torch.compile", compiled))
 
 
 def more_cases(device: torch.device, dry: bool) -> Iterator[Case]:
-    """The other layouts, and the types in the layouts that they have not been in."""
+    """Types of 16 bits, odd sizes, the other layouts, and the types in the layouts that they have not been in."""
     case, last, main = functools.partial(case_of, device=device, dry=dry), "channels-last", [k for k in KINDS if k.main]
+    for kind in KINDS:
+        yield case(kind, torch.bfloat16, last)
+    for kind in KINDS:
+        yield case(kind, torch.float32, "contiguous", size="odd")
     for kind in main:
         yield case(kind, torch.float16, "contiguous")
     for layout, kind in itertools.product([name for name in LAYOUTS if name not in ("contiguous", last)], main):
@@ -281,6 +292,17 @@ def _or_unjudged(fields: Callable[[], Fields]) -> Fields:
         return {"passed": None, "message": str(error)}
 
 
+def _last(x: Tensor) -> Tensor:
+    """Channels beside each other."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _present(upstream: Tensor | None) -> Tensor:
+    """The gradient of an output that has one."""
+    assert upstream is not None
+    return upstream
+
+
 def big_norm(ops: Ops, device: torch.device) -> Fields:
     """Batch norm and swish in training of images repeated so often that offsets pass 2^31.
 
@@ -291,15 +313,35 @@ def big_norm(ops: Ops, device: torch.device) -> Fields:
         one = norm_problem((64, 128, 16, 16), torch.bfloat16, device)
         times = -(-BIG // one.given[0].numel())
         _room(times * one.given[0].numel(), 7)
-        x, upstream = one.given[0].repeat(times, 1, 1, 1), one.upstream[0]
-        assert upstream is not None
-        x, upstream = (t.contiguous(memory_format=torch.channels_last) for t in (x, upstream.repeat(times, 1, 1, 1)))
+        x, upstream = (_last(given.repeat(times, 1, 1, 1)) for given in (one.given[0], _present(one.upstream[0])))
         big = Problem(**{**vars(one), "given": (x, *one.given[1:]), "upstream": (upstream, None, None)})
         ours, theirs = big.evaluate(ops), one.evaluate(REFERENCE, wide=True)
         ends = slice(None, 64), slice(-64, None)
         mine = Evaluated([ours.values[0][end] for end in ends], [ours.gradients[0][end] for end in ends])
         other = Evaluated([theirs.values[0]] * 2, [theirs.gradients[0]] * 2)
         return {"shape": tuple(x.shape), **judged(*errors(mine, other), torch.bfloat16)}
+
+    return _or_unjudged(fields)
+
+
+def big_depthwise(ops: Ops, device: torch.device) -> Fields:
+    """A depthwise convolution of images repeated so often that offsets pass 2^31; first and last ones are compared.
+
+    The weight's gradient is that of the images once, times so many.
+    """
+
+    def fields() -> Fields:
+        one = depthwise_problem((64, 128, 16, 16), torch.bfloat16, device)
+        times = -(-BIG // one.given[0].numel())
+        _room(times * one.given[0].numel(), 5)
+        many = [_last(given.repeat(times, 1, 1, 1)) for given in (one.given[0], _present(one.upstream[0]))]
+        big = Problem(**{**vars(one), "given": (many[0], one.given[1]), "upstream": (many[1],)})
+        ours, theirs = big.evaluate(ops), one.evaluate(REFERENCE, wide=True)
+        ends = slice(None, 64), slice(-64, None)
+        maps = [found[end] for found in (ours.values[0], ours.gradients[0]) for end in ends]
+        mine = Evaluated(maps[:2], [*maps[2:], ours.gradients[1].double() / times])
+        other = Evaluated(theirs.values * 2, [theirs.gradients[0]] * 2 + theirs.gradients[1:])
+        return {"shape": tuple(many[0].shape), **judged(*errors(mine, other), torch.bfloat16)}
 
     return _or_unjudged(fields)
 
@@ -322,8 +364,7 @@ def big_gaussian(ops: Ops, device: torch.device) -> Fields:
                 [found.z, found.kl], list(torch.autograd.grad((found.z, found.kl), leaves, (upstream, rows)))
             )
 
-        up = one.upstream[0]
-        assert up is not None
+        up = _present(one.upstream[0])
         ours = draw(ops, whole, 0, up[-1:].expand(samples, -1, -1, -1).contiguous())
         last = slice(samples - 2, samples)
         exact = [leaf[last].detach().double().requires_grad_() for leaf in whole]

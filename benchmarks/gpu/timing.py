@@ -30,6 +30,7 @@ def run(findings: Findings) -> None:
         (
             *(("ops", "operations"), ("p20_us", "p20 us"), ("p50_us", "p50 us"), ("p80_us", "p80 us")),
             *(("gb_per_s", "GB/s"), ("copy_share", "share of copy"), ("speedup_over_eager", "over eager")),
+            ("speedup_over_plain_triton", "over plain Triton"),
             *(("compiled_us", "torch.compile us"), ("launches", "launches"), ("error", "error"), ("note", "note")),
         )
     )
@@ -70,13 +71,17 @@ def _timed(problem: Problem, ops: Ops, device: torch.device, bandwidth: float) -
 
 
 def _graphs(problem: Problem, ops: Ops, device: torch.device, bandwidth: float) -> Fields:
-    """Both sides replayed as CUDA graphs: the kernels' own time, without Python and launches."""
-    mine, eager = (
+    """All sides replayed as CUDA graphs: the kernels' own time, without Python and launches."""
+    from benchmarks.profiling.plain_triton import PLAIN_TRITON  # Triton, which a dry run goes without
+
+    sides = [ops, EAGER, *([PLAIN_TRITON] if problem.kernel.startswith("gaussian") else [])]
+    mine, eager, *plain = (
         statistics.median(time_call(captured(functools.partial(problem.step, side)), device, SECONDS["cuda"]))
-        for side in (ops, EAGER)
+        for side in sides
     )
     rate = problem.floor / mine / 1e3
     fields = {"ops": "in CUDA graphs", "p50_us": mine, "gb_per_s": rate, "copy_share": rate / bandwidth}
+    fields |= {"plain_triton_us": plain[0], "speedup_over_plain_triton": plain[0] / mine} if plain else {}
     return {**fields, "eager_us": eager, "speedup_over_eager": eager / mine}
 
 

@@ -3,6 +3,7 @@
 `python -m benchmarks.profiling.predictions TIMING [PROFILE]`: TIMING is a `timing.json` of the verb `gpu`, PROFILE the
 rows of the verb `profile`. The prediction is what the compiled code needs at the datasheet's peaks, the slowest of
 memory, issue and special functions, forward and backward; it knows no launches, and no kernel too small to fill a GPU.
+Of an operation that is not in the profile it is the bytes that must be moved, at the datasheet's bandwidth.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.report.layout import markdown
+from kernels.readback.static_profile import gpus
 
 PROFILE = Path("results/kernels/profile.json")
 TYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
@@ -43,7 +45,7 @@ def predicted_us(rows: list[dict[str, Any]], kernel: str, size: float, dtype: st
 
 def table(timing: dict[str, Any], profile: list[dict[str, Any]], target: str, gpu: str) -> pd.DataFrame:
     """A row an operation that was timed in a CUDA graph, kernels back to back without the host."""
-    rows = []
+    rows, bandwidth = [], next(one.memory_tb_per_s for one in gpus() if one.gpu == gpu) * 1e-3  # GB/us
     for row in timing["rows"]:
         if not row["case"].endswith(", graphs") or row.get("p50_us") is None:
             continue
@@ -51,6 +53,8 @@ def table(timing: dict[str, Any], profile: list[dict[str, Any]], target: str, gp
         sizes = [int(side) for side in shape.split("x")]
         size = math.prod(sizes) / (sizes[1] if kernel.startswith("logistic") else 1)
         guess = predicted_us(profile, kernel, size, dtype, target, gpu)
+        if math.isnan(guess):
+            guess = row["gb_per_s"] * row["p50_us"] * 1e-6 / bandwidth
         cells = (kernel, shape, dtype, guess, row["p50_us"], row["p50_us"] / guess, row["speedup_over_eager"])
         rows.append(cells)
     headings = ["operation", "shape", "dtype", "predicted us", "measured us", "ratio", "over eager, both in graphs"]

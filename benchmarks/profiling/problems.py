@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from kernels.cell_form import LayerForm
 from kernels.ops import PLAIN, RESIDUAL, SOFT_CLAMPED, GaussianDraw, GaussianForm, Ops
 from kernels.reference.backend import REFERENCE
 
@@ -21,6 +22,8 @@ SHAPES = ((128, 64, 1, 1), (128, 20, 8, 8), (128, 20, 16, 16))
 IMAGES = ((64, 3, 32, 32),)
 MAPS = ((32, 128, 16, 16), (32, 768, 16, 16))
 """Activations (B, C, h, w) of NVAE's cells on CIFAR-10: at rest, and widened inside a cell of the decoder."""
+DEPTHS = ((32, 1536, 16, 16),)
+"""Activations of depthwise layers, which widen a cell of the decoder most."""
 COMPONENTS, BITS = 10, 8
 SPREAD = 0.5
 """Of raw means and log scales: networks give such; scales of 50 would magnify the noise's last digits."""
@@ -75,10 +78,11 @@ class Problem:
     forward: Forward
     noisy: bool = False
 
-    def noise_scale(self) -> Tensor:
-        """What multiplies the noise of each latent drawn, float64: the draw for noise 1, less that for noise 0."""
+    def noise(self) -> tuple[Tensor, Tensor]:
+        """The noise of each latent drawn, and what multiplies it, float64."""
         one, none = (self.evaluate(_with_noise(level), wide=True).values[0] for level in (1.0, 0.0))
-        return one - none
+        scale = one - none
+        return (self.evaluate(REFERENCE, wide=True).values[0] - none) / scale, scale
 
     def evaluate(self, ops: Ops, wide: bool = False, forward: Compiled | None = None) -> Evaluated:
         """Values and gradients on fresh inputs.
@@ -269,6 +273,27 @@ def norm_problem(
     )
 
 
+def depthwise_problem(
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    layout: Layout = LAYOUTS["channels-last"],
+    *,
+    kernel: int = 5,
+) -> Problem:
+    """Depthwise convolution of activations, and the gradients of them and of the weight."""
+    channels = shape[1]
+    x, upstream = (layout(random(*shape, key=key).to(device, dtype)) for key in (0, 3))
+    weight = (random(channels, 1, kernel, kernel, key=1) / kernel).to(device, dtype)
+    form = LayerForm(kernel=kernel, groups=channels)
+
+    def forward(ops: Ops, leaves: Sequence[Tensor], constants: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return (ops.network.convolution(leaves[0], leaves[1], None, form),)
+
+    floor = 5 * x.numel() * dtype.itemsize  # x and y; their gradients, and x again for the weight's
+    return Problem(f"depthwise {kernel}x{kernel}", shape, dtype, floor, (x, weight), (upstream,), (), forward)
+
+
 def problems(device: torch.device, dtypes: Sequence[torch.dtype]) -> Iterable[Problem]:
     """Every operation at every shape."""
     forms = (
@@ -285,3 +310,5 @@ def problems(device: torch.device, dtypes: Sequence[torch.dtype]) -> Iterable[Pr
         for shape in MAPS:
             yield norm_problem(shape, dtype, device)
             yield norm_problem(shape, dtype, device, training=False, backward=False)
+        for shape in DEPTHS:
+            yield depthwise_problem(shape, dtype, device)

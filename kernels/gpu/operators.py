@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kernels.gpu import eager
+from kernels.gpu.depthwise.operators import convolved
 from kernels.gpu.latent_plan import Request
 from kernels.gpu.launches import Plans
 from kernels.gpu.norm_plan import Norm
@@ -18,7 +19,7 @@ from kernels.ops import PLAIN, Activation, GaussianDraw, GaussianForm, Ops
 from kernels.reference.backend import REFERENCE
 from kernels.reference.gaussian import check_gaussian
 from kernels.reference.mixture import mixture_components
-from kernels.reference.network import network_of
+from kernels.reference.network import Parts, network_of
 from kernels.reference.norm import check_norm
 
 
@@ -177,5 +178,5 @@ FUSED = Ops(
     norm_swish,
     REFERENCE.bernoulli_log_prob,
     REFERENCE.image_linear,
-    network_of(norm_swish),
+    network_of(Parts(norm_swish, convolved)),
 )

@@ -17,5 +17,5 @@ REFERENCE = Ops(
     norm_swish,
     bernoulli_log_prob,
     image_linear,
-    network_of(norm_swish),
+    network_of(),
 )

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -46,14 +47,34 @@ def convolved(x: Tensor, weight: Tensor, bias: Tensor | None, form: LayerForm) -
     return F.conv2d(x, weight, bias, form.stride, padding, form.dilation, form.groups)
 
 
-def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, form: LayerForm) -> Tensor:
+class Convolved(Protocol):
+    """`convolved`, or what takes its place."""
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None, form: LayerForm) -> Tensor:
+        """Convolve."""
+        ...
+
+
+class Parts(NamedTuple):
+    """What a network is computed with, layer by layer: batch norms with their swish, and convolutions."""
+
+    norm_swish: NormSwish = norm_swish
+    convolved: Convolved = convolved
+
+
+PLAIN_PARTS = Parts()
+
+
+def convolution(
+    x: Tensor, weight: Tensor, bias: Tensor | None, form: LayerForm, *, parts: Parts = PLAIN_PARTS
+) -> Tensor:
     """Activation, then convolution; see `kernels.cell_form.ActivatedConvolution`."""
-    return convolved(ACTIVATIONS[form.activation](x), weight, bias, form)
+    return parts.convolved(ACTIVATIONS[form.activation](x), weight, bias, form)
 
 
-def _normed(x: Tensor, norm: CellNorm, activation: Activation, training: bool, operation: NormSwish) -> Tensor:
+def _normed(x: Tensor, norm: CellNorm, activation: Activation, training: bool, parts: Parts) -> Tensor:
     """A cell's norm, and swish if asked for."""
-    return operation(
+    return parts.norm_swish(
         x,
         norm.running_mean,
         norm.running_var,
@@ -67,13 +88,13 @@ def _normed(x: Tensor, norm: CellNorm, activation: Activation, training: bool, o
     )
 
 
-def _activated(x: Tensor, norm: CellNorm | None, form: LayerForm, training: bool, operation: NormSwish) -> Tensor:
+def _activated(x: Tensor, norm: CellNorm | None, form: LayerForm, training: bool, parts: Parts) -> Tensor:
     """[Norm,] activation of a layer's input; a norm takes swish along."""
     if norm is None:
         return ACTIVATIONS[form.activation](x)
     if form.activation == "swish":
-        return _normed(x, norm, "swish", training, operation)
-    return ACTIVATIONS[form.activation](_normed(x, norm, "none", training, operation))
+        return _normed(x, norm, "swish", training, parts)
+    return ACTIVATIONS[form.activation](_normed(x, norm, "none", training, parts))
 
 
 def opened_gate(branch: Tensor, gate: Sequence[Tensor]) -> Tensor | None:
@@ -85,14 +106,14 @@ def opened_gate(branch: Tensor, gate: Sequence[Tensor]) -> Tensor | None:
 
 
 def _one_pass(
-    x: Tensor, skip: Tensor | None, form: CellForm, tensors: CellTensors, training: bool, operation: NormSwish
+    x: Tensor, skip: Tensor | None, form: CellForm, tensors: CellTensors, training: bool, parts: Parts
 ) -> Tensor:
     """The cell, layer by layer."""
     branch = x
     for norm, layer, conv in zip(tensors.norms, form.layers, tensors.convolutions, strict=False):
-        branch = convolved(_activated(branch, norm, layer, training, operation), conv.weight, conv.bias, layer)
+        branch = parts.convolved(_activated(branch, norm, layer, training, parts), conv.weight, conv.bias, layer)
     last = tensors.norms[-1]
-    branch = branch if last is None else _normed(branch, last, "none", training, operation)
+    branch = branch if last is None else _normed(branch, last, "none", training, parts)
     return gated_residual(skip, branch, opened_gate(branch, tensors.gate), form.gain)
 
 
@@ -103,13 +124,13 @@ def _still(tensors: CellTensors) -> CellTensors:
 
 
 def _recomputed_pass(
-    x: Tensor, skip: Tensor | None, form: CellForm, tensors: CellTensors, training: bool, operation: NormSwish
+    x: Tensor, skip: Tensor | None, form: CellForm, tensors: CellTensors, training: bool, parts: Parts
 ) -> Tensor:
     """The cell, of which only the input is kept; the pass that the backward runs again moves no statistics."""
     passes = [tensors]
 
     def run(x: Tensor, skip: Tensor | None) -> Tensor:
-        return _one_pass(x, skip, form, passes.pop() if passes else _still(tensors), training, operation)
+        return _one_pass(x, skip, form, passes.pop() if passes else _still(tensors), training, parts)
 
     return checkpoint(run, x, skip, use_reentrant=False, preserve_rng_state=False)
 
@@ -121,17 +142,17 @@ def residual_cell(
     tensors: CellTensors,
     *,
     training: bool,
-    operation: NormSwish = norm_swish,
+    parts: Parts = PLAIN_PARTS,
 ) -> Tensor:
-    """The cell; see `kernels.cell_form.ResidualCell`. `operation` normalises and activates."""
+    """The cell; see `kernels.cell_form.ResidualCell`. `parts` compute its layers."""
     run = _recomputed_pass if form.recompute and torch.is_grad_enabled() else _one_pass
     added = x if skip is None and form.residual else skip
-    return run(x, added, form, tensors, training, operation)
+    return run(x, added, form, tensors, training, parts)
 
 
-def run_packed(cell: PackedCell, x: Tensor, skip: Tensor | None, *, operation: NormSwish = norm_swish) -> Tensor:
+def run_packed(cell: PackedCell, x: Tensor, skip: Tensor | None, *, parts: Parts = PLAIN_PARTS) -> Tensor:
     """The cell in evaluation; see `kernels.cell_form.RunPacked`."""
-    return residual_cell(x, skip, cell.form, cell.tensors, training=False, operation=operation)
+    return residual_cell(x, skip, cell.form, cell.tensors, training=False, parts=parts)
 
 
 def _of_equal_shape(weights: Sequence[Tensor]) -> list[list[int]]:
@@ -181,13 +202,13 @@ def spectral_norms(weights: Sequence[Tensor], left: Sequence[Tensor], rounds: in
     return torch.stack(sums).sum()
 
 
-def network_of(operation: NormSwish) -> NetworkOps:
-    """Networks layer by layer, whose batch norms and their swish are `operation`."""
+def network_of(parts: Parts = PLAIN_PARTS) -> NetworkOps:
+    """Networks layer by layer, computed with `parts`."""
     return NetworkOps(
-        residual_cell=functools.partial(residual_cell, operation=operation),
+        residual_cell=functools.partial(residual_cell, parts=parts),
         pack_cell=PackedCell,
-        run_packed=functools.partial(run_packed, operation=operation),
-        convolution=convolution,
+        run_packed=functools.partial(run_packed, parts=parts),
+        convolution=functools.partial(convolution, parts=parts),
         weight_norm=weight_norm,
         spectral_norms=spectral_norms,
     )

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from kernels.cell_form import CellForm, CellTensors
 from kernels.ops import Activation, Ops
-from kernels.reference.network import residual_cell
+from kernels.reference.network import Parts, residual_cell
 from kernels.reference.norm import check_norm
 
 IMAGES_AND_PIXELS = (0, 2, 3)
@@ -31,7 +31,7 @@ def synchronised(ops: Ops) -> Ops:
 
     def cell(x: Tensor, skip: Tensor | None, form: CellForm, tensors: CellTensors, *, training: bool) -> Tensor:
         if training and any(tensors.norms):
-            return residual_cell(x, skip, form, tensors, training=True, operation=norm_swish)
+            return residual_cell(x, skip, form, tensors, training=True, parts=Parts(norm_swish))
         return ops.network.residual_cell(x, skip, form, tensors, training=training)
 
     network = dataclasses.replace(ops.network, residual_cell=cell)

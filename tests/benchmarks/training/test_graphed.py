@@ -18,11 +18,14 @@ from benchmarks.training.guard import StepGuard
 from benchmarks.training.loop import train
 from benchmarks.training.state import build_optimizer
 from benchmarks.training.step import loss_of
+from kernels.cpu.backend import CPU
 from kernels.gpu import operators
+from kernels.reference.backend import REFERENCE
 from models.output import Draw, ImageShape
 
 META = torch.device("meta")
 STEPS, BATCH = 12, 16
+ALIKE = 0.15
 LOSS = 1e-3  # relative: sums in another order, grown over the steps
 SMALL = [f"training.images={STEPS * BATCH}", f"training.batch_size={BATCH}", "training.validations=0"]
 
@@ -155,6 +158,30 @@ def test_what_is_brought_from_the_host_is_seen(balance, monkeypatch):
     assert asked_of_the_host(monkeypatch)
 
 
+def distance(start, model, other):
+    """How far apart two trainings came, as a share of how far one went from its start.
+
+    Single weights tell nothing: Adam moves one whose gradient is all but rounding (a bias in front of a batch norm) by
+    the learning rate.
+    """
+    columns = [
+        torch.cat([p.detach().double().flatten().cpu() for p in one.parameters()]) for one in (start, model, other)
+    ]
+    return float((columns[1] - columns[2]).norm() / (columns[1] - columns[0]).norm())
+
+
+@pytest.mark.slow
+def test_trainings_that_differ_in_rounding_are_alike_and_others_are_not(data, tmp_path, monkeypatch):
+    found = []
+    for ops, rate in ((CPU, 1e-20), (CPU, 1e-3), (REFERENCE, 1e-3), (CPU, 1.3e-3)):
+        monkeypatch.setattr(weights, "best_for", lambda device, ops=ops: ops)
+        options = (f"models.nvae.training.learning_rate={rate}", "training.clip_norm=100")
+        found.append(trained("nvae", data, tmp_path / f"{ops.name}{rate}", "cpu", *options)[0])
+    start, usual, other, faster = found
+    assert distance(start, usual, other) < ALIKE / 2
+    assert distance(start, usual, faster) > ALIKE
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("optimizer", ["adamw", "adamax"])
@@ -167,8 +194,8 @@ def test_replayed_steps_are_the_eager_ones(row, optimizer, data, tmp_path):
     assert graphed.compilation == "steps replayed as CUDA graphs"
     for one, other in zip(eager.curves, graphed.curves, strict=True):
         assert other.values == pytest.approx(one.values, rel=LOSS)
-    for (name, a), b in zip(plain.state_dict().items(), model.state_dict().values(), strict=True):
-        torch.testing.assert_close(b, a, rtol=0.01, atol=1e-3, msg=name)
+    start, _ = trained(row, data, tmp_path / "start", "cuda", *options, f"models.{row}.training.learning_rate=1e-20")
+    assert distance(start, plain, model) < ALIKE
 
 
 @pytest.mark.gpu

@@ -19,6 +19,7 @@ pytest.importorskip("triton")
 from ptx.driver import compiled_for
 from ptx.errors import MisalignedError, OutOfBoundsError, RaceError, UnsupportedError, UnwrittenError
 
+from kernels.cell_form import LayerForm
 from kernels.gpu import latent_plan
 from kernels.gpu.operators import FUSED
 from kernels.ops import PLAIN, RESIDUAL
@@ -102,6 +103,21 @@ def norm(memory_format, shape, training):
     return step
 
 
+def depthwise(shape, kernel):
+    """A depthwise convolution, and the gradients of x and of the weight."""
+
+    def step(ops, dtype, wide):
+        x, upstream = (random(*shape, seed=seed).to(dtype) for seed in (1, 2))
+        given = [x, random(shape[1], 1, kernel, kernel, seed=3), upstream]
+        given = [one.double() if wide else one for one in given]
+        x, weight, upstream = (one.contiguous(memory_format=CHANNELS_LAST) for one in given)
+        leaves = [x.requires_grad_(), weight.contiguous().requires_grad_()]
+        y = ops.network.convolution(*leaves, None, LayerForm(kernel=kernel, groups=shape[1]))
+        return [y], torch.autograd.grad(y, leaves, upstream)
+
+    return step
+
+
 NORM = norm(CHANNELS_LAST, (2, 64, 16, 8), training=True)
 RUNS = {
     "gaussian, standard-normal prior": gaussian(PLAIN, False, CONTIGUOUS, (2, 3, 4, 4)),
@@ -111,14 +127,16 @@ RUNS = {
     "logistic mixture, 10 components, colour": mixture(3, COMPONENTS, (16, 8)),
     "batch norm and swish, reduction": NORM,
     "batch norm and swish, writing": NORM,
+    "depthwise 5x5": depthwise((1, 64, 4, 8), 5),
 }
-"""What executes each kernel that is profiled, with all its elements inside or with masks."""
+"""What executes each kernel, with all its elements inside or with masks."""
 MORE = {
     "grey mixture, masked": mixture(1, 3, (5, 7)),
     # Threads that hold a sum more than once would be found to differ in it: see `rounded` in `kernels/gpu/norm.py`.
     "norm, masked": norm(CHANNELS_LAST, (3, 20, 5, 5), training=True),
     "norm, channels first": norm(CONTIGUOUS, (2, 8, 4, 4), training=True),
     "norm in evaluation": norm(CHANNELS_LAST, (3, 5, 3, 7), training=False),
+    "depthwise 3x3, masked": depthwise((2, 6, 5, 11), 3),
 }
 SLOW = {
     "gaussian, one latent": gaussian(PLAIN, True, CONTIGUOUS, (2, 1, 1, 1)),
@@ -128,9 +146,11 @@ SLOW = {
     "colour mixture, several programs": mixture(3, 2, (24, 24)),
     "norm, one channel": norm(CONTIGUOUS, (5, 1, 3, 3), training=True),
     "norm in evaluation, channels first": norm(CONTIGUOUS, (2, 6, 5, 3), training=False),
+    "depthwise 7x7, odd": depthwise((2, 3, 9, 5), 7),
+    "depthwise 5x5, several blocks": depthwise((1, 70, 8, 16), 5),
 }
 EVERY = RUNS | MORE | SLOW
-QUICK_SIXTEEN_BITS = ("gaussian, learned prior", "grey mixture, masked", "norm, masked")
+QUICK_SIXTEEN_BITS = ("gaussian, learned prior", "grey mixture, masked", "norm, masked", "depthwise 3x3, masked")
 
 
 @functools.cache
@@ -190,7 +210,8 @@ def jitted(path):
 
 def test_every_kernel_of_the_backend_is_executed():
     folder = Path(latent_plan.__file__).parent
-    by_file = {path.stem: jitted(path) for path in sorted(folder.glob("*.py"))}
+    paths = sorted(folder.rglob("*.py"))
+    by_file = {".".join(path.relative_to(folder).with_suffix("").parts): jitted(path) for path in paths}
     used = set().union(*(names for functions in by_file.values() for names in functions.values()))
     kernels = {f"kernels.gpu.{file}.{name}" for file, functions in by_file.items() for name in functions}
     kernels = {name for name in kernels if name.rsplit(".", 1)[1] not in used}

@@ -13,12 +13,13 @@ import torch
 from benchmarks.base.errors import UserError
 from benchmarks.profiling import kernel_timing, proton
 from benchmarks.profiling import profile as verb
-from benchmarks.profiling.kernel_timing import EAGER, time_problem
+from benchmarks.profiling.kernel_timing import EAGER, LOGARITHM, NOISE, noise_error, time_problem
 from benchmarks.profiling.problems import gaussian_problem, mixture_problem
 from kernels.cpu.backend import CPU
 from kernels.ops import PLAIN
 from kernels.readback.disassembly import ToolsMissing
 from kernels.readback.static_profile import KERNELS
+from kernels.reference.philox import normals
 
 CPU_DEVICE = torch.device("cpu")
 STATIC_KEYS = {
@@ -191,3 +192,16 @@ def test_without_triton_one_line_says_so(flags, code, said):
     assert (done.returncode, done.stdout) == (code, "")
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_the_error_allowed_of_noise_bounds_an_approximate_logarithm():
+    noise = normals(torch.tensor(0), 0, (128, 1279), dtype=torch.float64)
+    pairs = torch.nn.functional.pad(noise, (0, 1)).view(128, -1, 2)
+    radius = torch.linalg.vector_norm(pairs, dim=-1, keepdim=True)
+    allowed = noise_error(noise)
+    for sign in (1, -1):
+        approximate = (radius.square() + sign * LOGARITHM).clamp_min(0).sqrt()
+        off = (pairs / radius * approximate - pairs).abs().flatten(1)[:, :-1]
+        assert bool((off <= allowed).all())
+    assert allowed.min() >= NOISE
+    assert float((allowed > 2 * NOISE).double().mean()) < 1e-3
