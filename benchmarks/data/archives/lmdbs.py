@@ -8,13 +8,14 @@ this one, but one of those that decode. Any value that is an image file counts, 
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Int64
@@ -24,9 +25,6 @@ from benchmarks.base.files import mistaken_for
 from benchmarks.data.cache.apart import apart
 from benchmarks.data.cache.pictures import Pictures
 from benchmarks.data.decoding import Decoded, decode_bytes
-
-if TYPE_CHECKING:
-    import lmdb
 
 SUFFIX = "lmdb"
 """How folders and files are called that are environments, or hold some; with a dot or without."""
@@ -134,15 +132,15 @@ def _value(path: Path, key: bytes) -> bytes:
 
 
 @functools.lru_cache(maxsize=8)
-def _opened(path: Path, process: int) -> lmdb.Environment:
+def _opened(path: Path, process: int) -> Any:
     """The environment, opened once in a process."""
     try:
-        import lmdb
+        library = importlib.import_module("lmdb")
     except ImportError as error:
         raise UserError(f"{path}: reading LMDB needs its library: {INSTALL}") from error
     inside = path.name == FILE
     place = str(path.parent if inside else path)
-    return lmdb.open(place, subdir=inside, readonly=True, create=False, lock=False, readahead=False, max_readers=1)
+    return library.open(place, subdir=inside, readonly=True, create=False, lock=False, readahead=False, max_readers=1)
 
 
 @contextmanager
