@@ -53,8 +53,14 @@ def best_for(device: torch.device | str) -> Ops:
 
 
 def describe(device: torch.device | str) -> str:
-    """What `best_for(device)` computes with, for the record: numbers agree bit for bit only where this is equal."""
-    ops = best_for(device)
+    """What `best_for(device)` computes with, for the record: numbers agree bit for bit only where this is equal.
+
+    A GPU that is not here is described as where it is, with the Triton of here.
+    """
+    where = torch.device(device)
+    if where.type == "cuda" and not torch.cuda.is_available() and importlib.util.find_spec("triton") is not None:
+        return importlib.import_module("kernels.gpu.operators").FUSED.name
+    ops = best_for(where)
     if ops is not CPU:
         return ops.name
     return f"{ops.name}, {'C' if library.library() is not None else 'plain PyTorch'} kernels"

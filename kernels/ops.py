@@ -123,6 +123,22 @@ class LogisticMixtureLogProb(Protocol):
         ...
 
 
+class LogisticMixtureMean(Protocol):
+    """Mean of the logistic mixture clamped to the pixels' range: (B, C, H, W) in [0, 1], float32 or wider."""
+
+    def __call__(self, parameters: Tensor, *, channels: int) -> Tensor:
+        """Evaluate; differentiable.
+
+        Exact for the first channel, E[clamp(X, -1, 1)] = -1 + s (softplus((m + 1) / s) - softplus((m - 1) / s)) of
+        each component; for green and blue the coupling uses each component's mean of the channels before.
+
+        Args:
+            parameters: as in `LogisticMixtureLogProb`.
+            channels: 3 or 1.
+        """
+        ...
+
+
 Activation = Literal["swish", "none"]
 
 
@@ -215,6 +231,7 @@ class Ops:
     gaussian_sample_kl: GaussianSampleKL
     gaussian_sample: GaussianSample
     logistic_mixture_log_prob: LogisticMixtureLogProb
+    logistic_mixture_mean: LogisticMixtureMean
     norm_swish: NormSwish
     bernoulli_log_prob: BernoulliLogProb
     image_linear: ImageLinear

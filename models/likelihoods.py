@@ -13,11 +13,10 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from kernels.ops import SOFT_CLAMPED, Ops
 from kernels.reference.backend import REFERENCE
-from kernels.reference.mixture import MIN_LOG_SCALE, parameters_per_component
+from kernels.reference.mixture import MIN_LOG_SCALE, coupling, parameters_per_component
 from models.distributions import DiagonalGaussian
 from models.fields import Bounds, added_later, bounded, require_bounds
 from models.output import LikelihoodSpec
@@ -127,19 +126,8 @@ class DiscretizedLogisticMixture:
         return self.ops.logistic_mixture_log_prob(self.parameters, x, bits=self.bits, published_edge=edge)
 
     def mean(self) -> Tensor:
-        """Mean of the clamped mixture, (B, C, H, W).
-
-        Exact for the first channel, E[clamp(X, -1, 1)] = -1 + s (softplus((m + 1) / s) - softplus((m - 1) / s));
-        for green and blue the coupling uses each component's mean of the channels before.
-        """
-        weights, means, scales, coefficients = self._components()
-        channels: list[Tensor] = []  # each (B, K, H, W)
-        for index in range(means.shape[1]):
-            shifted = means[:, index] + _coupling(coefficients, channels)
-            s = scales[:, index]
-            channels.append(-1 + s * (F.softplus((shifted + 1) / s) - F.softplus((shifted - 1) / s)))
-        mixed = torch.stack([(weights * channel).sum(1) for channel in channels], dim=1)
-        return (mixed / 2 + 0.5).clamp(0, 1)
+        """Mean of the clamped mixture, (B, C, H, W); see `kernels.ops.LogisticMixtureMean`."""
+        return self.ops.logistic_mixture_mean(self.parameters, channels=self._channels)
 
     def sample(self, generator: torch.Generator | None = None, temperature: float = 1.0) -> Tensor:
         """A draw at the levels (B, C, H, W): a component per pixel, then channel by channel.
@@ -159,7 +147,7 @@ class DiscretizedLogisticMixture:
         chosen = [c.gather(1, picked) for c in coefficients]
         channels: list[Tensor] = []  # each (B, 1, H, W)
         for index in range(means.shape[1]):
-            mean = means[:, index].gather(1, picked) + _coupling(chosen, channels)
+            mean = means[:, index].gather(1, picked) + coupling(chosen, channels)
             uniform = torch.rand(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
             if self.vdvae_rules:
                 uniform = VDVAE_UNIFORM + (1 - 2 * VDVAE_UNIFORM) * uniform
@@ -168,6 +156,10 @@ class DiscretizedLogisticMixture:
         drawn = torch.cat(channels, dim=1) / 2 + 0.5
         return (drawn * PIXEL_LEVELS).floor() / PIXEL_LEVELS if self.vdvae_rules else drawn
 
+    @property
+    def _channels(self) -> int:
+        return 3 if self.parameters.shape[1] == parameters_per_component(3) * self.mixtures else 1
+
     def _rounded(self, value: Tensor) -> Tensor:
         """Pixels in [-1, 1] at the nearest level."""
         levels = 2**self.bits - 1
@@ -175,8 +167,8 @@ class DiscretizedLogisticMixture:
 
     def _components(self) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...]]:
         """Weights (B, K, H, W), means and scales (B, C, K, H, W), and tanh coefficients, each (B, K, H, W)."""
-        b, p, h, w = self.parameters.shape
-        mixtures, channels = self.mixtures, 3 if p == 10 * self.mixtures else 1
+        b, _, h, w = self.parameters.shape
+        mixtures, channels = self.mixtures, self._channels
         parameters = self.parameters.to(torch.promote_types(self.parameters.dtype, torch.float32))
         weights = torch.softmax(parameters[:, :mixtures], dim=1)
         rest = parameters[:, mixtures:].reshape(b, channels, -1, mixtures, h, w)
@@ -195,15 +187,6 @@ def vdvae_levels(x: Tensor, bits: int) -> Tensor:
         return x
     step = 2 ** (8 - bits)
     return (x * (PIXEL_LEVELS / step) + 1e-3).floor() * (step / PIXEL_LEVELS)
-
-
-def _coupling(coefficients: tuple[Tensor, ...] | list[Tensor], before: list[Tensor]) -> Tensor | float:
-    """Shift of the next channel's mean by the channels before: 0; c0 R; c1 R + c2 G."""
-    if not before:
-        return 0.0
-    if len(before) == 1:
-        return coefficients[0] * before[0]
-    return coefficients[1] * before[0] + coefficients[2] * before[1]
 
 
 class ConfiguredLikelihood(LikelihoodSpec):

@@ -13,6 +13,7 @@ import pytest
 from benchmarks.cli.parser import build_parser
 from benchmarks.data.registry import DATA_SETS
 from benchmarks.metrics.extractors import EXTRACTORS
+from benchmarks.metrics.on_features import ON_FEATURES
 from benchmarks.metrics.reconstruction import PER_IMAGE
 from benchmarks.records.catalogue import METRICS
 from benchmarks.report.columns import MORE_QUALITY
@@ -28,7 +29,8 @@ def reader(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(pages.ROOT), os.environ.get("PYTHONPATH", ""))))
     monkeypatch.setattr(sys, "path", ["", *sys.path])
-    kept = [(registry, registry.copy()) for registry in (MODELS, DATA_SETS, EXTRACTORS, METRICS, PER_IMAGE)]
+    registries = (MODELS, DATA_SETS, EXTRACTORS, METRICS, PER_IMAGE, ON_FEATURES)
+    kept = [(registry, registry.copy()) for registry in registries]
     columns = MORE_QUALITY.copy()
     forget_modules()  # other tests have plugins of the same names
     yield pages.Reader(tmp_path)

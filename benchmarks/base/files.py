@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import secrets
+import shutil
 import socket
 import stat
 import time
@@ -13,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from benchmarks.base.errors import UserError
 
 BEGINNINGS = {
     b"<!doctype html": "a web page",
@@ -109,6 +112,25 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def require_new(out: Path) -> None:
+    """Raise UserError where `out` holds anything."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: expected a new or an empty folder; move what is there away")
+
+
+@contextmanager
+def made_whole(out: Path) -> Iterator[Path]:
+    """A folder to write into, which is `out` at the block's end and gone where the block raises."""
+    part = out.with_name(f".{out.name}.{os.getpid()}")
+    part.mkdir(parents=True)
+    try:
+        yield part
+        part.replace(out)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
 
 
 def sweep(folder: Path) -> None:

@@ -10,8 +10,9 @@ from collections.abc import Callable
 
 from benchmarks.base.errors import INTERRUPTED
 
-STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
-"""Ctrl-C, a scheduler's end, a terminal that closes, a scheduler's notice that the job will be pre-empted."""
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+STOPPING = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
+"""Ctrl-C, a scheduler's end, a terminal that closes, a scheduler's notices that the job is to go (USR1, USR2)."""
 LEAVE_SECONDS = 6.0
 """From being asked to the end of a trial's process, whatever it is at."""
 PARENT_SECONDS = 7.0
@@ -23,6 +24,17 @@ def on_stop(handler: Callable[[int, object], None]) -> None:
     for number in STOPPING:
         if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, handler)
+
+
+def when_input_ends(call: Callable[[], None]) -> None:
+    """Call it, in a thread, when standard input ends: a parent holds its other end for as long as it lives."""
+
+    def wait() -> None:
+        while os.read(sys.__stdin__.fileno() if sys.__stdin__ else 0, 1):
+            pass
+        call()
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 class StopSignal:
@@ -44,13 +56,8 @@ class StopSignal:
             timer.start()
 
     def with_parent(self) -> None:
-        """Be asked as well when standard input ends: a parent holds its other end for as long as it lives."""
-        threading.Thread(target=self._wait_for_end_of_input, daemon=True).start()
-
-    def _wait_for_end_of_input(self) -> None:
-        while os.read(sys.__stdin__.fileno() if sys.__stdin__ else 0, 1):
-            pass
-        self.ask()
+        """Be asked as well when standard input ends, and with it the parent."""
+        when_input_ends(self.ask)
 
     def __call__(self) -> bool:
         """Whether the process was asked to leave."""

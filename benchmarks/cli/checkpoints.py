@@ -22,8 +22,10 @@ from benchmarks.machine.environment import choose_device
 from benchmarks.records.record import Measurement
 from benchmarks.storage.tensors import WEIGHTS
 from benchmarks.storage.weights import LoadedModel, load_model, read_config, save_weights, trained_folder, write_config
-from benchmarks.suites.config import EvaluationConfig, TrialConfig, set_path
+from benchmarks.suites.config import EvaluationConfig, TrialConfig, build_suite, set_path
 from benchmarks.training.cost import parameter_count
+from models.likelihoods import LIKELIHOODS
+from models.registry import MODELS
 
 if TYPE_CHECKING:
     from benchmarks.evaluation.evaluate import Evaluation
@@ -92,7 +94,12 @@ def _print_measurements(rows: list[Measurement], as_json: bool) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """Score a checkpoint on the test split of its data set, or of another; or on all images of a file."""
+    """Score a checkpoint on the test split of its data set, or of another; on a file; or score given samples."""
+    if options.samples is not None:
+        _print_measurements(_score_samples(options), options.json)
+        return 0
+    if options.checkpoint is None:
+        raise UserError("evaluate: expected a checkpoint, or --samples DIR of images to score")
     loaded = load_checkpoint(options, options.device)
     torch.set_num_threads(options.threads or loaded.trial.threads)
     settings = _evaluation_settings(loaded.trial, options)
@@ -154,6 +161,46 @@ def _score_test_split(loaded: LoadedModel) -> Evaluation:
         raise UserError(line)
     say_what_was_read(data.name, data.note)
     return evaluating.evaluate(loaded.model, loaded.trial, data, lambda done, total, phase: None)
+
+
+def _score_samples(options: argparse.Namespace) -> list[Measurement]:
+    """Sample quality of given images, under the settings of a checkpoint where there is one."""
+    from benchmarks.evaluation.given import given_samples, score_samples
+
+    _refuse_beside_samples(options)
+    trial = _trial_of_samples(options)
+    settings, device = _evaluation_settings(trial, options), str(choose_device(options.device))
+    trial = dataclasses.replace(trial, evaluation=settings, device=device)
+    torch.set_num_threads(options.threads or trial.threads)
+    given, data = given_samples(Path(options.samples)), load(trial.data)
+    say_what_was_read(data.name, data.note)
+    return score_samples(given, trial, data, lambda note: print(f"{options.samples}: {note}", file=sys.stderr))
+
+
+def _refuse_beside_samples(options: argparse.Namespace) -> None:
+    """Raise UserError for what says nothing about given samples."""
+    asked = {
+        "--posterior-mean": options.posterior_mean,
+        "--original-rules": options.original_rules,
+        "--per-image": options.per_image,
+        "--batch-size": options.batch_size,
+        "--data npz:FILE": _is_file(options.data),
+    }
+    for flag, given in asked.items():
+        if given:
+            raise UserError(f"{flag} plays no part beside --samples, whose images need no model; leave it out")
+
+
+def _trial_of_samples(options: argparse.Namespace) -> TrialConfig:
+    """The trial that given samples are compared with images for: the checkpoint's, or that of defaults on --data."""
+    if options.checkpoint is not None:
+        trial = load_checkpoint(options, "cpu").trial
+        return dataclasses.replace(trial, data=options.data or trained_on(trial, options.checkpoint))
+    if options.data is None:
+        raise UserError("--samples: expected a checkpoint, or --data NAME of the images to compare with")
+    model, likelihood = next(iter(MODELS)), next(iter(LIKELIHOODS))  # of 8 bits; nothing else of them is heeded
+    table = {"data": options.data, "likelihood": {"name": likelihood}, "models": {model: {}}}
+    return build_suite("samples", table).trials[0]
 
 
 def _score_images(loaded: LoadedModel, options: argparse.Namespace) -> list[Measurement]:

@@ -11,6 +11,8 @@ MODULES = {
     "tune": "tune",
     "report": "reports",
     "compare": "reports",
+    "status": "reports",
+    "merge": "reports",
     "throughput": "throughput",
     "evaluate": "checkpoints",
     "sample": "sample",

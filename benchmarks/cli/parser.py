@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from benchmarks.base import output
 from benchmarks.base.checked import arguments, bounds
-from benchmarks.base.checked.arguments import file, folder, names, real, several, whole
+from benchmarks.base.checked.arguments import file, folder, names, part, real, several, whole
 from benchmarks.base.errors import INTERRUPTED, UserError, unknown
 from benchmarks.base.plugins import import_plugin
 from benchmarks.cli import dispatch
@@ -22,7 +22,7 @@ COMMAND = "vaebench"
 VARIATIONS = ("reconstruct", "interpolate", "traverse")
 READING = ("throughput", "evaluate", "sample", "encode", "decode", "convert", *VARIATIONS)
 """Verbs that take checkpoints of published codes."""
-PLUGGABLE = ("run", "trial", "tune", "report", "compare", "export", "list", *READING)
+PLUGGABLE = ("run", "trial", "tune", "report", "compare", "merge", "export", "list", *READING)
 CHECKPOINT = (
     "trial or exported folder, OUT/ROW of the run OUT, weights file, or checkpoint of the original NVAE or VDVAE code"
 )
@@ -31,6 +31,7 @@ COMPARED = (
     "row of --out, OUT/ROW of the run OUT, a run's folder or suite (row by row), a trial's folder, any of these as "
     "COMMIT:PATH, or NAME=ROW to name it in conditions; the first is the base"
 )
+EXECUTORS = ("local", "slurm", "ray")
 HPARAMS = "JSON file of the settings, where a checkpoint of an original code holds weights alone and fits no preset"
 UNWRITABLE = (
     *(errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST),
@@ -84,6 +85,13 @@ def build_parser() -> Parser:
     _add_throughput(verb("throughput", "images per second, memory and breakdown of a model, alone or beside another"))
     report = verb("report", "rebuild table and figures from the records of a run")
     report.add_argument("out", nargs="?", type=folder, default="results/local/quick", help="folder of the run")
+    status = verb("status", "how far the trials of a run are, whoever works on them: done, running, waiting, failed")
+    status.add_argument("out", nargs="?", type=folder, default="results/local/quick", help="folder of the run")
+    status.add_argument("--json", action="store_true", help="print JSON")
+    merge = verb("merge", "join the records of several machines into one run; refuses what cannot be compared")
+    merge.add_argument("runs", nargs="+", type=folder, metavar="DIR", help="folder of a run")
+    merge.add_argument("--out", type=folder, required=True, help="a new or empty folder")
+    merge.add_argument("--allow", type=names, help="comma-separated: torch, suite_version, commit, which may differ")
     _add_evaluate(verb("evaluate", "score a trained model on a test split"))
     _add_sample(verb("sample", "draw images from a trained model into a grid, a folder or an archive"))
     _add_encode(verb("encode", "write the latents of images to a file; say how the latent groups are used"))
@@ -112,6 +120,7 @@ def build_parser() -> Parser:
     trial.add_argument("--ranks", type=whole(bounds.RANKS), default=1, help="processes that train it together")
     trial.add_argument("--rank", type=whole(bounds.or_zero(bounds.RANKS)), default=0, help="which of them this is")
     trial.add_argument("--port", type=whole(bounds.PORT), help="where the first of them listens")
+    trial.add_argument("--alone", action="store_true", help="claim it, see it to its end, time it: a cluster's job")
     trial.add_argument("--gallery", action="store_true", help="make the page's pictures of a trial that is through")
     for name, sub in subparsers.choices.items():
         if name in READING:
@@ -124,7 +133,7 @@ def build_parser() -> Parser:
 def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument("suite", nargs="?", default="quick", help="a suite's name or a TOML file (default: quick)")
     run.add_argument("--models", type=names, help="comma-separated rows to run")
-    run.add_argument("--data", help="another data set")
+    run.add_argument("--data", help="another data set, or several with commas between: a run each, in OUT/NAME")
     run.add_argument("--latent-size", type=whole(bounds.LATENT_SIZE), help="latent size of every model that has one")
     run.add_argument("--epochs", type=real(bounds.EPOCHS), help="training length in epochs")
     run.add_argument(
@@ -137,6 +146,15 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument("--jobs", type=whole(bounds.JOBS), help="trials at a time (default: cores / threads; 1 on a GPU)")
     run.add_argument(
         "--ranks", type=whole(bounds.RANKS), help="processes that train one model together (default: torchrun's, or 1)"
+    )
+    run.add_argument("--executor", choices=EXECUTORS, default="local", help="where trials run (default: local)")
+    run.add_argument("--hours", type=real(bounds.HOURS), help="slurm: wall-clock limit of a trial's job (default: 24)")
+    run.add_argument(
+        "--request",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="what a trial's job asks of slurm or ray, in their words: partition=gpu, num_gpus=0.5",
     )
     run.add_argument("--out", type=folder, help="folder of the run (default: results/local/SUITE)")
     run.add_argument("--inception-weights", metavar="PATH", help="weights for Inception FID")
@@ -231,6 +249,13 @@ def _add_throughput(throughput: argparse.ArgumentParser) -> None:
         type=several(whole(bounds.THREADS)),
         help="threads, several separated by commas (default: as trained)",
     )
+    add(
+        "--ranks",
+        type=several(whole(bounds.RANKS)),
+        help="train by so many processes together, at one batch of all (several between commas), and count what they "
+        "send; with --what network nothing is timed",
+    )
+    add("--link", type=real(bounds.SECONDS), metavar="GB/S", help="ranks: time of a ring all-reduce over such links")
     add("--device", help="auto, cpu or cuda (default: as trained)")
     add("--precision", choices=["float32", "bfloat16"], help="of the training step (default: as trained)")
     add("--compile", choices=["off", "on", "graph"], help="torch.compile, or CUDA graphs (default: as trained)")
@@ -255,7 +280,10 @@ def _add_throughput(throughput: argparse.ArgumentParser) -> None:
 
 
 def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
-    evaluate.add_argument("checkpoint", help=CHECKPOINT)
+    evaluate.add_argument("checkpoint", nargs="?", help=f"{CHECKPOINT}; may be left out beside --samples and --data")
+    evaluate.add_argument(
+        "--samples", metavar="DIR", help="score the images of this folder (PNG, JPEG, ...) or .npz file as samples"
+    )
     evaluate.add_argument(
         "--data", help="data set (default: the one it was trained on), or npz:FILE for the likelihood of all its images"
     )
@@ -283,6 +311,12 @@ def _add_sample(sample: argparse.ArgumentParser) -> None:
         type=whole(bounds.BATCHES),
         metavar="N",
         help="batch-norm statistics of N batches of images from the prior, 10 say (default: those of training)",
+    )
+    sample.add_argument(
+        "--shard",
+        type=part(bounds.SHARDS),
+        metavar="i/N",
+        help="the i-th of N parts of the n images, i from 1 to N: together they are those of one call",
     )
     sample.add_argument("--device", default="auto", help="auto, cpu or cuda")
     _add_pictures(sample, "samples.png")

@@ -1,15 +1,18 @@
-"""The verbs `report` and `compare`: from the records of a run."""
+"""The verbs `report`, `compare`, `status` and `merge`: from the records of runs."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.base.errors import FAILED
 from benchmarks.report.page import build_report
-from benchmarks.report.verdict import comparison
+from benchmarks.report.verdict import comparison, joining
+from benchmarks.trials.executors import status as of_folder
 
 RESULTS = Path(__file__).resolve().parent.parent.parent / "results"
 PUBLISHED, KERNELS = RESULTS / "published.csv", RESULTS / "kernels" / "profile.json"
@@ -44,3 +47,22 @@ def compare(options: argparse.Namespace) -> int:
     for condition in failed:
         print(f"--fail-if holds: {condition}", file=sys.stderr)
     return FAILED if failed else 0
+
+
+def status(options: argparse.Namespace) -> int:
+    """Print how far the trials of a run are; exit code 1 where one has failed."""
+    trials = of_folder.status_of(Path(options.out))
+    if options.json:
+        print(json.dumps([dataclasses.asdict(trial) for trial in trials], indent=1))
+    else:
+        print(of_folder.shown(trials))
+    return FAILED if any(trial.kind == "failed" for trial in trials) else 0
+
+
+def merge(options: argparse.Namespace) -> int:
+    """Copy the trials of several runs into one folder, and print its table."""
+    out = Path(options.out)
+    for line in joining.join([Path(run) for run in options.runs], out, options.allow or ()):
+        print(line, file=sys.stderr)
+    write_report(out, shown)
+    return 0

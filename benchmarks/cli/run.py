@@ -8,6 +8,7 @@ import dataclasses
 import io
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,17 +16,27 @@ import torch
 
 from benchmarks.base.checked import bounds
 from benchmarks.base.checked.arguments import real
+from benchmarks.base.checked.names import as_component
 from benchmarks.base.errors import FAILED, INTERRUPTED, UserError
 from benchmarks.base.signals import on_stop
 from benchmarks.cli.checkpoints import inception_fields, say_what_was_read
 from benchmarks.cli.reports import shown, write_report
-from benchmarks.machine.environment import bfloat16_by_default, choose_device, emulates_bfloat16, note_missing_kernels
+from benchmarks.data.registry import data_names
+from benchmarks.machine.environment import (
+    bfloat16_by_default,
+    choose_device,
+    device_elsewhere,
+    emulates_bfloat16,
+    note_missing_kernels,
+)
 from benchmarks.machine.launcher import Launch, launch
 from benchmarks.records.record import load_records, run_folders
 from benchmarks.suites.config import Suite, build_suite, read_suite, table_at, with_overrides
 from benchmarks.suites.overrides import apply_overrides
 from benchmarks.trials.claims import listed_run
-from benchmarks.trials.processes import Outcome, default_jobs, execute, prepare_folder
+from benchmarks.trials.executors import paper
+from benchmarks.trials.executors.choice import LOCAL, Wanted, executor_of
+from benchmarks.trials.processes import Outcome, default_jobs, prepare_folder
 from benchmarks.trials.schedule import Plan, plan, schedule_rows
 from benchmarks.trials.watching.display import SaidLines
 from benchmarks.trials.watching.progress import progress
@@ -49,7 +60,7 @@ def suite_of(options: argparse.Namespace) -> Suite:
             table[key] = getattr(options, key)
     if options.inception_weights is not None:
         table["evaluation"] = {**table_at(table, "evaluation"), **inception_fields(options.inception_weights)}
-    device = choose_device(options.device)
+    device = choose_device(options.device) if options.executor == "local" else device_elsewhere(options.device)
     if bfloat16_by_default(device):
         _prefer_bfloat16(table)
     without = _set_latent_size(table, options.latent_size) if options.latent_size is not None else []
@@ -138,27 +149,88 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace, started: Launch, stderr: TextIO) -> int:
-    """What `run` does, its progress on the stream of that name."""
+    """What `run` does, its progress on the stream of that name; returns the highest exit code of its data sets."""
+    parts, codes = _by_data(options), list[int]()
+    if options.dry_run and options.executor != LOCAL:
+        return _on_paper(parts, started)
+    for part in parts:
+        codes.append(_run_on_one(part, started, stderr))
+        if codes[-1] == INTERRUPTED:
+            break
+    return max(codes)
+
+
+def _by_data(options: argparse.Namespace) -> list[argparse.Namespace]:
+    """The options for each data set of --data; of several each has a folder of its own in --out."""
+    found = data_names(options.data or "")
+    if len(found) < 2:
+        return [options]
+    out = Path(options.out or f"results/local/{read_suite(options.suite)[0]}")
+    return [
+        argparse.Namespace(**(vars(options) | {"data": name, "out": str(out / as_component(name))})) for name in found
+    ]
+
+
+def _planned(options: argparse.Namespace, started: Launch, *, to_run: bool) -> tuple[Plan, Wanted]:
+    """The plan of one data set and the executor that is wanted for it."""
     suite = suite_of(options)
     ranks = ranks_of(options.ranks, started, suite)
+    wanted = _wanted(options, ranks)
     out = Path(options.out or f"results/local/{suite.name}")
+    return plan(suite, out, tuple(options.plugin), to_run=to_run), wanted
+
+
+def _on_paper(parts: Sequence[argparse.Namespace], started: Launch) -> int:
+    """Print what the plans of all data sets take on a cluster."""
+    found = list[paper.PaperPlan]()
+    for part in parts:
+        planned, wanted = _planned(part, started, to_run=False)
+        _say_what_is_missing(planned)
+        found.append(paper.paper_plan(planned, wanted))
+    as_json = json.dumps([dataclasses.asdict(one) for one in found], indent=1)
+    print(as_json if parts[0].json else paper.shown(found))
+    return 0
+
+
+def _run_on_one(options: argparse.Namespace, started: Launch, stderr: TextIO) -> int:
+    """What `run` does on one data set."""
     if options.dry_run:
-        return _dry_run(plan(suite, out, tuple(options.plugin), to_run=False), options.json, ranks)
+        planned, wanted = _planned(options, started, to_run=False)
+        return _dry_run(planned, options.json, wanted.ranks)
     asked = trackers(options.tensorboard, options.track)
-    planned = plan(suite, out, tuple(options.plugin))
+    planned, wanted = _planned(options, started, to_run=True)
+    suite, out = planned.suite, planned.out
+    with contextlib.redirect_stdout(sys.stderr):
+        executor = executor_of(wanted, out)
     prepare_folder(out)
     say_what_was_read(planned.data.name, planned.data.note)
-    note_missing_kernels(choose_device(suite.trials[0].device))
+    if wanted.name == LOCAL:
+        note_missing_kernels(choose_device(suite.trials[0].device))
     if hint := _graph_hint(planned):
         print(hint, file=sys.stderr)
     on_stop(_interrupt)
     with listed_run(out, [one.folder.name for one in planned.trials]):
-        jobs = options.jobs or default_jobs(suite, ranks)
-        display = progress(planned, jobs, options.log, stderr)
+        display = progress(planned, executor.at_once(planned), options.log, stderr)
         with contextlib.redirect_stdout(sys.stderr):  # packages that track print, and stdout is the table's
-            outcome = execute(planned, jobs, [*(Tracking(one, planned) for one in asked), display], ranks)
+            outcome = executor.execute(planned, [*(Tracking(one, planned) for one in asked), display])
         _print_result(out, options.json, pages=not outcome.interrupted)  # who is asked to leave draws no figures
     return _exit_code(outcome)
+
+
+def _wanted(options: argparse.Namespace, ranks: int) -> Wanted:
+    """The executor that the options ask for.
+
+    Raises:
+        UserError: it knows nothing of what is asked.
+    """
+    wanted = Wanted(options.executor, options.jobs, ranks, options.hours, tuple(options.request))
+    wanted.check()
+    if wanted.name != LOCAL and (options.tensorboard or options.track):
+        raise UserError(
+            f"--tensorboard, --track: expected with --executor local, got {wanted.name}, whose trials report twice a "
+            "minute; leave it out"
+        )
+    return wanted
 
 
 def _graph_hint(planned: Plan) -> str:
@@ -197,10 +269,14 @@ def _exit_code(outcome: Outcome) -> int:
     return 0
 
 
-def _dry_run(planned: Plan, as_json: bool, ranks: int) -> int:
+def _say_what_is_missing(planned: Plan) -> None:
     say_what_was_read(planned.data.name, planned.data.note)
     for line in planned.missing:
         print(f"missing, without it no row is trained: {line}", file=sys.stderr)
+
+
+def _dry_run(planned: Plan, as_json: bool, ranks: int) -> int:
+    _say_what_is_missing(planned)
     rows = schedule_rows(planned)
     if as_json:
         print(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))

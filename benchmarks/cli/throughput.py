@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.base.errors import UserError
+from benchmarks.base.errors import UserError, unknown
 from benchmarks.base.files import write_text_atomically
 from benchmarks.machine.environment import choose_device, note_missing_kernels
 from benchmarks.machine.process import keep_freed_memory
@@ -19,12 +19,20 @@ from benchmarks.records.record import Measurement
 from benchmarks.report.speed import measurements_csv, measurements_text
 from benchmarks.speed import plan, suite
 from benchmarks.speed import throughput as timing
+from benchmarks.speed.clock import Watch
+from benchmarks.speed.scaling.table import ScalingRow, scaling_csv, scaling_markdown
+from benchmarks.speed.scaling.together import Request, timed_steps
+from benchmarks.speed.scaling.traffic import ALONE, traffic
+from benchmarks.speed.spread import spread
 from benchmarks.speed.target import Target, resolve
 from benchmarks.speed.throughput import OURS_NAME, PLAIN_NAME, USUAL, Settings, Variant
 from benchmarks.speed.work import verbs_of
 
 SUITE_ONLY = ("out", "pythae", "no_compiler")
-MODELS_ONLY = ("hparams", "set", "vs", "vs_set", "trace", "iwae", "what", "precision", "compile")
+MODELS_ONLY = ("ranks", "link", "hparams", "set", "vs", "vs_set", "trace", "iwae", "what", "precision", "compile")
+TRAIN, NETWORK = "train", "network"
+"""What of several processes is measured: a training step, the bytes that they send."""
+NOT_SCALED = ("vs", "vs_set", "trace", "iwae", "compile", "hparams")
 SECONDS = 0.8
 
 
@@ -37,6 +45,10 @@ def throughput(options: argparse.Namespace) -> int:
             raise UserError(f"--{name.replace('_', '-')} {where}")
     if options.suite:
         return _suite(options)
+    if options.ranks:
+        return _scaling(options)
+    if options.link:
+        raise UserError("--link goes with --ranks")
     planned = _plan(options)
     note_missing_kernels(_device(options, planned[0][0]))
     keep_freed_memory()
@@ -69,6 +81,50 @@ def _suite(options: argparse.Namespace) -> int:
     for line in done.failed:
         print(f"error: {line}", file=sys.stderr)
     return 1 if done.failed else 0
+
+
+def _scaling(options: argparse.Namespace) -> int:
+    """Time trainings of several processes, and count what they send; the table is the last thing on stdout."""
+    what = options.what or (TRAIN, NETWORK)
+    for name in what:
+        if name not in (TRAIN, NETWORK):
+            raise unknown("name of --what beside --ranks", name, (TRAIN, NETWORK))
+    for name in NOT_SCALED:
+        if getattr(options, name):
+            raise UserError(f"--{name.replace('_', '-')} does not go with --ranks")
+    rows = [row for one in _plan(options) for row in _scaled(options, *one, timed=TRAIN in what)]
+    if options.csv is not None:
+        write_text_atomically(Path(options.csv), scaling_csv(rows))
+    print(json.dumps([row.flat() for row in rows], indent=1) if options.json else scaling_markdown(rows))
+    return 0
+
+
+def _scaled(
+    options: argparse.Namespace, target: Target, batch: int | None, threads: int | None, *, timed: bool
+) -> list[ScalingRow]:
+    """A row for each number of processes that train the target."""
+    ours = target.overridden(_shared_settings(options, batch))
+    together, device = ours.trial.training.batch_size, _device(options, target)
+    seconds, threads = options.seconds or SECONDS, threads or target.trial.threads
+    request = Request(ours.source, ours.row, list(ours.overrides), device.type, threads, seconds, list(options.plugin))
+    rows, alone, shared = list[ScalingRow](), None, traffic(ours.trial, ours.image)
+    for ranks in options.ranks:
+        if together < ranks:
+            raise UserError(f"--ranks {ranks}: expected an image at least for each, got a batch of {together}")
+        if timed and device.type == "cuda" and ranks > torch.cuda.device_count():
+            raise UserError(f"--ranks {ranks}: expected a GPU for each, found {torch.cuda.device_count()}")
+        watch = Watch()
+        steps = timed_steps(request, ranks) if timed else None
+        others = watch.stop().other_cpu if timed else None
+        rate = spread([together / one for one in steps.wall]) if steps else None
+        of_cpu = together / steps.cpu if steps else None
+        alone = rate.median if rate and ranks == 1 else alone
+        speedup = rate.median / alone if rate and alone else None
+        crossing, link = shared if ranks > 1 else ALONE, options.link * 1e9 if options.link else None
+        rows.append(
+            ScalingRow(ours.name, ranks, together, threads, device.type, rate, speedup, crossing, link, of_cpu, others)
+        )
+    return rows
 
 
 def _plan(options: argparse.Namespace) -> list[tuple[Target, int | None, int | None]]:
@@ -116,12 +172,7 @@ def _usual(options: argparse.Namespace, target: Target) -> tuple[str, ...]:
 
 def _variants(options: argparse.Namespace, target: Target, batch: int | None) -> list[Variant]:
     """The target under the command's overrides, and what it is compared with."""
-    shared = [
-        *options.set,
-        *([f"training.batch_size={batch}"] if batch else []),
-        *([f"training.precision={options.precision}"] if options.precision else []),
-        *([f"training.compile={options.compile}"] if options.compile else []),
-    ]
+    shared = _shared_settings(options, batch)
     ours = target.overridden(shared)
     if options.vs == PLAIN_NAME:
         return [Variant(OURS_NAME, ours), Variant(PLAIN_NAME, ours.overridden(options.vs_set), plain=True)]
@@ -131,6 +182,16 @@ def _variants(options: argparse.Namespace, target: Target, batch: int | None) ->
     name = " ".join([*([other.name] if options.vs else []), *options.vs_set])
     again = f"{name} again" if name == ours.name else name  # the same model twice: how large noise is
     return [Variant(ours.name, ours), Variant(again, other.overridden(options.vs_set))]
+
+
+def _shared_settings(options: argparse.Namespace, batch: int | None) -> list[str]:
+    """The command's overrides of every variant."""
+    return [
+        *options.set,
+        *([f"training.batch_size={batch}"] if batch else []),
+        *([f"training.precision={options.precision}"] if options.precision else []),
+        *([f"training.compile={options.compile}"] if options.compile else []),
+    ]
 
 
 def _counterpart(name: str, target: Target) -> Target:

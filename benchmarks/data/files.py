@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl
 from benchmarks.base.errors import UserError, unknown
 from benchmarks.data.archives import lmdbs, npys, parquets, tars
 from benchmarks.data.archives.shards import shards
+from benchmarks.data.arrays import FileImages
 from benchmarks.data.cache.pictures import FolderPictures, Listing, Origin, Pictures, Words
 from benchmarks.data.cache.store import images_of
 from benchmarks.data.dataset import Part, Request, Splits, user_path
@@ -143,6 +144,30 @@ def read_archive(kind: str, request: Request) -> Splits:
 
 def folder_origin(folder: Path, rule: Rule, splits: Splitting | None = None) -> Origin:
     """The image files below a folder."""
+    search = _searched(folder)
+    found = Found(search, lambda names: FolderPictures(folder, names))
+    besides = f"{search.skipped} {search.repeated}"  # what the files do not say
+    files = [folder / name for name in search.found]
+    return Origin(folder, files, rule, f"folder {besides}", lambda: _listed_by_name(found, rule, splits or splits_of))
+
+
+def folder_images(folder: Path) -> FileImages:
+    """All image files below a folder in the order of their names, decoded as `read_folder` does, as no data set.
+
+    Raises:
+        UserError: no folder of images, or of several sizes.
+    """
+    search = _searched(folder)
+    count, rule = len(search.found), Rule()
+    words = Words(f"{count} files of {folder}")
+    listing = Listing(FolderPictures(folder, search.found), (count, 0, 0), words)
+    files = [folder / name for name in search.found]
+    images = images_of(Origin(folder, files, rule, "folder in the order of names", lambda: listing))
+    return FileImages(images.pixels, images.note)
+
+
+def _searched(folder: Path) -> Search:
+    """The image files below a folder; raises UserError where there are none."""
     if not _is_folder(folder):
         raise UserError(f"expected a folder of images, found none at {folder}")
     search = Search(folder)
@@ -150,10 +175,7 @@ def folder_origin(folder: Path, rule: Rule, splits: Splitting | None = None) -> 
     if not search.found:
         found = _skipped(search.skipped) or "none"
         raise UserError(f"{folder}: expected image files ({', '.join(sorted(SUFFIXES))}), found {found}")
-    found = Found(search, lambda names: FolderPictures(folder, names))
-    besides = f"{search.skipped} {search.repeated}"  # what the files do not say
-    files = [folder / name for name in search.found]
-    return Origin(folder, files, rule, f"folder {besides}", lambda: _listed_by_name(found, rule, splits or splits_of))
+    return search
 
 
 def archive_origin(kind: str, path: Path, rule: Rule, options: Options, splits: Splitting | None = None) -> Origin:

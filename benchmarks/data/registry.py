@@ -102,6 +102,13 @@ class Labels:
     test: Int64[Tensor, " K"]
 
 
+def data_names(text: str) -> list[str]:
+    """The data sets that `text` names, with commas between; one where a part is none, as in a path with a comma."""
+    schemes = {key.partition(":")[0] for key in DATA_SETS}
+    parts = text.split(",")
+    return parts if all(part.partition(":")[0] in schemes for part in parts) else [text]
+
+
 def load(name: str, *, root: Path | None = None, download: bool = True) -> DataSet:
     """The data set `name` with its three splits.
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.base.batches import Batches, Layers, in_batches
+from benchmarks.base.batches import Batches, Layers, Task, in_batches
 from benchmarks.base.errors import first_line
 from benchmarks.base.streams import seed_tensor
 from benchmarks.data import DataSet, cache_folder, keyed_generator, to_uint8
@@ -22,15 +22,13 @@ from benchmarks.evaluation.inputs import Inputs, at_depth, errors_per_image
 from benchmarks.evaluation.per_image import BINARISATION
 from benchmarks.evaluation.samples import PRIOR_BATCH, draw_samples, part_key, prior_statistics
 from benchmarks.metrics.influence import Influence
-from benchmarks.metrics.latents import LatentUsage, latent_metrics
+from benchmarks.metrics.latents import LatentUsage, latent_metrics, usage_of
+from benchmarks.metrics.on_features import of_reconstructions, of_samples
 from benchmarks.metrics.reconstruction import PER_IMAGE, reconstruction_metrics
 from benchmarks.records.catalogue import (
-    FEATURE_METRICS,
     INFLUENCE,
     NO_EXTRACTOR,
     PRIOR_STATISTICS_METRICS,
-    RECONSTRUCTION_METRICS,
-    SAMPLE_METRICS,
     dash,
 )
 from benchmarks.records.record import LatentGroupInfo, Measurement
@@ -98,12 +96,12 @@ def evaluate(
     keep(found)
     reconstructions = samples = None
     with found.part("reconstruction", (*PER_IMAGE, *USAGE)):
-        reconstructions = _add_reconstruction(found, model, trial, x, originals, progress)
+        reconstructions = _add_reconstruction(found, model, trial, x, originals, progress, batches)
     keep(found)
     with found.part("samples", ()):
         if model.has_prior:
             samples = draw_samples(model, trial, trial.evaluation.samples or len(test), progress, batches)
-    with found.part("feature distances", FEATURE_METRICS):
+    with found.part("feature distances", feature_metrics()):
         real = originals, samples, reconstructions
         keep_influence = _keeper(found, trial)
         progress(0, 1, "feature distances")
@@ -144,10 +142,16 @@ def _add_likelihood(
 
 
 def _add_reconstruction(
-    found: Evaluation, model: Model, trial: TrialConfig, x: Inputs, originals: Tensor, progress: Progress
+    found: Evaluation,
+    model: Model,
+    trial: TrialConfig,
+    x: Inputs,
+    originals: Tensor,
+    progress: Progress,
+    batches: Batches,
 ) -> Tensor:
     """Errors and use of the latents for x (N, C, H, W); returns the reconstructions (N, C, H, W) uint8."""
-    reconstructions, found.groups = reconstruct(model, trial, x, progress)
+    reconstructions, found.groups = reconstruct(model, trial, x, progress, batches)
     values = errors_per_image(reconstructions, originals)
     found.measurements += reconstruction_metrics(values, trial.seed)
     found.measurements += latent_metrics(found.groups, len(x))
@@ -231,19 +235,21 @@ def test_bounds(
     batches: Batches,
 ) -> Bounds:
     """ELBO and importance-weighted bound of every test image x (N, C, H, W)."""
-    seed = seed_tensor(trial.seed, "test latents", x.device)
     k, size = trial.evaluation.iwae_samples, trial.evaluation.batch_size
-
-    def compute(start: int, end: int) -> Layers:
-        progress(start, len(x), "likelihood")
-        found = importance_weighted(model, x[start:end], Draw(seed, first_sample=start), k)
-        terms = {"distortion": found.terms.distortion, "rates": found.terms.rates}
-        return terms | {"elbo_sampled": found.elbo_sampled, "iwae": found.iwae}
-
-    found = batches(part_key("likelihood", model, trial, data_hash), len(x), size, compute)
+    settings, before = {"seed": trial.seed, "k": k}, lambda start: progress(start, len(x), "likelihood")
+    task = Task("model", model, _bounds, x, settings, before)
+    found = batches(part_key("likelihood", model, trial, data_hash), len(x), size, task)
     progress(len(x), len(x), "likelihood")
     found = {name: values.to(x.device) for name, values in found.items()}
     return Bounds(ELBOTerms(found["distortion"], found["rates"]), found["elbo_sampled"], found["iwae"], k)
+
+
+def _bounds(model: Model, x: Tensor, start: int, end: int, *, seed: int, k: int) -> Layers:
+    """Terms and bounds of a batch of test images x (B, C, H, W)."""
+    draw = Draw(seed_tensor(seed, "test latents", x.device), first_sample=start)
+    found = importance_weighted(model, x, draw, k)
+    terms = {"distortion": found.terms.distortion, "rates": found.terms.rates}
+    return terms | {"elbo_sampled": found.elbo_sampled, "iwae": found.iwae}
 
 
 def likelihood_metrics(bounds: Bounds, trial: TrialConfig, dims: int) -> list[Measurement]:
@@ -265,20 +271,31 @@ def likelihood_metrics(bounds: Bounds, trial: TrialConfig, dims: int) -> list[Me
     return [*rows, dash("bits_per_dim", f"not defined for the {trial.likelihood} likelihood")]
 
 
-@torch.no_grad()
 def reconstruct(
-    model: Model, trial: TrialConfig, x: Inputs, progress: Progress
+    model: Model, trial: TrialConfig, x: Inputs, progress: Progress, batches: Batches = in_batches
 ) -> tuple[Tensor, list[LatentGroupInfo]]:
     """Mean images (N, C, H, W) uint8 with z at the posterior mean, and the use of the latent groups (one draw)."""
-    usage = LatentUsage()
-    seed = seed_tensor(trial.seed, "usage latents", x.device)
-    images = []
-    for start in range(0, len(x), trial.evaluation.batch_size):
-        batch = x[start : start + trial.evaluation.batch_size]
-        images.append(to_uint8(model(batch, Draw(seed, first_sample=start, at_mean=True)).likelihood.mean()).cpu())
-        usage.update(model.encode(model.padded(batch), Draw(seed, first_sample=start)).groups)
-        progress(start + len(batch), len(x), "reconstruction")
+    usage, images = LatentUsage(), list[Tensor]()
+    task = Task("model", model, _reconstructions, x, {"seed": trial.seed})
+    for found in batches.each(len(x), trial.evaluation.batch_size, task):
+        images.append(found.pop("images"))
+        usage.add(found)
+        progress(sum(map(len, images)), len(x), "reconstruction")
     return torch.cat(images), usage.result()
+
+
+@torch.no_grad()
+def _reconstructions(model: Model, x: Tensor, start: int, end: int, *, seed: int) -> Layers:
+    """Mean images of a batch of test images x (B, C, H, W), and how it uses the latent groups."""
+    draw = Draw(seed_tensor(seed, "usage latents", x.device), first_sample=start)
+    at_mean = dataclasses.replace(draw, at_mean=True)
+    images = to_uint8(model(x, at_mean).likelihood.mean()).cpu()
+    return {"images": images, **usage_of(model.encode(model.padded(x), draw).groups)}
+
+
+def feature_metrics() -> tuple[str, ...]:
+    """All metrics on features that an evaluation has, beside those of prior statistics."""
+    return (*of_samples(), *of_reconstructions(), "fid_floor")
 
 
 def quality_metrics(
@@ -298,7 +315,7 @@ def quality_metrics(
     """
     name = trial.evaluation.extractor or data.extractor
     if not name:
-        return [dash(metric, NO_EXTRACTOR) for metric in FEATURE_METRICS]
+        return [dash(metric, NO_EXTRACTOR) for metric in feature_metrics()]
     # they import torchvision: seconds, and not needed by data without an extractor
     from benchmarks.metrics.extractors import open_extractor
     from benchmarks.metrics.sample_quality import fid_floor, reconstruction_quality, sample_metrics
@@ -311,9 +328,9 @@ def quality_metrics(
     shown = partial(at_depth, bits=trial.bits)  # which changes nothing where it is done twice
     rows = [fid_floor(others, reference, extractor, cache, split, shown)]
     if reconstructions is None:
-        rows += [dash(metric, "failed: no reconstructions") for metric in RECONSTRUCTION_METRICS]
+        rows += [dash(metric, "failed: no reconstructions") for metric in of_reconstructions()]
     else:
         rows = [*reconstruction_quality(reconstructions, originals, extractor, cache, keep), *rows]
     if samples is None:
-        return [*rows, *(dash(metric, "failed: no samples" if has_prior else NO_PRIOR) for metric in SAMPLE_METRICS)]
+        return [*rows, *(dash(metric, "failed: no samples" if has_prior else NO_PRIOR) for metric in of_samples())]
     return [*rows, *sample_metrics(samples, reference, extractor, cache, split, keep)]

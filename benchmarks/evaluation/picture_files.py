@@ -17,8 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.base.errors import UserError, unknown
-from benchmarks.base.files import write_bytes_atomically
+from benchmarks.base.files import write_bytes_atomically, write_text_atomically
 
+MADE_OF = "samples.json"
+"""In a folder of parts of images: what they are parts of."""
 GAP = 2
 """White pixels around each image of a grid."""
 FORMATS = {
@@ -100,23 +102,51 @@ class Grid(Sink):
 
 
 class Each(Sink):
-    """A PNG an image: 00000.png, 00001.png, ... in a folder that is empty or new."""
+    """A PNG an image: 00000.png, 00001.png, ..., numbers of one width for `n` images, from `first` on.
 
-    def __init__(self, folder: Path) -> None:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(f"--each {folder}: expected a new or an empty folder; move what is there away")
-        self.folder, self.count = folder, 0
+    The folder is empty or new. That of `shards` may hold other parts of the same images: what they are `made_of`, a
+    line of JSON, is beside them.
+    """
+
+    def __init__(self, folder: Path, n: int, first: int = 0, made_of: str = "") -> None:
+        self.folder, self.count, self.width, self.made_of = folder, first, max(5, len(str(n - 1))), made_of
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"--each {folder}: expected a folder, found a file; choose another name")
+        if folder.exists() and any(folder.iterdir()):
+            self._require_the_same()
+
+    def _require_the_same(self) -> None:
+        """Raise UserError where the folder holds anything but parts of the same images."""
+        if not self.made_of:
+            raise UserError(f"--each {self.folder}: expected a new or an empty folder; move what is there away")
+        there = read_made_of(self.folder)
+        if there != self.made_of:
+            found = f"those of {there}" if there else "other files"
+            raise UserError(
+                f"--each {self.folder}: expected a new folder, or one of parts of {self.made_of}, found {found}; "
+                "choose another"
+            )
 
     def add(self, images: Tensor) -> None:
         """Write the next images."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        if self.made_of and not (self.folder / MADE_OF).exists():
+            write_text_atomically(self.folder / MADE_OF, self.made_of + "\n")
         for image in channels_last(images):
-            (self.folder / f"{self.count:05d}.png").write_bytes(encoded(image, "PNG"))
+            (self.folder / f"{self.count:0{self.width}d}.png").write_bytes(encoded(image, "PNG"))
             self.count += 1
 
     def close(self) -> str:
         """Nothing is left to write."""
         return str(self.folder)
+
+
+def read_made_of(folder: Path) -> str:
+    """What the images of a folder are parts of; empty where nothing says so."""
+    try:
+        return (folder / MADE_OF).read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 class Archive(Sink):
@@ -178,5 +208,5 @@ def asked_for(
     """Where `n` images go: a grid, a folder, an archive, whatever is named; a grid `default` where nothing is."""
     grid = grid or (default if not (each or archive) else None)
     sinks: list[Sink] = [Grid(Path(grid), n, columns)] if grid else []
-    sinks += [Each(Path(each))] if each else []
+    sinks += [Each(Path(each), n)] if each else []
     return [*sinks, *([Archive(Path(archive), n)] if archive else [])]

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from benchmarks.base.batches import Batches, Layers, in_batches
+from benchmarks.base.batches import Batches, Layers, Task, in_batches
 from benchmarks.base.streams import seed_tensor
 from benchmarks.data import to_uint8
 from benchmarks.storage.tensors import digest
@@ -22,7 +22,6 @@ PRIOR_BATCH = 100
 """Images of a batch from the prior whose statistics are taken; fixed, for the statistics depend on it."""
 
 
-@torch.no_grad()
 def draw_samples(
     model: Model,
     trial: TrialConfig,
@@ -31,16 +30,18 @@ def draw_samples(
     batches: Batches = in_batches,
 ) -> Tensor:
     """`n` mean images (N, C, H, W) uint8 of latents from the prior at the evaluation's temperature."""
-    seed = seed_tensor(trial.seed, "prior latents", next(model.parameters()).device)
-
-    def compute(start: int, end: int) -> Layers:
-        progress(start, n, "samples")
-        draw = Draw(seed, first_sample=start)
-        return {"images": to_uint8(model.sample(end - start, draw, trial.evaluation.temperature).mean()).cpu()}
-
-    images = batches(part_key("samples", model, trial), n, trial.evaluation.batch_size, compute)["images"]
+    settings = {"seed": trial.seed, "temperature": trial.evaluation.temperature}
+    task = Task("model", model, _samples, None, settings, lambda start: progress(start, n, "samples"))
+    images = batches(part_key("samples", model, trial), n, trial.evaluation.batch_size, task)["images"]
     progress(n, n, "samples")
     return images
+
+
+@torch.no_grad()
+def _samples(model: Model, images: None, start: int, end: int, *, seed: int, temperature: float) -> Layers:
+    """Samples `start` to `end`."""
+    draw = Draw(seed_tensor(seed, "prior latents", next(model.parameters()).device), first_sample=start)
+    return {"images": to_uint8(model.sample(end - start, draw, temperature).mean()).cpu()}
 
 
 def part_key(name: str, model: Model, trial: TrialConfig, data_hash: str = "") -> str:

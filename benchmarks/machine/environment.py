@@ -63,7 +63,9 @@ def _cpu_info(*fields: str) -> str:
 
 
 def bfloat16_by_default(device: torch.device) -> bool:
-    """Whether models train in bfloat16 there unless told otherwise: on GPUs that have it."""
+    """Whether models train in bfloat16 there unless told otherwise: on GPUs that have it, and on those elsewhere."""
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return True
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
@@ -96,6 +98,16 @@ def choose_device(name: str) -> torch.device:
     if not DEVICES.fullmatch(name):
         raise UserError(f"--device: expected auto, cpu or cuda, got '{name}'")
     return torch.device(name)
+
+
+def device_elsewhere(name: str) -> torch.device:
+    """The device of that name on the machines of a cluster, where this one may have none; "auto" is as `choose_device`.
+
+    Raises:
+        UserError: no device's name.
+    """
+    elsewhere = name.startswith("cuda") and DEVICES.fullmatch(name) and not torch.cuda.is_available()
+    return torch.device(name) if elsewhere else choose_device(name)
 
 
 def collect(device: torch.device, threads: int, precision: str) -> Environment:

@@ -14,10 +14,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
-from benchmarks.base.batches import Batches, Layers, in_batches
+from benchmarks.base.batches import Batches, Layers, Task, in_batches
 from benchmarks.base.errors import UserError
 from benchmarks.base.tensor_files import write_tensors
-from benchmarks.data import content_hash, keyed_generator, picked
+from benchmarks.data import content_hash, keyed_generator
+from benchmarks.data.cache.mapped import Copies
 from benchmarks.metrics.frechet import FeatureStatistics, joined
 
 Images = UInt8[Tensor, "_ C H W"]
@@ -115,7 +116,6 @@ class Extractor:
     network: FeatureExtractorBase
     batches: Batches = in_batches
 
-    @torch.no_grad()
     def features(self, images: Tensor, batch_size: int = 250) -> Features:
         """Features of 8-bit images (N, C, H, W); the batch size moves them by float64 rounding only.
 
@@ -128,14 +128,8 @@ class Extractor:
 
     def _of_all(self, images: Tensor, batch_size: int) -> Features:
         """Features of all the images."""
-        device = next(self.network.parameters()).device
-
-        def compute(start: int, end: int) -> Layers:
-            batch = picked(images, slice(start, end)).to(device)
-            found = self.network.convert_features_tuple_to_dict(self.network(batch))
-            return {layer: values.double().cpu() for layer, values in found.items()}
-
-        layers = self.batches(_key(images, self), len(images), batch_size, compute)
+        task = Task("extractor", self.network, _features, Copies(images))
+        layers = self.batches(_key(images, self), len(images), batch_size, task)
         return Features(layers["features"], layers.get("logits"))
 
     def _of_many(self, images: Tensor, batch_size: int) -> Features:
@@ -173,6 +167,13 @@ class Extractor:
 def _blocks(rows: Tensor) -> tuple[Tensor, ...]:
     """Views of about `BLOCK` rows each, none of them of a single row."""
     return rows.tensor_split(-(-len(rows) // BLOCK))
+
+
+@torch.no_grad()
+def _features(network: FeatureExtractorBase, images: Tensor, start: int, end: int) -> Layers:
+    """The layers of a batch of images, by name."""
+    found = network.convert_features_tuple_to_dict(network(images))
+    return {layer: values.double().cpu() for layer, values in found.items()}
 
 
 def cached_features(images: Images, extractor: Extractor, folder: Path | None) -> Features:

@@ -5,8 +5,7 @@ Every option is given and known; nothing is cached, pickled, printed or moved to
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch_fidelity
@@ -40,16 +39,12 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class Scores:
-    """torch-fidelity's values: FID, KID with its standard deviation over subsets, precision and recall."""
+class Kernel(NamedTuple):
+    """Mean and standard deviation of the kernel distance over random subsets, of so many images each."""
 
-    fid: float
-    kid: float
-    kid_std: float
-    kid_subset: int
-    precision: float
-    recall: float
+    mean: float
+    std: float
+    subset: int
 
 
 class GivenFeatures(FeatureExtractorBase):
@@ -105,26 +100,18 @@ def fid(features: Float64[Tensor, "N D"], reference: Float64[Tensor, "M D"]) -> 
     return found[torch_fidelity.KEY_METRIC_FID]
 
 
-def scores(features: Float64[Tensor, "N D"], reference: Float64[Tensor, "M D"]) -> Scores:
-    """FID, KID, precision and recall of `features` (generated) against `reference` (real)."""
+def kid(features: Float64[Tensor, "N D"], reference: Float64[Tensor, "M D"]) -> Kernel:
+    """The unbiased kernel distance with the cubic kernel."""
     subset = min(KID_LARGEST_SUBSET, len(features) // 2, len(reference) // 2)
-    found = _calculate(
-        input1=Rows(features),
-        input2=Rows(reference),
-        batch_size=len(features),
-        fid=True,
-        kid=True,
-        kid_subset_size=subset,
-        prc=True,
-    )
-    return Scores(
-        found[torch_fidelity.KEY_METRIC_FID],
-        found[torch_fidelity.KEY_METRIC_KID_MEAN],
-        found[torch_fidelity.KEY_METRIC_KID_STD],
-        subset,
-        found[torch_fidelity.KEY_METRIC_PRECISION],
-        found[torch_fidelity.KEY_METRIC_RECALL],
-    )
+    sides = {"input1": Rows(features), "input2": Rows(reference)}
+    found = _calculate(**sides, batch_size=len(features), kid=True, kid_subset_size=subset)
+    return Kernel(found[torch_fidelity.KEY_METRIC_KID_MEAN], found[torch_fidelity.KEY_METRIC_KID_STD], subset)
+
+
+def precision_and_recall(features: Float64[Tensor, "N D"], reference: Float64[Tensor, "M D"]) -> tuple[float, float]:
+    """Shares of `features` (generated) inside the manifold of `reference` (real), and the reverse."""
+    found = _calculate(input1=Rows(features), input2=Rows(reference), batch_size=len(features), prc=True)
+    return found[torch_fidelity.KEY_METRIC_PRECISION], found[torch_fidelity.KEY_METRIC_RECALL]
 
 
 def inception_score(logits: Float64[Tensor, "N K"]) -> tuple[float, float]:

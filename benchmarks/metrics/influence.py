@@ -3,26 +3,24 @@
 A value's variance over other images of the same kind and number is that of its influences: var(samples) / N +
 var(reference) / M, the infinitesimal jackknife (Jaeckel 1972; Efron & Tibshirani 1993, chapter 21). Resampling with
 replacement would count images twice, which raises a Frechet distance by as much again as its own bias. Nearest
-neighbours are no smooth function of the images that they are sought among: their share is had from disjoint groups.
+neighbours are no smooth function of the images that they are sought among: an image's influence is there what leaving
+it out changes. Such a variance is too large rather than too small (Efron & Stein 1981): twice that of a value which
+does not depend on single images to first order, as is a distance of two sets from one distribution.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from benchmarks.data import keyed_generator
 from benchmarks.metrics.frechet import FeatureStatistics, symmetric_root
 from benchmarks.records.catalogue import NEIGHBOURS
 
 ROWS = 500
 """Images whose distances to all others are in memory at a time."""
-GROUPS, PARTITIONS = 4, 4
-"""Disjoint groups of the images that neighbours are sought among, and how often they are drawn."""
 
 
 @dataclass(frozen=True)
@@ -91,14 +89,14 @@ def of_kernel(features: Tensor, reference: Tensor, paired: bool = False) -> Infl
 
 def of_precision(features: Tensor, reference: Tensor, paired: bool = False) -> Influence:
     """Influences on the share of `features` (N, D) inside the manifold of `reference` (M, D)."""
-    inside, besides = _coverage(features, reference)
-    return Influence(inside, None, paired, besides)
+    samples, centres = _shares(features, reference, paired)
+    return Influence(samples, centres, paired)
 
 
 def of_recall(features: Tensor, reference: Tensor, paired: bool = False) -> Influence:
     """Influences on the share of `reference` (M, D) inside the manifold of `features` (N, D)."""
-    inside, besides = _coverage(reference, features)
-    return Influence(None, inside, paired, besides)
+    reals, centres = _shares(reference, features, paired)
+    return Influence(centres, reals, paired)
 
 
 def of_inception_score(logits: Tensor, score: float) -> Influence:
@@ -127,32 +125,51 @@ def _mean_kernels(a: Tensor, b: Tensor, own: bool = False) -> tuple[Tensor, Tens
     return torch.cat(rows) / (len(b) - own), columns / (len(a) - own)
 
 
-def _coverage(points: Tensor, centres: Tensor) -> tuple[Tensor, float]:
-    """Influences (N,) of points on the share of them in the centres' balls, and its variance over other centres.
+def _shares(points: Tensor, centres: Tensor, paired: bool) -> tuple[Float64[Tensor, " N"], Float64[Tensor, " M"]]:
+    """Influences of points (N, D) and of centres (M, D) on the share of points in the centres' balls, mean 0 each.
 
-    A ball reaches to the centre's 3rd neighbour (Kynkaanniemi et al. 2019). Disjoint groups of the centres are
-    independent of each other: the variance of their shares, divided by their number, is that of all centres' share.
+    A ball reaches to the centre's 3rd neighbour (Kynkaanniemi et al. 2019). A centre's influence is what leaving it out
+    changes, times M - 1: its ball is gone, and those that reach to it reach to the next centre. A point in two balls
+    stays inside, whoever is left out. Of `paired` ones the point goes with its centre.
     """
-    count = max(2, min(GROUPS, len(centres) // (2 * NEIGHBOURS)))
-    source = keyed_generator(0, "groups of neighbours")
-    parts = [torch.randperm(len(centres), generator=source).tensor_split(count) for _ in range(PARTITIONS)]
-    covered = _covered(points, centres, [torch.arange(len(centres)), *(group for part in parts for group in part)])
-    shares = covered[:, 1:].mean(dim=0).view(PARTITIONS, count)
-    return covered[:, 0] - covered[:, 0].mean(), float(shares.var(dim=1).mean()) / count
-
-
-def _covered(points: Tensor, centres: Tensor, groups: Sequence[Tensor]) -> Float64[Tensor, "N G"]:
-    """Whether (1 or 0) each point is in a ball of each group of centres, neighbours sought in the group."""
-    radii = [_radii(centres[group]) for group in groups]
-    rows = []
+    nearest, radius, wider = _balls(centres)
+    lost, gained = (torch.zeros(len(centres), dtype=torch.float64) for _ in range(2))
+    counts = []
     for start in range(0, len(points), ROWS):
         distances = torch.cdist(points[start : start + ROWS], centres)
-        inside = [(distances[:, group] <= radius).any(dim=1) for group, radius in zip(groups, radii, strict=True)]
-        rows.append(torch.stack(inside, dim=1))
-    return torch.cat(rows).double()
+        balls = distances <= radius
+        count = balls.sum(dim=1)
+        point, ball = ((count < 2)[:, None] & ~balls & (distances <= wider)).nonzero(as_tuple=True)
+        opened = _opened(point, nearest[ball], ball, len(centres))  # (point, left out) where a wider ball has the point
+        only = torch.where(count == 1, balls.int().argmax(dim=1), -1)
+        alone = (count == 1).nonzero().flatten()
+        if paired:
+            alone = alone[only[alone] != alone + start]
+            opened = opened[:, opened[0] + start != opened[1]]
+        kept = opened[0][only[opened[0]] == opened[1]]
+        lost += torch.bincount(only[alone[~torch.isin(alone, kept)]], minlength=len(centres))
+        gained += torch.bincount(opened[1][count[opened[0]] == 0], minlength=len(centres))
+        counts.append(count)
+    inside = (torch.cat(counts) > 0).double()
+    moved = (lost - gained) * (1.0 if paired else (len(centres) - 1) / len(points))
+    return inside - inside.mean(), moved - moved.mean()
 
 
-def _radii(centres: Tensor) -> Float64[Tensor, " M"]:
-    """Distance of each centre to its 3rd neighbour."""
-    parts = [torch.cdist(part, centres).kthvalue(NEIGHBOURS + 1).values for part in centres.split(ROWS)]
-    return torch.cat(parts)
+def _opened(point: Tensor, neighbours: Tensor, ball: Tensor, centres: int) -> Tensor:
+    """Pairs (2, K) of a point and of a centre without which a ball grows over the point, each once.
+
+    `point` and `ball` (E,) are those of balls that would, `neighbours` (E, 4) the centres that keep them small.
+    """
+    others = neighbours != ball[:, None]
+    pairs = (point[:, None] * centres + neighbours)[others].unique()
+    return torch.stack([pairs // centres, pairs % centres])
+
+
+def _balls(centres: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Each centre's nearest ones (M, 4), itself among them; distances of the 3rd neighbour and of the next one (M,)."""
+    parts = []
+    for part in centres.split(ROWS):
+        distances, order = torch.cdist(part, centres).topk(NEIGHBOURS + 2, largest=False)
+        parts.append((order[:, :-1], distances[:, -2], distances[:, -1]))
+    nearest, radius, wider = (torch.cat(found) for found in zip(*parts, strict=True))
+    return nearest, radius, wider

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from benchmarks.base.batches import Layers
 from benchmarks.records.catalogue import COLLAPSED_RATE, measurement
 from benchmarks.records.record import LatentGroupInfo, Measurement
 from models.output import LatentGroup
@@ -40,15 +41,21 @@ class _Moments:
         self._n = 0
         self._mean = self._squares = torch.zeros((), dtype=torch.float64)
 
-    def update(self, rows: Tensor) -> None:
-        """Take in (B, k) values."""
+    @staticmethod
+    def of(rows: Tensor) -> Tensor:
+        """Mean and sum of squares about it of (B, k) values: (2, k)."""
         rows = rows.detach().double()
-        batch, mean = len(rows), rows.mean(dim=0)
+        mean = rows.mean(dim=0)
+        return torch.stack([mean, (rows - mean).square().sum(dim=0)])
+
+    def add(self, moments: Tensor, batch: int) -> None:
+        """Take in those of a batch, `of` its values."""
+        mean, squares = moments
         if not self._n:
             self._mean = self._squares = torch.zeros_like(mean)
         total = self._n + batch
         shift = mean - self._mean
-        self._squares = self._squares + (rows - mean).square().sum(dim=0) + shift.square() * self._n * batch / total
+        self._squares = self._squares + squares + shift.square() * self._n * batch / total
         self._mean, self._n = self._mean + shift * batch / total, total
 
     @property
@@ -63,28 +70,35 @@ class LatentUsage:
     usage = LatentUsage()
     for each batch: usage.update(model(x, draw).groups)
     infos = usage.result()
+
+    Batches are counted in any process by `usage_of`, and added here in their order.
     """
 
     def __init__(self) -> None:
         self._n = 0
         self._shapes: list[torch.Size] = []
-        self._rates: list[Tensor] = []  # per group, sum over images: () nats
-        self._unit_rates: list[Tensor] = []  # per group, sum over images: (units,) nats
+        self._rates = torch.zeros(0, dtype=torch.float64)  # sum over images: (groups,) nats
+        self._unit_rates: list[Tensor] = []  # per group, sum over images: (channels, height, width) nats
         self._first_means = _Moments()  # of the first group's posterior mean: (units,)
         self._image_rates = _Moments()  # of the rates: (groups,) nats
 
     def update(self, groups: Sequence[LatentGroup]) -> None:
         """Take in the groups of one batch, coarse -> fine."""
-        if not groups:
+        self.add(usage_of(groups))
+
+    def add(self, found: Layers) -> None:
+        """Take in what `usage_of` says of a batch."""
+        if not found:
             return
+        batch, units = int(found["count"]), [found[f"units.{index}"] for index in range(len(found["rates"]))]
         if not self._shapes:
-            self._start(groups)
-        self._first_means.update(groups[0].posterior.mean.flatten(1))
-        self._image_rates.update(torch.stack([group.rate for group in groups], dim=1))
-        self._n += len(groups[0].z)
-        for index, group in enumerate(groups):
-            self._rates[index] += group.rate.detach().double().sum()
-            self._unit_rates[index] += group.posterior.kl(group.prior).detach().double().flatten(1).sum(dim=0)
+            self._shapes = [one.shape for one in units]
+            self._unit_rates, self._rates = [torch.zeros_like(one) for one in units], torch.zeros_like(found["rates"])
+        self._first_means.add(found["first_means"], batch)
+        self._image_rates.add(found["image_rates"], batch)
+        self._n += batch
+        self._rates = self._rates + found["rates"]
+        self._unit_rates = [before + one for before, one in zip(self._unit_rates, units, strict=True)]
 
     def result(self) -> list[LatentGroupInfo]:
         """Shape, mean rate (nats per image) and active units of every group; empty if there are no groups.
@@ -110,13 +124,24 @@ class LatentUsage:
         """Which units (units,) of a group are active."""
         if index == 0:
             return self._first_means.variance > ACTIVE_VARIANCE
-        return self._unit_rates[index] / self._n > ACTIVE_RATE
+        return self._unit_rates[index].flatten() / self._n > ACTIVE_RATE
 
-    def _start(self, groups: Sequence[LatentGroup]) -> None:
-        self._shapes = [group.z.shape[1:] for group in groups]
-        device = groups[0].z.device
-        self._unit_rates = [torch.zeros(shape.numel(), dtype=torch.float64, device=device) for shape in self._shapes]
-        self._rates = [torch.zeros((), dtype=torch.float64, device=device) for _ in groups]
+
+def usage_of(groups: Sequence[LatentGroup]) -> Layers:
+    """What a batch adds to `LatentUsage`, float64 on the CPU; nothing without groups."""
+    if not groups:
+        return {}
+    rates = torch.stack([group.rate.detach() for group in groups], dim=1)
+    found = {
+        "count": torch.tensor(len(rates)),
+        "first_means": _Moments.of(groups[0].posterior.mean.flatten(1)),
+        "image_rates": _Moments.of(rates),
+        "rates": torch.stack([group.rate.detach().double().sum() for group in groups]),
+    }
+    for index, group in enumerate(groups):
+        unit_rates = group.posterior.kl(group.prior).detach().double().flatten(1).sum(dim=0)
+        found[f"units.{index}"] = unit_rates.view(group.z.shape[1:])
+    return {name: values.cpu() for name, values in found.items()}
 
 
 def group_name(index: int, info: LatentGroupInfo) -> str:

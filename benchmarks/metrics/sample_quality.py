@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks.base.errors import UserError
 from benchmarks.data import keyed_generator, picked
@@ -16,9 +17,11 @@ from benchmarks.metrics import fidelity, influence
 from benchmarks.metrics.features import MOST_COMPARED, Extractor, Features, Images, cached_features
 from benchmarks.metrics.frechet import frechet_distance
 from benchmarks.metrics.influence import Influence
+from benchmarks.metrics.on_features import ON_FEATURES, RECONSTRUCTION, OnFeatures
 from benchmarks.records.catalogue import (
     COMPARED,
     FEWEST,
+    METRICS,
     NEIGHBOURS,
     PRIOR_STATISTICS_METRICS,
     RECONSTRUCTION_METRICS,
@@ -26,9 +29,11 @@ from benchmarks.records.catalogue import (
     measurement,
 )
 from benchmarks.records.record import Measurement
-from benchmarks.records.uncertainty import normal_interval, share_interval
+from benchmarks.records.uncertainty import Interval, normal_interval, not_negative_interval, share_interval
 
 SMALL_N = 2000
+BIASED, DEPENDS = "biased upwards", "its mean depends on n"
+"""What fewer images than that do to a value."""
 MOST_TRAINING_IMAGES = 50_000
 """Training images that samples are compared with at most: the number of published distances."""
 Keep = Callable[[str, Influence], None]
@@ -66,8 +71,8 @@ def fid_floor(
     chosen = shown(picked(others, order[: min(len(reference), MOST_COMPARED)]))
     reference_features = cached_features(reference, extractor, cache)
     features = cached_features(chosen, extractor, cache)
-    found = _distance("fid_floor", features, reference_features, extractor, reference_split=reference_split)
-    return _with_interval(found, influence.of_frechet(features.values, reference_features.values))
+    sets = TwoSets(features, reference_features, extractor, more={"reference_split": reference_split})
+    return sets.frechet("fid_floor")
 
 
 def sample_metrics(
@@ -87,10 +92,8 @@ def sample_metrics(
     """
     _require_enough(samples, reference, "samples")
     features, real = extractor.features(samples), cached_features(reference, extractor, cache)
-    return [
-        *compared(COMPARED, features, real, extractor, keep, reference_split=reference_split),
-        inception_score(features, real, extractor, reference_split),
-    ]
+    sets = TwoSets(features, real, extractor, keep=keep, more={"reference_split": reference_split})
+    return [*compared(COMPARED, sets), sets.inception_score(), *sets.added(ON_FEATURES)]
 
 
 def reconstruction_quality(
@@ -107,8 +110,9 @@ def reconstruction_quality(
     """
     _require_enough(reconstructions, originals, "reconstructions")
     features, real = extractor.features(reconstructions), cached_features(originals, extractor, cache)
-    pairing = "with their own originals"
-    return compared(RECONSTRUCTION_METRICS, features, real, extractor, keep, paired=True, pairing=pairing)
+    more = {"pairing": "with their own originals"}
+    sets = TwoSets(features, real, extractor, True, keep, more)
+    return [*compared(RECONSTRUCTION_METRICS, sets), *sets.added(ON_FEATURES, RECONSTRUCTION)]
 
 
 def prior_statistics_quality(
@@ -128,7 +132,7 @@ def prior_statistics_quality(
     """
     _require_enough(samples, reference, "samples")
     features, real = extractor.features(samples), cached_features(reference, extractor, cache)
-    return compared(PRIOR_STATISTICS_METRICS, features, real, extractor, keep, **how)
+    return compared(PRIOR_STATISTICS_METRICS, TwoSets(features, real, extractor, keep=keep, more=how))
 
 
 def _require_enough(images: Images, reference: Images, kind: str) -> None:
@@ -136,80 +140,111 @@ def _require_enough(images: Images, reference: Images, kind: str) -> None:
         raise UserError(f"expected at least {FEWEST} images, got {len(images)} {kind} and {len(reference)} references")
 
 
-def compared(
-    names: tuple[str, str, str, str],
-    features: Features,
-    reference: Features,
-    extractor: Extractor,
-    keep: Keep,
-    paired: bool = False,
-    **more: Any,
-) -> list[Measurement]:
-    """Frechet distance, kernel distance, precision and recall as the metrics `names`; `more` goes to the details."""
-    theirs = fidelity.scores(features.values, reference.values)
+@dataclass(frozen=True)
+class TwoSets:
+    """Two sets of features, measured metric by metric, each value with its 95 % interval.
+
+    Args:
+        features: of what is judged (N, D).
+        reference: of what it is judged by (M, D).
+        extractor: whose features they are.
+        paired: row i of one belongs to row i of the other.
+        keep: is given what each image moves a metric by.
+        more: goes to the details of every value.
+    """
+
+    features: Features
+    reference: Features
+    extractor: Extractor
+    paired: bool = False
+    keep: Keep = forget
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    def frechet(self, metric: str) -> Measurement:
+        """The Frechet distance, with torch-fidelity's own value in the details."""
+        value = frechet_distance(self.features.statistics, self.reference.statistics)
+        found = influence.of_frechet(*self._sides, self.paired)
+        details = {"torch_fidelity_fid": fidelity.fid(*self._sides)}
+        return self._measured(metric, value, found, not_negative_interval, details, BIASED)
+
+    def kernel(self, metric: str) -> Measurement:
+        """The kernel distance; its error is that of its random subsets as well."""
+        theirs = fidelity.kid(*self._sides)
+        found = influence.of_kernel(*self._sides, self.paired)
+        found = replace(found, besides=theirs.std**2 / fidelity.KID_SUBSETS)
+        details = {"subset": theirs.subset, "subsets": fidelity.KID_SUBSETS, "subset_std": theirs.std}
+        return self._measured(metric, theirs.mean, found, normal_interval, details)
+
+    def neighbours(self, precision: str, recall: str) -> list[Measurement]:
+        """Both shares of one side inside the manifold of the other."""
+        shares = fidelity.precision_and_recall(*self._sides)
+        ways = influence.of_precision, influence.of_recall
+        rows = []
+        for metric, share, way in zip((precision, recall), shares, ways, strict=True):
+            found = way(*self._sides, self.paired)
+            interval = partial(share_interval, n=min(len(side) for side in found.by_image))
+            rows.append(self._measured(metric, share, found, interval, {"neighbours": NEIGHBOURS}, DEPENDS))
+        return rows
+
+    def inception_score(self) -> Measurement:
+        """The inception score of the judged side's logits, a dash without classes."""
+        if self.features.logits is None:
+            return dash("inception_score", "the extractor has no classes")
+        mean, std = fidelity.inception_score(self.features.logits)
+        found = influence.of_inception_score(self.features.logits, mean)
+        details = {"classes": self.features.logits.shape[1], "splits": fidelity.SCORE_SPLITS, "split_std": std}
+        return self._measured("inception_score", mean, found, normal_interval, details, DEPENDS)
+
+    def added(self, metrics: Mapping[str, OnFeatures], prefix: str = "") -> list[Measurement]:
+        """The added metrics; under a name that begins otherwise, those of which the catalogue has that name."""
+        named = {f"{prefix}{name}": metric for name, metric in metrics.items()}
+        return [self._added(name, metric) for name, metric in named.items() if not prefix or name in METRICS]
+
+    def _added(self, name: str, metric: OnFeatures) -> Measurement:
+        found = None if metric.influence is None else metric.influence(*self._sides, self.paired)
+        return self._measured(name, metric.value(*self._sides), found, normal_interval, {}, DEPENDS)
+
+    @property
+    def _sides(self) -> tuple[Tensor, Tensor]:
+        return self.features.values, self.reference.values
+
+    def _measured(
+        self,
+        metric: str,
+        value: float,
+        found: Influence | None,
+        interval: Callable[[float, float], Interval],
+        details: Mapping[str, Any],
+        small: str = "",
+    ) -> Measurement:
+        """The value, with its interval over other images of the same kind and number where influences are `found`.
+
+        `small` is what few images do to it.
+        """
+        details = _details(self.features, self.reference, self.extractor) | dict(self.more) | dict(details)
+        one = measurement(metric, value, n=self.features.n, note=self._note(small), details=details)
+        if found is None:
+            return one
+        self.keep(metric, found)
+        low, high = interval(value, found.standard_error)
+        details |= {"standard_error": found.standard_error}
+        return replace(one, low=low, high=high, spread_kind="jackknife 95%", details=details)
+
+    def _note(self, small: str) -> str:
+        """A warning where n is small and that matters: only equal n compare."""
+        n = min(self.features.n, self.reference.n)
+        notes = [f"n = {n:,} < {SMALL_N:,}: {small}, compare at equal n only"] if small and n < SMALL_N else []
+        if small == BIASED and n <= self.extractor.dims:
+            notes.append(f"n <= {self.extractor.dims} feature dimensions: covariance is singular")
+        if max(self.features.n, self.reference.n) > MOST_COMPARED:
+            notes.append(f"of more than {MOST_COMPARED:,} images, so many count, but all in a Frechet distance")
+        return "; ".join(notes)
+
+
+def compared(names: tuple[str, str, str, str], sets: TwoSets) -> list[Measurement]:
+    """Frechet distance, kernel distance, precision and recall as the metrics `names`."""
     fid, kid, precision, recall = names
-    details = _details(features, reference, extractor) | more
-    neighbours = details | {"neighbours": NEIGHBOURS}
-    common = {"n": features.n, "note": _note(features, reference)}
-    values = [
-        _distance(fid, features, reference, extractor, torch_fidelity_value=theirs.fid, **more),
-        _kid(kid, theirs, common, details),
-        measurement(precision, theirs.precision, details=neighbours, **common),
-        measurement(recall, theirs.recall, details=neighbours, **common),
-    ]
-    ways = influence.of_frechet, influence.of_kernel, influence.of_precision, influence.of_recall
-    influences = [way(features.values, reference.values, paired) for way in ways]
-    for value, found in zip(values, influences, strict=True):
-        keep(value.metric, found)
-    return [_with_interval(value, found) for value, found in zip(values, influences, strict=True)]
-
-
-def _with_interval(value: Measurement, found: Influence) -> Measurement:
-    """`value` with its 95 % interval over other images of the same kind and number."""
-    if value.value is None:
-        return value
-    drawing = value.details.get("subset_std", 0.0) / fidelity.KID_SUBSETS**0.5  # of KID's random subsets
-    error = math.hypot(found.standard_error, drawing)
-    if "precision" in value.metric or "recall" in value.metric:
-        low, high = share_interval(value.value, error, min(len(side) for side in found.by_image))
-    else:
-        low, high = normal_interval(value.value, error)
-    if "fid" in value.metric:
-        low = max(0.0, low)
-    details = value.details | {"standard_error": error}
-    return replace(value, low=low, high=high, spread_kind="jackknife 95%", details=details)
-
-
-def _distance(
-    metric: str,
-    features: Features,
-    reference: Features,
-    extractor: Extractor,
-    torch_fidelity_value: float | None = None,
-    **more: Any,
-) -> Measurement:
-    """Our distance, with torch-fidelity's own value beside it."""
-    ours = frechet_distance(features.statistics, reference.statistics)
-    if torch_fidelity_value is None:
-        torch_fidelity_value = fidelity.fid(features.values, reference.values)
-    details = _details(features, reference, extractor) | {"torch_fidelity_fid": torch_fidelity_value} | more
-    return measurement(metric, ours, n=features.n, note=_note(features, reference), details=details)
-
-
-def _kid(metric: str, theirs: fidelity.Scores, common: dict[str, Any], details: dict[str, Any]) -> Measurement:
-    subsets = {"subset": theirs.kid_subset, "subsets": fidelity.KID_SUBSETS, "subset_std": theirs.kid_std}
-    return measurement(metric, theirs.kid, details=details | subsets, **common)
-
-
-def inception_score(features: Features, reference: Features, extractor: Extractor, split: str) -> Measurement:
-    """The inception score of the samples' logits, a dash without classes; `reference`, `split` are for details."""
-    if features.logits is None:
-        return dash("inception_score", "the extractor has no classes")
-    mean, std = fidelity.inception_score(features.logits)
-    parts = {"classes": features.logits.shape[1], "splits": fidelity.SCORE_SPLITS, "split_std": std}
-    details = _details(features, reference, extractor) | parts | {"reference_split": split}
-    found = measurement("inception_score", mean, n=features.n, note=_note(features, reference), details=details)
-    return _with_interval(found, influence.of_inception_score(features.logits, mean))
+    return [sets.frechet(fid), sets.kernel(kid), *sets.neighbours(precision, recall)]
 
 
 def _details(features: Features, reference: Features, extractor: Extractor) -> dict[str, Any]:
@@ -225,14 +260,3 @@ def _details(features: Features, reference: Features, extractor: Extractor) -> d
         "reference_split": "test",
         "dims": extractor.dims,
     }
-
-
-def _note(features: Features, reference: Features) -> str:
-    """A warning where n is small: the distance is biased upwards, so that only equal n compare."""
-    n = min(features.n, reference.n)
-    notes = [f"n = {n} < {SMALL_N}: biased upwards, compare at equal n only"] if n < SMALL_N else []
-    if n <= features.values.shape[1]:
-        notes.append(f"n <= {features.values.shape[1]} feature dimensions: covariance is singular")
-    if max(features.n, reference.n) > MOST_COMPARED:
-        notes.append(f"of more than {MOST_COMPARED:,} images, so many count but in a Frechet distance, which has all")
-    return "; ".join(notes)

@@ -26,7 +26,6 @@ PRIOR_STATISTICS_METRICS = (
     "precision_prior_statistics",
     "recall_prior_statistics",
 )
-FEATURE_METRICS = (*SAMPLE_METRICS, *RECONSTRUCTION_METRICS, "fid_floor")
 INFLUENCE = "_influence"
 """Ends the name of an array in `per_image.npz`: what each test image moves a metric by, mean 0."""
 _REFITTED = "with batch-norm statistics of images from the prior"

@@ -78,6 +78,11 @@ class Environment:
     date: str
     instruction_set: str | None = None
 
+    @property
+    def shown_commit(self) -> str:
+        """The commit in short, and whether the code was changed after it."""
+        return (self.commit or "unknown")[:10] + ("+dirty" if self.dirty else "")
+
 
 @dataclass(frozen=True)
 class LatentGroupInfo:

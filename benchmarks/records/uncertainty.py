@@ -52,6 +52,12 @@ def normal_interval(value: float, standard_error: float, level: float = 0.95) ->
     return Interval(value - reach, value + reach)
 
 
+def not_negative_interval(value: float, standard_error: float) -> Interval:
+    """`normal_interval` of what is never below 0."""
+    low, high = normal_interval(value, standard_error)
+    return Interval(max(0.0, low), high)
+
+
 def share_interval(share: float, standard_error: float, n: int, level: float = 0.95) -> Interval:
     """Interval of a share within 0-1 (Wilson 1927), for as many images as would give it that standard error.
 

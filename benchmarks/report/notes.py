@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.records.catalogue import COLLAPSED_RATE
 from benchmarks.records.record import LatentGroupInfo, Measurement, RunRecord
-from benchmarks.report.columns import DISTANCES, Column, all_specs, empty, short_name
+from benchmarks.report.columns import DISTANCES, Column, all_specs, empty, short_name, winner
 from benchmarks.report.layout import join_words
 from benchmarks.report.rows import Row, differ_in_beta, half_width, quantity_of
 
@@ -35,12 +35,26 @@ SPREADS = {
 }
 
 
+def lead(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
+    """The paragraphs that are read first: data, equality of training, who is best in which of the columns."""
+    records = [record for row in rows for record in row.records]
+    return [_what(records), training_equality(rows), *best(rows, columns)]
+
+
+def best(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
+    """The rows that win a column, and which; nothing where none does."""
+    won: dict[str, list[str]] = {}
+    for column in columns:
+        if (index := winner(rows, column)) is not None:
+            won.setdefault(rows[index].label, []).append(short_name(column.spec.metric))
+    said = "; ".join(f"{label} in {join_words(names)}" for label, names in won.items())
+    return [f"Best beyond the spread: {said}."] if said else []
+
+
 def caption(rows: Sequence[Row]) -> list[str]:
-    """The paragraphs above the tables: data, equality of training, spread, machine, software."""
+    """The other paragraphs above the tables: likelihoods, spread, features, machine, software."""
     records = [record for row in rows for record in row.records]
     return [
-        _what(records),
-        training_equality(rows),
         *likelihoods(rows),
         *spread(rows),
         *trade(rows),
@@ -193,18 +207,15 @@ def footnotes(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
 
 def row_notes(rows: Sequence[Row]) -> list[str]:
     """The lines about rows as a whole: failures, collapsed hierarchies, the record's own notes."""
-    lines: list[str] = []
+    said: dict[str, list[str]] = {}
     for row in rows:
-        for record in row.records:
-            lines += [f"{row.label}: {text}" for text in _state(record)]
-            lines += [f"{row.label}: {note}" for note in record.notes]
+        texts = [text for record in row.records for text in (*_state(record), *record.notes)]
         if row.superseded:
             plural = "" if row.superseded == 1 else "s"
-            lines.append(
-                f"{row.label}: {row.superseded} older record{plural} of the same seed and configuration left out"
-            )
-        lines += [f"{row.label}: {text}" for text in hierarchy_flags(row.latent_groups)]
-    return list(dict.fromkeys(lines))
+            texts.append(f"{row.superseded} older record{plural} of the same seed and configuration left out")
+        for text in (*texts, *hierarchy_flags(row.latent_groups)):
+            said.setdefault(text, []).append(row.label)
+    return [f"{join_words(labels)}: {text}" for text, labels in said.items()]
 
 
 def hierarchy_flags(groups: Sequence[LatentGroupInfo]) -> list[str]:
@@ -241,7 +252,7 @@ def _machine(records: Sequence[RunRecord]) -> str:
     named = ((e.device, ", ".join(filter(None, [e.device_name, e.instruction_set]))) for e in found)
     devices = join_words(f"{device} ({name})" if name else device for device, name in named)
     threads = join_words(f"{e.threads} of {e.cores} cores" if e.device == "cpu" else f"{e.threads}" for e in found)
-    commits = join_words((e.commit or "unknown")[:10] + ("+dirty" if e.dirty else "") for e in found)
+    commits = join_words(e.shown_commit for e in found)
     dates = sorted({e.date[:10] for e in found})
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     return (
@@ -305,10 +316,11 @@ def _in_order(names: Iterable[str]) -> str:
 
 
 def _small_samples(rows: Sequence[Row], columns: Sequence[Column]) -> Iterable[str]:
-    """Lines where feature distances rest on few images, unless they say so themselves, or on different numbers."""
+    """Lines where Frechet distances rest on few images, unless they say so themselves, or on different numbers."""
     found = [m for row in rows for c in columns if c.spec.metric in DISTANCES and (m := row.get(c.quantity))]
     sizes = sorted({m.n for m in found if m.value is not None and m.n})
-    small = sorted({m.n for m in found if m.value is not None and m.n and m.n < SMALL_N and not m.note})
+    few = [m for m in found if m.value is not None and m.n and m.n < SMALL_N and not m.note and m.metric != "kid"]
+    small = sorted({m.n for m in few if m.n})  # without KID, which has no bias
     if small:
         yield f"n = {_range(small)} < {SMALL_N:,} images: feature distances are biased upwards, compare equal n only"
     if len(sizes) > 1:

@@ -96,7 +96,7 @@ def gather(records: Iterable[RunRecord]) -> list[Row]:
     their own, told apart by the config hash behind the label.
     """
     groups: dict[str, list[RunRecord]] = {}
-    for record in _completed(list(records)):
+    for record in completed(list(records)):
         groups.setdefault(_identity(record), []).append(record)
     labels = [group[0].label for group in groups.values()]
     return [
@@ -219,11 +219,11 @@ def _without_likelihood(row: Row, note: str) -> Row:
 
 def _identity(record: RunRecord) -> str:
     """Text that is equal for records of one row that differ in their seed alone."""
-    config = json.dumps(_without_seed(record.config), sort_keys=True, default=str)
+    config = json.dumps(without_seed(record.config), sort_keys=True, default=str)
     return "\n".join([record.row, record.label, record.data_hash, record.environment.device, config])
 
 
-def _completed(records: list[RunRecord]) -> list[RunRecord]:
+def completed(records: list[RunRecord]) -> list[RunRecord]:
     """`records`, where fields that older ones lack are at their defaults; as they are where none lacks any."""
     shapes: dict[object, set[object]] = {}
     for record in records:
@@ -247,11 +247,11 @@ def _names(config: Any) -> object:
     return tuple((key, _names(config[key])) for key in sorted(config)) if isinstance(config, dict) else None
 
 
-def _without_seed(config: Any) -> Any:
+def without_seed(config: Any) -> Any:
     """`config` without its seeds, at every level."""
     if not isinstance(config, dict):
         return config
-    return {key: _without_seed(value) for key, value in config.items() if key not in ("seed", "seeds")}
+    return {key: without_seed(value) for key, value in config.items() if key not in ("seed", "seeds")}
 
 
 def _latest_per_seed(records: list[RunRecord]) -> list[RunRecord]:

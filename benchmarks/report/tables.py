@@ -29,9 +29,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """All that is said about the rows of one suite on one data set."""
+    """All that is said about the rows of one suite on one data set; `lead` comes before `caption`."""
 
     title: str
+    lead: list[str]
     caption: list[str]
     tables: list[Table]
     rows: list[Row]
@@ -52,7 +53,9 @@ def section(records: Sequence[RunRecord]) -> Section:
     *tables, last = (table for table in found if table is not None)
     last = dataclasses.replace(last, footnotes=[*last.footnotes, *notes.row_notes(rows)])
     title = f"{records[0].suite}: {records[0].data}"
-    return Section(title, notes.caption(rows), [*tables, last], rows)
+    shown = [column for table in (*tables, last) for column in table.columns]
+    lead = notes.lead(under_one_ruler(rows), shown)
+    return Section(title, lead, notes.caption(rows), [*tables, last], rows)
 
 
 def quality_table(rows: Sequence[Row]) -> Table | None:
@@ -78,7 +81,7 @@ def throughput_table(rows: Sequence[Row]) -> Table | None:
 
 def markdown(part: Section) -> str:
     """The section as markdown that reads well in a terminal."""
-    blocks = [f"## {layout.in_markdown(part.title)}", *(layout.wrapped(text) for text in part.caption)]
+    blocks = [f"## {layout.in_markdown(part.title)}", *(layout.wrapped(text) for text in (*part.lead, *part.caption))]
     for table in part.tables:
         blocks.append(f"### {layout.in_markdown(table.title)}")
         blocks.extend(layout.markdown(piece) for piece in layout.stack(table.cells))

@@ -6,10 +6,9 @@ import hashlib
 import shutil
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.base.batches import Layers, joined
+from benchmarks.base.batches import Batches, Compute, Layers, in_batches, joined
 from benchmarks.base.errors import UserError
 from benchmarks.base.files import sweep
 from benchmarks.storage import tensors
@@ -18,24 +17,24 @@ KEPT_SECONDS = 20.0
 """Work that may be lost; an evaluation that takes less writes nothing."""
 
 
-class Parts:
-    """A `Batches` that keeps what is done in `folder`, under names that say all that it depends on.
+class Parts(Batches):
+    """Keeps what is done in `folder`, under names that say all that it depends on; `within` computes it.
 
     What is read back is what was computed, bit for bit; a file that is damaged is computed again.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, within: Batches = in_batches) -> None:
+        self.folder, self.each = folder, within.each
         sweep(folder)
 
-    def __call__(self, key: str, n: int, size: int, compute: Callable[[int, int], Layers]) -> Layers:
+    def __call__(self, key: str, n: int, size: int, compute: Compute) -> Layers:
         """The joined results of a loop, of which only what is missing is computed."""
         name = hashlib.sha256(f"{key}/{n}/{size}".encode()).hexdigest()[:32]
         parts, done = self._read(name)
         fresh, since = list[Layers](), time.monotonic()
         try:
-            for start in range(done, n, size):
-                fresh.append(compute(start, min(start + size, n)))
+            for batch in self.each(n, size, compute, done):
+                fresh.append(batch)
                 if time.monotonic() - since > KEPT_SECONDS:
                     parts.append(joined(fresh))
                     fresh, done, since = [], self._keep(name, parts[-1], done), time.monotonic()

@@ -25,7 +25,9 @@ STATE_BEFORE = "training.before.safetensors"
 """The training state, and the one before it, which is used where the later one is damaged."""
 STATE_GOOD = "training.good.safetensors"
 """The state to which a training returns whose steps are no longer finite."""
-STATES = (STATE, STATE_BEFORE, STATE_GOOD)
+STARVED = "training.starved.json"
+"""What a process that does not write states asks of the next ones, for want of memory."""
+STATES = (STATE, STATE_BEFORE, STATE_GOOD, STARVED)
 DIGEST = "sha256"
 KEY = "vaebench"
 """Of the metadata that this suite's files carry."""

@@ -23,7 +23,16 @@ from benchmarks.training.graphed import StepGraphs
 from benchmarks.training.guard import StepGuard
 from benchmarks.training.ranks import ALONE, Ranks
 from benchmarks.training.shared import initialise_from_data, share_of, share_steps
-from benchmarks.training.state import TrainingState, build_optimizer, restore, return_to_good, save_good, save_state
+from benchmarks.training.state import (
+    TrainingState,
+    build_optimizer,
+    heed_starved,
+    leave_for_next,
+    restore,
+    return_to_good,
+    save_good,
+    save_state,
+)
 from benchmarks.training.step import loss_of, train_step, weights_at
 from benchmarks.training.supply import batch_of, placed, supplied
 from models.elbo import terms
@@ -253,7 +262,7 @@ def train(
     the steps together; states are written by the first and read by all.
 
     Raises:
-        StarvedError: memory ran out, and the state is saved for a fresh process, which is to go on with less.
+        StarvedError: memory ran out, and fresh processes are to go on with less from what is on disk.
         GivenUpError: memory ran out, and there is nothing that needs less.
     """
     device = next(model.parameters()).device
@@ -261,6 +270,8 @@ def train(
     outside, images = Outside(progress, stop, say, observe), placed(data.train, device)
     if ranks.count > 1:
         _initialise(state, trial, images)
+    if heed_starved(state, folder):
+        say(f"memory ran out in one of the processes: {said_of_passes(state)}")
     share_steps(state, ranks)
     compilation = compile_step(state, trial, images)
     model.train()
@@ -269,7 +280,7 @@ def train(
             _take_steps(state, trial, data, images, folder, outside)
         except StarvedError:
             state.restarts += 1
-            save_state(state, folder)
+            leave_for_next(state, folder)
             say(f"out of memory at step {state.step}: in a fresh process {said_of_passes(state)}")
             raise
         lost = why_lost(state, trial.training)

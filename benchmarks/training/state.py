@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from benchmarks.base.errors import UserError
+from benchmarks.base.files import write_text_atomically
 from benchmarks.storage import tensors
 from benchmarks.suites.config import TrainingConfig, TrialConfig
 from benchmarks.training.graphed import StepGraphs
@@ -40,6 +42,8 @@ NUMBERS = (
     "restarts",
 )
 """What a saved state holds besides tensors; an older one lacks some."""
+LESS = ("passes", "recompute", "restarts")
+"""Of them what a process that lacks memory changes."""
 Forward = Callable[[Model, Tensor, Draw, bool], ELBOTerms]
 """ELBO terms from model, images, draw, and whether the model computes in bfloat16."""
 
@@ -126,6 +130,37 @@ def save_good(state: TrainingState, folder: Path) -> None:
     """Write, as the first rank, the state to which `return_to_good` goes back."""
     if state.ranks.first:
         _write(state, folder / tensors.STATE_GOOD)
+
+
+def leave_for_next(state: TrainingState, folder: Path) -> None:
+    """Let fresh processes go on from `state`, whose step found no memory.
+
+    The first rank writes it. Another one, which may hold other averages, leaves word of what to try, and they go on
+    from the last state on disk.
+    """
+    if state.ranks.first:
+        save_state(state, folder)
+        return
+    asked = {name: getattr(state, name) for name in LESS}
+    write_text_atomically(folder / tensors.STARVED, json.dumps(asked) + "\n")
+
+
+def heed_starved(state: TrainingState, folder: Path) -> bool:
+    """Take to what another rank left word of, unless `state` has come as far; whether it had not."""
+    try:
+        asked = json.loads((folder / tensors.STARVED).read_text())
+        passes, recompute, restarts = (int(asked[name]) for name in LESS)
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        print(f"{folder / tensors.STARVED} cannot be read and is left out: {error}", file=sys.stderr, flush=True)
+        return False
+    if restarts <= state.restarts:
+        return False
+    state.passes, state.restarts = max(passes, state.passes), restarts
+    if recompute and not state.recompute:
+        state.recompute = start_recomputing(state.model)
+    return True
 
 
 def _write(state: TrainingState, path: Path) -> None:

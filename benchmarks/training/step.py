@@ -85,11 +85,12 @@ def _measured(state: TrainingState, guard: StepGuard, trial: TrialConfig, x: Ten
     """Norm of the gradients and loss (2,); where memory runs out, with less from then on (`_take_less`).
 
     What a failed pass leaves behind may be what is missing: allocators keep it, and a limit of the system counts it. A
-    process that was started for want of memory does not try again, but leaves that to the next one.
+    process that was started for want of memory does not try again, but leaves that to the next one; nor does one of
+    several ranks, as the others are in the middle of the step.
 
     Raises:
         StarvedError: all was too much; the state is set to what a fresh process is to try.
-        GivenUpError: there is nothing less that a fresh process could try. Or one of several ranks runs out of memory.
+        GivenUpError: there is nothing less that a fresh process could try.
     """
 
     def measured(x: Tensor, draw: Draw, weights: LossWeights) -> Tensor:
@@ -106,25 +107,20 @@ def _measured(state: TrainingState, guard: StepGuard, trial: TrialConfig, x: Ten
             if not is_out_of_memory(error):
                 raise
             said = first_line(error)
-            if state.ranks.count > 1:
-                raise GivenUpError(
-                    f"rank {state.ranks.index} of {state.ranks.count} ran out of memory: {said}; take more ranks, or "
-                    "continue with one, which splits its batches into passes as far as it must"
-                ) from error
         guard.undo()  # here, where the error no longer holds the pass that failed
         guard.drop_gradients()
         release(x.device)
-        taken = _take_less(state, len(x))
+        taken = _take_less(state, len(x) // state.ranks.count)
         if taken and less is None:
             less = state.passes, state.recompute
-        if not taken or state.restarts:
+        if not taken or state.restarts or state.ranks.count > 1:
             raise _starved(state, less, said)
 
 
 def _take_less(state: TrainingState, images: int) -> bool:
     """Let a batch take twice as many passes; if each is of one image, let cells compute again what they would keep.
 
-    False where that is done already.
+    `images` are those of a process. False where all that is done already.
     """
     if state.passes < images:
         state.passes = min(2 * state.passes, images)

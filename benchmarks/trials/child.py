@@ -59,6 +59,7 @@ class Child:
     def _event(self, told: dict[str, Any]) -> Event:
         if "said" in told:
             return Said(f"{self.planned.name}: {told['said']}")
+        self.claim.reached(told["phase"], told["done"], told["total"])
         return Reported(self.planned, told["phase"], told["done"], told["total"], told.get("seen", {}))
 
     def ask_to_leave(self) -> None:

@@ -2,7 +2,7 @@
 
 A claim is a lock of the operating system, which ends with its process, and beside it a file that says whose it is. The
 file counts where the lock does not reach: on a disk that machines share without sharing its locks. Its own time is the
-owner's heartbeat, by the disk's clock, whatever the machines' clocks say.
+owner's heartbeat, by the disk's clock, whatever the machines' clocks say. It also says how far the trial is.
 """
 
 from __future__ import annotations
@@ -13,13 +13,17 @@ import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from benchmarks.base.files import sweep, write_text_atomically
+from benchmarks.base.checked.strict_json import read_json
+from benchmarks.base.checked.typed import parse
+from benchmarks.base.errors import UserError
+from benchmarks.base.files import is_alive, sweep, write_text_atomically
 from benchmarks.records.record import listed, save_run
 
 LOCK, OWNER, AT_WORK = ".claim.lock", ".owner.json", ".work.lock"
@@ -28,17 +32,28 @@ PRESENCE = ".run-*.lock"
 HEARTBEAT_SECONDS = 30.0
 SILENT_SECONDS = 600.0
 """After so long without a heartbeat the owner on another machine is taken for gone."""
+JOB = "VAEBENCH_JOB"
+"""In the environment of a run that a cluster started: what the cluster calls it ("slurm job 12_3")."""
 
 
 @dataclass(frozen=True)
 class Owner:
-    """The process that works on a trial."""
+    """The process that works on a trial, since when (seconds of the epoch), and how far that is.
+
+    `job` is what a cluster calls it, `left` the seconds that its `phase` still takes at the speed so far.
+    """
 
     pid: int
     host: str
+    job: str = ""
+    since: float | None = None
+    phase: str = ""
+    done: int = 0
+    total: int = 0
+    left: float | None = None
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}"
+        return f"process {self.pid} on {self.host}" + (f" ({self.job})" if self.job else "")
 
 
 class Claim:
@@ -46,19 +61,41 @@ class Claim:
 
     def __init__(self, folder: Path, lock: FileLock) -> None:
         self.folder, self.lock, self.ended = folder, lock, threading.Event()
-        owner = {"pid": os.getpid(), "host": socket.gethostname()}
-        write_text_atomically(folder / OWNER, json.dumps(owner) + "\n")
+        self.owner = Owner(os.getpid(), socket.gethostname(), os.environ.get(JOB, ""), time.time())
+        self.writing, self.begun, self.news = threading.Lock(), (0.0, 0), threading.Event()
+        self._write()
         threading.Thread(target=self._beat, daemon=True).start()
 
+    def reached(self, phase: str, done: int, total: int) -> None:
+        """Let the next heartbeat say how far the trial is; one comes at once where another phase begins."""
+        now, before = time.monotonic(), self.owner.phase
+        if phase != before or done < self.begun[1]:
+            self.begun = now, done
+        since, first = self.begun
+        left = (now - since) * (total - done) / (done - first) if done > first else None
+        self.owner = replace(self.owner, phase=phase, done=done, total=total, left=left)
+        if phase != before:
+            self.news.set()
+
+    def _write(self) -> None:
+        write_text_atomically(self.folder / OWNER, json.dumps(asdict(self.owner)) + "\n")
+
     def _beat(self) -> None:
-        while not self.ended.wait(HEARTBEAT_SECONDS):
-            with contextlib.suppress(OSError):
-                os.utime(self.folder / OWNER)
+        while not self.ended.is_set():
+            self.news.wait(HEARTBEAT_SECONDS)
+            self.news.clear()
+            with self.writing, contextlib.suppress(OSError):
+                said = owner_of(self.folder)
+                ours = said is not None and (said.pid, said.host) == (self.owner.pid, self.owner.host)
+                if ours and not self.ended.is_set():
+                    self._write()
 
     def release(self) -> None:
         """Leave the trial to whoever wants it."""
-        self.ended.set()
-        (self.folder / OWNER).unlink(missing_ok=True)
+        with self.writing:
+            self.ended.set()
+            self.news.set()
+            (self.folder / OWNER).unlink(missing_ok=True)
         self.lock.release()
 
 
@@ -88,9 +125,21 @@ def claim(folder: Path, say: Callable[[str], None]) -> Claim | None:
 def owner_of(folder: Path) -> Owner | None:
     """Who says to work on the trial; None where nobody does, or what is said cannot be read."""
     try:
-        return Owner(**json.loads((folder / OWNER).read_text()))
-    except (OSError, ValueError, TypeError):
+        return parse(Owner, read_json(folder / OWNER), OWNER)
+    except (OSError, ValueError, UserError):
         return None
+
+
+def worker_of(folder: Path) -> Owner | None:
+    """Who works on the trial, as far as can be seen without a claim: an owner that has not gone; None without one."""
+    owner = owner_of(folder)
+    if owner is None:
+        return None
+    if owner.host == socket.gethostname():
+        return owner if is_alive(owner.pid) else None
+    with contextlib.suppress(OSError):  # a folder that this process may only read
+        return owner if _silence(folder) < SILENT_SECONDS else None
+    return owner
 
 
 def _silence(folder: Path) -> float:

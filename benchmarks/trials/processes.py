@@ -45,6 +45,10 @@ class Outcome:
     user_error: bool = False
     interrupted: bool = False
 
+    def note(self, planned: PlannedTrial, reason: str) -> None:
+        """Add a trial that failed."""
+        self.failed.append(f"{planned.name}: {reason} (log: {planned.folder / LOG})")
+
 
 def prepare_folder(out: Path) -> None:
     """Create `out`, or say in one line why it cannot be written."""
@@ -68,6 +72,12 @@ def default_jobs(suite: Suite, ranks: int = 1) -> int:
     return max(1, (cores if memory is None else min(cores, memory // TRIAL_BYTES)) // ranks)
 
 
+def trial_flags(plan: Plan, ranks: int) -> list[str]:
+    """Command-line flags of every trial's process of a run."""
+    flags = [*plan.plugin_flags, "--data-hash", plan.data.content_hash]
+    return flags + (["--ranks", str(ranks)] if ranks > 1 else [])
+
+
 def execute(plan: Plan, jobs: int, watching: Sequence[Watcher] = (Plain(),), ranks: int = 1) -> Outcome:
     """Run all unfinished trials, `jobs` at a time, then measure throughput trial by trial on the quiet machine.
 
@@ -76,7 +86,7 @@ def execute(plan: Plan, jobs: int, watching: Sequence[Watcher] = (Plain(),), ran
     """
     outcome, watchers = Outcome(), Watchers(watching)
     try:
-        _bring_up_to_date(plan, watchers)
+        bring_up_to_date(plan, watchers)
         Jobs(plan, jobs, watchers, outcome, ranks).run()
         if not outcome.interrupted:
             _measure_throughput(plan, watchers, outcome)
@@ -85,7 +95,7 @@ def execute(plan: Plan, jobs: int, watching: Sequence[Watcher] = (Plain(),), ran
     return outcome
 
 
-def _bring_up_to_date(plan: Plan, watchers: Watchers) -> None:
+def bring_up_to_date(plan: Plan, watchers: Watchers) -> None:
     """Finish what a killed run left of finished trials, and set their names in the records."""
     for planned in plan.trials:
         stale = planned.work == "rename" or (planned.work in ("draw", "nothing") and is_untidy(planned.folder))
@@ -104,8 +114,7 @@ class Jobs:
         todo = [planned for planned in plan.trials if planned.work in TO_RUN]
         self.waiting = sorted(todo, key=lambda p: -p.macs_per_image * p.trial.training.images)
         self.running = list[Child]()
-        self.flags = [*plan.plugin_flags, "--data-hash", plan.data.content_hash]
-        self.flags += ["--ranks", str(ranks)] if ranks > 1 else []
+        self.flags = trial_flags(plan, ranks)
         self.most, self.watchers, self.outcome = most, watchers, outcome
         self.again, self.left = Counter[tuple[str, Path]](), set[Path]()
 
@@ -163,22 +172,22 @@ class Jobs:
 
     def _settle(self, child: Child) -> None:
         """Note how a child ended; a failed trial leaves a record that says so, a killed one is started once more."""
-        code, planned = child.finish(), child.planned
+        code, planned, again = child.finish(), child.planned, False
         try:
             if code == INTERRUPTED or -code in STOPPING or (code < 0 and self.outcome.interrupted):
                 self.outcome.interrupted = True
             elif code == 0:
                 if (record := planned.record) is not None and record.error:
-                    self._note(planned, record.error)
-            elif not self._starts_again(child, code):
+                    self.outcome.note(planned, record.error)
+            elif not (again := self._starts_again(child, code)):
                 reason = child.last_words(code)
-                self._note(planned, reason)
+                self.outcome.note(planned, reason)
                 self.outcome.user_error |= code == 2
                 if planned.work != "draw":  # a record that is whole stays as it is
-                    save_record(_failed_record(planned, reason), planned.folder)
+                    save_record(failed_record(planned, reason), planned.folder)
         finally:
             child.claim.release()
-            self.watchers.tell(Ended(planned))
+            self.watchers.tell(Ended(planned, again))
 
     def _starts_again(self, child: Child, code: int) -> bool:
         """Let a killed child's trial start once more, and one that lacks memory as often as its state asks for it."""
@@ -192,11 +201,8 @@ class Jobs:
             self.watchers.say(f"{child.planned.name}: {child.last_words(code)}; it is started once more")
         return True
 
-    def _note(self, planned: PlannedTrial, reason: str) -> None:
-        self.outcome.failed.append(f"{planned.name}: {reason} (log: {planned.folder / LOG})")
 
-
-def _failed_record(planned: PlannedTrial, reason: str) -> RunRecord:
+def failed_record(planned: PlannedTrial, reason: str) -> RunRecord:
     """The trial's record as far as it came, marked as failed."""
     trial, record = planned.trial, planned.record
     if record is not None:  # one that was trained stays so: its weights are there to be evaluated

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage] - documented
 
 from benchmarks.base import children
-from benchmarks.base.errors import FAILED
+from benchmarks.base.errors import FAILED, GOES_ON
 from benchmarks.machine.environment import choose_device
 from benchmarks.training.ranks import ALONE, Ranks
 
@@ -78,11 +78,13 @@ class OtherRanks:
                     self._end(index, process.returncode)
 
     def _end(self, index: int, code: int) -> None:
-        """Leave at once, with a line that says why; files are whole or absent."""
+        """Leave at once; files are whole or absent. Of a rank that was killed a line says so, others have said why."""
         self.kill()
-        said = children.last_words("", code)
-        print(f"error: rank {index} of {len(self.processes) + 1} failed: {said}", file=sys.stderr, flush=True)
-        os._exit(max(children.KILLED) if code in children.KILLED else FAILED)
+        if code < 0 or code in children.KILLED:
+            said = children.last_words("", code)
+            print(f"error: rank {index} of {len(self.processes) + 1} failed: {said}", file=sys.stderr, flush=True)
+        passed_on = max(children.KILLED) if code in children.KILLED else code
+        os._exit(passed_on if passed_on in (*children.KILLED, GOES_ON) else FAILED)
 
     def kill(self) -> None:
         """End all of them."""

@@ -33,6 +33,7 @@ MOST_MEASURED = 10**11
 """Multiply-accumulates of forward passes in the steps that an estimate measures on a CPU: half a minute of a core."""
 FEWEST_STEPS, SMALLEST_BATCH = 2, 2
 """Of such an estimate; the first step warms up."""
+Size = tuple[int, int, tuple[LatentGroupInfo, ...]]
 Work = Literal["train", "evaluate", "rename", "draw", "nothing"]
 """What is left of a trial: all, the evaluation of its weights, its names in the record, its gallery, or nothing."""
 
@@ -109,25 +110,35 @@ def plan(suite: Suite, out: Path, plugins: tuple[str, ...] = (), *, to_run: bool
     A plan that is not `to_run` may lack what its evaluation needs.
     """
     data = load(suite.data)
-    trials = [_planned(trial, data, out) for trial in suite.trials]
+    sizes: dict[str, Size] = {}
+    trials = [planned_in(folder_of(trial, data.content_hash, out), trial, data, sizes) for trial in suite.trials]
     missing = check(list(dict.fromkeys(one.trial for one in trials if one.work in ("train", "evaluate"))), data)
     if missing and to_run:
         raise UserError(missing[0])
     return Plan(suite, data, trials, out, plugins, tuple(missing))
 
 
-def _planned(trial: TrialConfig, data: DataSet, out: Path) -> PlannedTrial:
-    """The trial with its folder, and its size: from its record where there is one, else from the model."""
-    folder = folder_of(trial, data.content_hash, out)
+def planned_in(folder: Path, trial: TrialConfig, data: DataSet, sizes: dict[str, Size] | None = None) -> PlannedTrial:
+    """The trial of that folder with its size: from its record where there is one, else from the model.
+
+    `sizes` are those of models on these images, to which its own is added: another seed's is the same.
+    """
     known = PlannedTrial(trial, folder, 0, 0, ())
     record = known.record
     if record is not None and record.macs_per_image is not None and known.work != "train":
         counts = record.parameters, record.macs_per_image, tuple(record.latent_groups)
     else:
-        model = build_model(trial, data.image, torch.device("meta"))
-        latents = tuple(LatentGroupInfo(s.channels, s.height, s.width) for s in model.latent_shapes)
-        counts = parameter_count(model), macs_per_image(model, data.image), latents
+        sizes, model = {} if sizes is None else sizes, repr((trial.model, trial.model_config, trial.likelihood_spec))
+        counts = sizes[model] if model in sizes else _size(trial, data)
+        sizes[model] = counts
     return PlannedTrial(trial, folder, *counts)
+
+
+def _size(trial: TrialConfig, data: DataSet) -> Size:
+    """Parameters, multiply-accumulates of an image and latent groups of the trial's model."""
+    model = build_model(trial, data.image, torch.device("meta"))
+    latents = tuple(LatentGroupInfo(s.channels, s.height, s.width) for s in model.latent_shapes)
+    return parameter_count(model), macs_per_image(model, data.image), latents
 
 
 def folder_of(trial: TrialConfig, data_hash: str, out: Path) -> Path:

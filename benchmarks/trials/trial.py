@@ -17,13 +17,15 @@ import numpy as np
 import torch
 
 from benchmarks.base import output
+from benchmarks.base.batches import Batches
 from benchmarks.base.errors import GivenUpError, UserError
 from benchmarks.base.files import write_bytes_atomically
 from benchmarks.base.signals import StopSignal
 from benchmarks.data import DataSet, load
 from benchmarks.evaluation.evaluate import Evaluation, Progress, evaluate
 from benchmarks.evaluation.gallery import gallery
-from benchmarks.machine.environment import choose_device
+from benchmarks.evaluation.shared import shared_batches
+from benchmarks.machine.environment import choose_device, collect
 from benchmarks.machine.peak import highest
 from benchmarks.machine.process import flush_subnormals, frozen_garbage, keep_freed_memory
 from benchmarks.records.catalogue import measurement, of_the_machine
@@ -58,6 +60,8 @@ from models.output import Model
 
 PARTS = "parts"
 """Folder of an evaluation's finished parts."""
+AGAIN = "evaluated again"
+"""Begins the note of a record whose weights were evaluated anew."""
 PROGRESS_SECONDS = 0.5
 
 
@@ -105,7 +109,7 @@ def run_trial(
 
     Where the training is through, its weights are evaluated. One `with_parent` leaves when standard input ends.
     `data_hash` is that of the images for which the folder was named, where the caller knows it. Of several `ranks`,
-    which train together, this process is the first and starts the others, with the same `plugins`.
+    which train and evaluate together, this process is the first and starts the others, with the same `plugins`.
 
     Raises:
         StarvedError: the training is to go on in a fresh process.
@@ -166,11 +170,16 @@ def _run(
 ) -> RunRecord:
     """What `run_trial` does once nobody else works on the trial."""
     model = build_model(trial, data.image, choose_device(trial.device))
-    record = _trained_before(trial, folder, model) or _trained_now(trial, folder, model, data, report, stop, together)
-    if record.status == "interrupted":
-        return record
-    save_weights(model, trial, data.content_hash, folder / tensors.WEIGHTS)
-    record = _evaluated(record, trial, folder, model, data, lambda *event: _report_or_stop(report, stop, *event))
+    before = _trained_before(trial, folder, model)
+    with together as ranks:
+        ranks.any(before is not None)  # the others hear whether there is something to train
+        record = before or _trained_now(trial, folder, model, data, report, stop, ranks)
+        if record.status == "interrupted":
+            return record
+        save_weights(model, trial, data.content_hash, folder / tensors.WEIGHTS)
+        with shared_batches(model) as batches:
+            progress = lambda *event: _report_or_stop(report, stop, *event)  # noqa: E731
+            record = _evaluated(record, trial, folder, model, data, progress, batches)
     if record.status == "done":
         tidy(folder)
     return record
@@ -202,10 +211,16 @@ def _trained_before(trial: TrialConfig, folder: Path, model: Model) -> RunRecord
         print(f"{error}; they are made again from the training state", file=sys.stderr, flush=True)
         return None
     model.load_state_dict(weights)
-    again = [f"evaluated again after the training of {record.environment.date}"] if record.status == "done" else []
     kept = [one for one in record.measurements if of_the_machine(one.metric)]  # others belong to other settings
-    notes = [*record.notes, *again]
+    notes = [note for note in record.notes if not note.startswith(AGAIN)]
+    notes += [_evaluated_again(trial)] if record.status == "done" else []
     return dataclasses.replace(record, **record_names(trial), measurements=kept, notes=notes, error="")
+
+
+def _evaluated_again(trial: TrialConfig) -> str:
+    """When and by which code: the record's environment is that of the training."""
+    here = collect(choose_device(trial.device), trial.threads, trial.training.precision)
+    return f"{AGAIN} on {here.date[:10]}, commit {here.shown_commit}"
 
 
 def _trained_now(
@@ -215,14 +230,14 @@ def _trained_now(
     data: DataSet,
     report: Reporter,
     stop: StopSignal,
-    together: AbstractContextManager[Ranks],
+    ranks: Ranks,
 ) -> RunRecord:
-    """Train `model`, `together` with other ranks; the record is written, also of one interrupted or hopeless.
+    """Train `model` as the first of `ranks`; the record is written, also of one interrupted or hopeless.
 
     Raises:
         GivenUpError: the training is hopeless.
     """
-    with frozen_garbage(), together as ranks:
+    with frozen_garbage():
         device = next(model.parameters()).device
         trained = model if ranks.count == 1 else build_model(trial, data.image, device, shared=True)
         result = train(trained, trial, data, folder, report, stop, report.say, report.observe, ranks)
@@ -292,14 +307,20 @@ def _peak_memory(device: torch.device) -> Measurement:
 
 
 def _evaluated(
-    record: RunRecord, trial: TrialConfig, folder: Path, model: Model, data: DataSet, progress: Progress
+    record: RunRecord,
+    trial: TrialConfig,
+    folder: Path,
+    model: Model,
+    data: DataSet,
+    progress: Progress,
+    batches: Batches,
 ) -> RunRecord:
     """The record with its evaluation, saved part by part; "done" where no part failed."""
 
     def joined(found: Evaluation) -> RunRecord:
         return dataclasses.replace(record, status="trained").with_measurements(found.measurements)
 
-    parts = Parts(folder / PARTS)
+    parts = Parts(folder / PARTS, batches)
     found = evaluate(model, trial, data, progress, lambda found: save_record(joined(found), folder), parts)
     _save_arrays(folder / "images.npz", found.pictures)  # for figures and paired comparisons
     _save_arrays(folder / "per_image.npz", found.per_image)

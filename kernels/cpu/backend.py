@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from kernels.cpu import pixels
-from kernels.cpu.cell import convolution, residual_cell
+from kernels.cpu.cells.convolutions import convolution
+from kernels.cpu.cells.normed import residual_cell
+from kernels.cpu.cells.packed import pack_cell, run_packed
 from kernels.cpu.gaussian import gaussian_sample, gaussian_sample_kl
-from kernels.cpu.mixture import logistic_mixture_log_prob
-from kernels.cpu.packed_cell import pack_cell, run_packed
+from kernels.cpu.mixture import logistic_mixture_log_prob, logistic_mixture_mean
 from kernels.cpu.weights import spectral_norms, weight_norm
 from kernels.ops import NetworkOps, Ops
 from kernels.reference.norm import norm_swish
@@ -17,6 +18,7 @@ CPU = Ops(
     gaussian_sample_kl,
     gaussian_sample,
     logistic_mixture_log_prob,
+    logistic_mixture_mean,
     norm_swish,
     pixels.bernoulli_log_prob,
     pixels.image_linear,

@@ -7,6 +7,7 @@ C (`philox.c`, `gaussian.c`); elsewhere in plain PyTorch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from kernels.cpu import library
 from kernels.cpu.gradients import dtypes_of, per_sample, refuse_second_order, through, typed
-from kernels.cpu.structures import Form, Raw, pointer
+from kernels.cpu.structures import Form, Raw, Shape, pointer
 from kernels.ops import PLAIN, GaussianDraw, GaussianForm
 from kernels.reference import gaussian as reference
 from kernels.reference.gaussian import check_gaussian, keyed_or_external, sum_per_sample
@@ -152,27 +153,51 @@ def to_pixels(x: Tensor) -> Tensor:
 
 
 class Parameters(NamedTuple):
-    """Raw mean and log scale (B, ...) in float32 whose samples are contiguous and lie equally far apart."""
+    """Raw mean and log scale (B, ...) in float32, or their gradients, which lie alike.
+
+    By pixels, `step` floats apart; or, where it is 0, with contiguous samples that lie equally far apart.
+    """
 
     mean: Tensor
     log_scale: Tensor
+    step: int = 0
+
+    @property
+    def order(self) -> torch.memory_format:
+        """Of maps that lie in the same order without gaps."""
+        return torch.channels_last if self.step else torch.contiguous_format
 
     def raw(self) -> Raw:
         """The parameters as the C kernels take them."""
         row = self.mean.stride(0) if len(self.mean) > 1 else 0
-        return Raw(self.mean.data_ptr(), self.log_scale.data_ptr(), row)
+        return Raw(self.mean.data_ptr(), self.log_scale.data_ptr(), row, self.step)
 
 
-def parameters(mean: Tensor, log_scale: Tensor) -> Parameters:
-    """The parameters as the C kernels read them; the halves of a convolution's output are read in place."""
-    pair = [value.float() for value in (mean, log_scale)]
-    in_rows = all(value[:1].is_contiguous() for value in pair) and pair[0].stride(0) == pair[1].stride(0)
-    return Parameters(*(pair if in_rows else [to_planes(value) for value in pair]))
+def parameters(*raw: Tensor | None) -> list[Parameters]:
+    """Mean and log scale, and those of a prior unless they are null, as the C kernels read them: all in one order.
+
+    The halves of a convolution's output are read in place.
+    """
+    values = [value.float() for value in raw if value is not None]
+    pairs = list(zip(values[::2], values[1::2], strict=True))
+    if all(map(by_pixels, values)) and all(mean.stride() == log_scale.stride() for mean, log_scale in pairs):
+        return [Parameters(mean, log_scale, mean.stride(3)) for mean, log_scale in pairs]
+    rows = (pair if in_rows(*pair) else (to_planes(pair[0]), to_planes(pair[1])) for pair in pairs)
+    return [Parameters(mean, log_scale) for mean, log_scale in rows]
 
 
-def prior_parameters(mean: Tensor | None, log_scale: Tensor | None) -> Parameters | None:
-    """The prior's parameters, if it has any."""
-    return None if mean is None or log_scale is None else parameters(mean, log_scale)
+def in_rows(mean: Tensor, log_scale: Tensor) -> bool:
+    """Whether samples are contiguous and lie equally far apart."""
+    return all(one[:1].is_contiguous() for one in (mean, log_scale)) and mean.stride(0) == log_scale.stride(0)
+
+
+def new_parameters(like: Parameters) -> Parameters:
+    """Uninitialised parameters that lie like others: by pixels as the halves of one map, else contiguous."""
+    if not like.step:
+        return Parameters(torch.empty(like.mean.shape), torch.empty(like.mean.shape))
+    batch, channels, height, width = like.mean.shape
+    both = torch.empty(batch, 2 * channels, height, width, memory_format=torch.channels_last)
+    return Parameters(both[:, :channels], both[:, channels:], 2 * channels)
 
 
 def form_of(form: GaussianForm) -> Form:
@@ -180,59 +205,64 @@ def form_of(form: GaussianForm) -> Form:
     return Form(form.soft_clamp or 0.0, form.scale_floor, form.residual)
 
 
+def described(pairs: Sequence[Parameters]) -> list[Raw]:
+    """Those of the posterior and of the prior, if there is one, as the C kernels take them."""
+    return [*(pair.raw() for pair in pairs), Raw()][:2]
+
+
 def gaussian(
-    posterior: Parameters,
-    prior: Parameters | None,
+    raw: Sequence[Parameters],
     form: GaussianForm,
     noise: Tensor | None,
     key: tuple[int, int, int],
     log_ratio: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """z, KL (B,), the noise used, and log q(z) - log p(z) (B,) if asked for; float32 contiguous.
+    """z, KL (B,), the noise used, and log q(z) - log p(z) (B,) if asked for; float32, maps in the order of `raw`.
 
-    `key` is (seed, group, first sample).
+    `raw` are the parameters of the posterior and of the prior, if there is one; `key` is (seed, group, first sample).
     """
-    shape = posterior.mean.shape
-    z, kl, ratio = torch.empty(shape), torch.zeros(shape[0]), torch.zeros(shape[0]) if log_ratio else None
-    eps = torch.empty(shape) if noise is None else noise.float().contiguous()
-    samples, size = shape[0], z.numel() // max(1, shape[0])
+    samples, order = len(raw[0].mean), raw[0].order
+    z, kl = torch.empty(raw[0].mean.shape, memory_format=order), torch.zeros(samples)
+    ratio = torch.zeros(samples) if log_ratio else None
+    eps = torch.empty_like(z) if noise is None else noise.float().contiguous(memory_format=order)
     library.loaded().vaebench_gaussian(
-        posterior.raw(),
-        Raw() if prior is None else prior.raw(),
+        *described(raw),
         form_of(form),
         eps.data_ptr(),
         noise is None,
         *key,
         *(pointer(one) for one in (z, kl, ratio)),
         samples,
-        size,
+        shape_of(z),
         library.threads_for(z.numel(), samples),
     )
     return z, kl, eps, ratio
 
 
+def shape_of(latents: Tensor) -> Shape:
+    """Channels and pixels of latents (B, ...)."""
+    pixels = latents.shape[2] * latents.shape[3] if latents.ndim == 4 else 1
+    return Shape(latents.numel() // max(1, len(latents) * pixels), pixels)
+
+
 def gaussian_backward(
-    posterior: Parameters,
-    prior: Parameters | None,
-    form: GaussianForm,
-    noise: Tensor,
-    grad_z: Tensor,
-    grad_kl: Tensor,
+    raw: Sequence[Parameters], form: GaussianForm, noise: Tensor, grad_z: Tensor, grad_kl: Tensor
 ) -> tuple[Tensor, ...]:
-    """Gradients of mean and log scale, and of those of the prior if there is one, float32 contiguous."""
-    samples, size = len(noise), noise.numel() // max(1, len(noise))
-    gradients = [torch.empty(noise.shape) for _ in range(2 if prior is None else 4)]
-    upstream = noise, to_planes(grad_z.float()), grad_kl.float().contiguous()
+    """Gradients of mean and log scale, and of those of the prior if there is one, float32, in the order of `raw`."""
+    samples, found, order = len(noise), [new_parameters(pair) for pair in raw], raw[0].order
+    grad_z = grad_z.float()
+    grad_z = grad_z.contiguous(memory_format=order) if raw[0].step else to_planes(grad_z)
+    upstream = noise, grad_z, grad_kl.float().contiguous()
     library.loaded().vaebench_gaussian_backward(
-        posterior.raw(),
-        Raw() if prior is None else prior.raw(),
+        *described(raw),
         form_of(form),
-        *(pointer(one) for one in (*upstream, *[*gradients, None, None][:4])),
+        *(one.data_ptr() for one in upstream),
+        *described(found),
         samples,
-        size,
+        shape_of(noise),
         library.threads_for(noise.numel(), samples),
     )
-    return tuple(gradients)
+    return tuple(half for pair in found for half in pair[:2])
 
 
 class NativeGaussian(torch.autograd.Function):
@@ -250,21 +280,18 @@ class NativeGaussian(torch.autograd.Function):
         form: GaussianForm,
     ) -> tuple[Tensor, Tensor]:
         """Draw; `key` is (seed, group, first sample)."""
-        posterior, prior = parameters(mean, log_scale), prior_parameters(prior_mean, prior_log_scale)
-        z, kl, eps, _ = gaussian(posterior, prior, form, noise, key)
-        ctx.save_for_backward(eps, *posterior, *(prior or ()))
+        raw = parameters(mean, log_scale, prior_mean, prior_log_scale)
+        z, kl, eps, _ = gaussian(raw, form, noise, key)
+        ctx.save_for_backward(eps, *(half for pair in raw for half in pair[:2]))
         ctx.form, ctx.dtypes = form, dtypes_of(mean, log_scale, prior_mean, prior_log_scale)
-        ctx.by_pixels = by_pixels(mean)
-        return to_pixels(z) if ctx.by_pixels else z.to(mean.dtype), kl
+        return z.to(mean.dtype), kl
 
     @staticmethod
     def backward(ctx: Any, grad_z: Tensor, grad_kl: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Gradients of the raw values."""
         refuse_second_order()
-        eps, mean, log_scale, *prior_pair = ctx.saved_tensors
-        posterior, prior = Parameters(mean, log_scale), Parameters(*prior_pair) if prior_pair else None
-        gradients = gaussian_backward(posterior, prior, ctx.form, eps, grad_z, grad_kl)
-        gradients = map(to_pixels, gradients) if ctx.by_pixels else gradients
+        eps, *raw = ctx.saved_tensors
+        gradients = gaussian_backward(parameters(*raw), ctx.form, eps, grad_z, grad_kl)
         return *typed((*gradients, None, None)[:4], ctx.dtypes), None, None, None
 
 
@@ -284,8 +311,7 @@ def in_c_with_log_ratio(
     form: GaussianForm,
 ) -> GaussianDraw:
     """A draw with its KL and log q(z) - log p(z) through the C kernels, without gradients."""
-    posterior, prior = parameters(*raw[:2]), prior_parameters(*raw[2:])
-    z, kl, _, ratio = gaussian(posterior, prior, form, noise, key, log_ratio=True)
+    z, kl, _, ratio = gaussian(parameters(*raw), form, noise, key, log_ratio=True)
     return GaussianDraw(z.to(raw[0].dtype), kl, ratio)
 
 

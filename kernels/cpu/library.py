@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from kernels.cpu.build import BuildError, Place, build, place, remember
-from kernels.cpu.structures import Cell, Form, Layer, Raw, Upstream, Weight
+from kernels.cpu.structures import Cell, Convolutions, Form, Layer, Raw, Shape, Upstream, Weight
 
 FOLDER = Path(__file__).parent / "source"
 SOURCES = tuple(sorted(FOLDER.glob("*.c")))
@@ -157,15 +157,18 @@ def declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
     three, four, five = (address,) * 3, (address,) * 4, (address,) * 5
     signatures: dict[str, tuple[object, ...]] = {
         "normals": (address, *(integer,) * 5, threads),
-        "gaussian": (Raw, Raw, Form, address, flag, *(integer,) * 3, *three, integer, integer, threads),
-        "gaussian_backward": (Raw, Raw, Form, *three, *four, integer, integer, threads),
-        "mixture": (*four, *(integer,) * 4, single, threads),
+        "gaussian": (Raw, Raw, Form, address, flag, *(integer,) * 3, *three, integer, Shape, threads),
+        "gaussian_backward": (Raw, Raw, Form, *three, Raw, Raw, integer, Shape, threads),
+        "mixture": (*four, *(integer,) * 4, flag, single, threads),
+        "mixture_mean": (address, address, *(integer,) * 4, flag, threads),
         "bernoulli": (*four, integer, integer, threads),
         "lit_rows": (*four, *(integer,) * 3, threads),
         "lit_rows_backward": (*three, *(integer,) * 3, threads),
         "below": (ctypes.c_uint32, address, address, integer),
         "layer": (Layer, *five, *four, threads),
         "layer_backward": (Layer, *five, Upstream, *five, threads),
+        "convolutions": (ctypes.POINTER(Convolutions), *four, threads),
+        "convolutions_backward": (ctypes.POINTER(Convolutions), *three, *three, threads),
         "linear": (Upstream, address, address, *(integer,) * 3, threads),
         "sums": (*five, *(integer,) * 3, threads),
         "statistics": (*three, *(integer,) * 3, threads),
@@ -183,7 +186,7 @@ def declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
         "to_pixels": (address, address, *(integer,) * 3, threads),
         "instruction_set": (),
     }
-    results = {"mixture": flag, "bernoulli": flag, "packed_size": integer, "instruction_set": ctypes.c_char_p}
+    results = {"bernoulli": flag, "packed_size": integer, "instruction_set": ctypes.c_char_p}
     for name, arguments in signatures.items():
         function = getattr(loaded, f"vaebench_{name}")
         function.argtypes, function.restype = arguments, results.get(name)

@@ -16,7 +16,7 @@ from kernels.cpu import library
 from kernels.cpu.gradients import per_sample, refuse_second_order
 from kernels.cpu.structures import pointer
 from kernels.reference import mixture as reference
-from kernels.reference.mixture import MIN_LOG_SCALE, mixture_components
+from kernels.reference.mixture import MIN_LOG_SCALE, mixture_components, parameters_per_component
 from kernels.reference.precision import wide
 
 CHUNK = 1 << 16
@@ -102,27 +102,27 @@ def mixture_by_chunks(parameters: Tensor, x: Tensor, bits: int, gradient: Tensor
     return log_prob
 
 
-def mixture(parameters: Tensor, x: Tensor, bits: int, gradient: Tensor | None) -> Tensor:
-    """Log p(x) (B,) float64 of the logistic mixture; contiguous float32 tensors (B, P, H, W) and (B, C, H, W).
+def in_order(parameters: Tensor) -> tuple[Tensor, bool]:
+    """Parameters (B, P, H, W) in float32 as the C kernels read them: contiguous, or pixel by pixel without gaps."""
+    values = parameters.float()
+    if not values.is_contiguous() and values.is_contiguous(memory_format=torch.channels_last):
+        return values, True
+    return values.contiguous(), False
 
-    Writes the gradient of the parameters for unit upstream into `gradient`, if there is one.
-    """
+
+def mixture(parameters: Tensor, x: Tensor, bits: int, differentiate: bool) -> tuple[Tensor, Tensor | None]:
+    """Log p(x) (B,) float64 of the logistic mixture, and the gradient of the parameters for unit upstream."""
     batch, colours, height, width = x.shape
-    plane, _channels = height * width, parameters.shape[1]
-    components = mixture_components(parameters, x)
+    values, by_pixels = in_order(parameters)
     log_prob = torch.zeros(batch, dtype=torch.float64)
-    failed = library.loaded().vaebench_mixture(
-        *(pointer(one) for one in (parameters, x, log_prob, gradient)),
-        batch,
-        components,
-        colours,
-        plane,
+    gradient = torch.empty_like(values) if differentiate else None
+    library.loaded().vaebench_mixture(
+        *(pointer(one) for one in (values, x.float().contiguous(), log_prob, gradient)),
+        *(batch, mixture_components(values, x), colours, height * width, by_pixels),
         1.0 / (2**bits - 1),
-        library.threads_for(parameters.numel(), batch),
+        library.threads_for(values.numel(), batch),
     )
-    if failed:
-        raise MemoryError("no memory for the components of the logistic mixture")
-    return log_prob
+    return log_prob, gradient
 
 
 class Mixture(torch.autograd.Function):
@@ -132,15 +132,15 @@ class Mixture(torch.autograd.Function):
     def forward(ctx: Any, parameters: Tensor, x: Tensor, bits: int, differentiate: bool) -> Tensor:
         """Value (B,); the gradient for unit upstream is all that is kept."""
         dtype = wide(parameters.dtype)
-        values = parameters.to(dtype)
-        gradient = values.new_empty(values.shape) if differentiate else None
         if library.takes(parameters, half=True, autocast=True):
-            log_prob = mixture(values.contiguous(), x.float().contiguous(), bits, gradient).to(dtype)
+            log_prob, gradient = mixture(parameters, x, bits, differentiate)
         else:
+            values = parameters.to(dtype)
+            gradient = values.new_empty(values.shape) if differentiate else None
             log_prob = mixture_by_chunks(values, x, bits, gradient)
         ctx.dtype = parameters.dtype
         ctx.save_for_backward(gradient)
-        return log_prob
+        return log_prob.to(dtype)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -159,3 +159,19 @@ def logistic_mixture_log_prob(
     mixture_components(parameters, x)
     differentiate = torch.is_grad_enabled() and parameters.requires_grad
     return Mixture.apply(parameters, x.detach(), bits, differentiate)
+
+
+def logistic_mixture_mean(parameters: Tensor, *, channels: int) -> Tensor:
+    """Mean image (B, C, H, W); see `kernels.ops.LogisticMixtureMean`. Gradients take the reference."""
+    differentiate = torch.is_grad_enabled() and parameters.requires_grad
+    if differentiate or not library.takes(parameters, half=True, autocast=True):
+        return reference.logistic_mixture_mean(parameters, channels=channels)
+    batch, count, height, width = parameters.shape
+    out = torch.empty(batch, channels, height, width)
+    values, by_pixels = in_order(parameters)
+    library.loaded().vaebench_mixture_mean(
+        *(values.data_ptr(), out.data_ptr()),
+        *(batch, count // parameters_per_component(channels), channels, height * width, by_pixels),
+        library.threads_for(values.numel(), batch),
+    )
+    return out

@@ -7,7 +7,7 @@ import ctypes
 from torch import Tensor
 
 MOST_LAYERS = 8
-"""Layers of a packed cell (`MOST_LAYERS` in `cell.h`)."""
+"""Layers of a cell that is described as a whole (`MOST_LAYERS` in `layer.h`)."""
 
 
 def pointer(tensor: Tensor | None) -> int | None:
@@ -22,9 +22,21 @@ class Form(ctypes.Structure):
 
 
 class Raw(ctypes.Structure):
-    """Raw mean and log scale, and the distance of two samples; null pointers stand for zeros."""
+    """Raw mean and log scale, the distance of two samples, and of two pixels; null pointers stand for zeros.
 
-    _fields_ = (("mean", ctypes.c_void_p), ("log_scale", ctypes.c_void_p), ("row", ctypes.c_int64))
+    Samples lie channel by channel where the distance of pixels is 0.
+    """
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("mean", "log_scale")),
+        *((name, ctypes.c_int64) for name in ("row", "step")),
+    )
+
+
+class Shape(ctypes.Structure):
+    """Latents of a sample: maps of so many channels and pixels."""
+
+    _fields_ = (("channels", ctypes.c_int64), ("pixels", ctypes.c_int64))
 
 
 class Layer(ctypes.Structure):
@@ -42,6 +54,16 @@ class Upstream(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("gradient", "output", "scale", "output_scale", "shift")),
         ("per_image", ctypes.c_int64),
+    )
+
+
+class Convolutions(ctypes.Structure):
+    """A cell of convolutions alone on maps of given shapes, its tensors and their gradients."""
+
+    _fields_ = (
+        ("count", ctypes.c_int64),
+        ("layers", Layer * MOST_LAYERS),
+        *((name, ctypes.c_void_p * MOST_LAYERS) for name in ("weights", "biases", "d_weights", "d_biases")),
     )
 
 

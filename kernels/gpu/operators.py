@@ -175,6 +175,7 @@ FUSED = Ops(
     gaussian_sample_kl,
     gaussian_sample,
     logistic_mixture_log_prob,
+    REFERENCE.logistic_mixture_mean,
     norm_swish,
     REFERENCE.bernoulli_log_prob,
     REFERENCE.image_linear,

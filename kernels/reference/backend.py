@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kernels.ops import Ops
 from kernels.reference.gaussian import gaussian_sample, gaussian_sample_kl
-from kernels.reference.mixture import logistic_mixture_log_prob
+from kernels.reference.mixture import logistic_mixture_log_prob, logistic_mixture_mean
 from kernels.reference.network import network_of
 from kernels.reference.norm import norm_swish
 from kernels.reference.pixels import bernoulli_log_prob, image_linear
@@ -14,6 +14,7 @@ REFERENCE = Ops(
     gaussian_sample_kl,
     gaussian_sample,
     logistic_mixture_log_prob,
+    logistic_mixture_mean,
     norm_swish,
     bernoulli_log_prob,
     image_linear,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -104,3 +105,29 @@ def logistic_mixture_log_prob(
     per_channel = level_log_prob_published(*given, published_edge) if published else level_log_prob(*given)
     per_component = per_channel.sum(1) + F.log_softmax(logits, 1)  # (B, K, H, W)
     return torch.logsumexp(per_component, 1).flatten(1).sum(1)
+
+
+def logistic_mixture_mean(parameters: Tensor, *, channels: int) -> Tensor:
+    """Mean image (B, C, H, W); see `kernels.ops.LogisticMixtureMean`."""
+    batch, count, height, width = parameters.shape
+    k = count // parameters_per_component(channels)
+    parameters = parameters.to(torch.promote_types(parameters.dtype, torch.float32))
+    weights = torch.softmax(parameters[:, :k], dim=1)
+    rest = parameters[:, k:].reshape(batch, channels, -1, k, height, width)
+    scales = rest[:, :, 1].clamp_min(MIN_LOG_SCALE).exp()
+    coefficients = tuple(torch.tanh(rest[:, c, 2]) for c in range(3)) if channels == 3 else ()
+    clamped: list[Tensor] = []  # each (B, K, H, W)
+    for index in range(channels):
+        shifted, s = rest[:, index, 0] + coupling(coefficients, clamped), scales[:, index]
+        clamped.append(-1 + s * (F.softplus((shifted + 1) / s) - F.softplus((shifted - 1) / s)))
+    mixed = torch.stack([(weights * channel).sum(1) for channel in clamped], dim=1)
+    return (mixed / 2 + 0.5).clamp(0, 1)
+
+
+def coupling(coefficients: Sequence[Tensor], before: Sequence[Tensor]) -> Tensor | float:
+    """Shift of the next channel's mean by the channels before: 0; c0 R; c1 R + c2 G."""
+    if not before:
+        return 0.0
+    if len(before) == 1:
+        return coefficients[0] * before[0]
+    return coefficients[1] * before[0] + coefficients[2] * before[1]

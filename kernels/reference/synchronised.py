@@ -11,27 +11,31 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kernels.cell_form import CellForm, CellTensors
-from kernels.ops import Activation, Ops
+from kernels.ops import Activation, NormSwish, Ops
 from kernels.reference.network import Parts, residual_cell
 from kernels.reference.norm import check_norm
 
 IMAGES_AND_PIXELS = (0, 2, 3)
+BYTES_FORWARD, BYTES_BACKWARD = 3 * torch.float64.itemsize, 2 * torch.float64.itemsize
+"""That a process gives to all-reduce for a channel of a norm."""
 
 
-def synchronised(ops: Ops) -> Ops:
+def synchronised(ops: Ops, shared: NormSwish | None = None) -> Ops:
     """The operations, whose batch norms take in training their statistics from the images of all processes.
 
-    All processes of the default group call them alike. Cells with norms run layer by layer in training; in evaluation,
-    where nothing is exchanged, and without norms everything is that of `ops`.
+    All processes of the default group call them alike; `shared` stands for `norm_swish` below. Cells with norms run
+    layer by layer in training; in evaluation, where nothing is exchanged, and without norms everything is that of
+    `ops`.
     """
+    of_all = shared or norm_swish
 
     def norm(x: Tensor, *statistics: Tensor, training: bool, **settings: Any) -> Tensor:
-        operation = norm_swish if training else ops.norm_swish
+        operation = of_all if training else ops.norm_swish
         return operation(x, *statistics, training=training, **settings)
 
     def cell(x: Tensor, skip: Tensor | None, form: CellForm, tensors: CellTensors, *, training: bool) -> Tensor:
         if training and any(tensors.norms):
-            return residual_cell(x, skip, form, tensors, training=True, parts=Parts(norm_swish))
+            return residual_cell(x, skip, form, tensors, training=True, parts=Parts(of_all))
         return ops.network.residual_cell(x, skip, form, tensors, training=training)
 
     network = dataclasses.replace(ops.network, residual_cell=cell)
@@ -71,18 +75,18 @@ def norm_swish(
 def _shared_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Number of values (C), mean (C) and biased variance (C) of the channels in float64, over all processes.
 
-    Each process's own are joined (Chan et al. 1979): sums of squares would be too coarse. Nothing waits for a device.
+    Each process's own are joined: float64 sums of its values and of their squares, which say as much of float32 ones as
+    joining mean by mean does (Chan et al. 1979), and are as long for any number of processes. Nothing waits for a
+    device.
     """
     own = x if x.dtype == torch.float64 else x.float()
-    variance, mean = torch.var_mean(own, IMAGES_AND_PIXELS, correction=0)
-    rows = torch.zeros(dist.get_world_size(), 3, x.shape[1], dtype=torch.float64, device=x.device)
-    rows[dist.get_rank()] = torch.stack([torch.full_like(mean, x.numel() // x.shape[1]), mean, variance])
-    dist.all_reduce(rows)
-    counts, means, variances = rows.unbind(1)  # (processes, C) each
-    count = counts.sum(0)
-    share = counts / count
-    joined = (share * means).sum(0)
-    return count, joined, (share * (variances + (means - joined).square())).sum(0)
+    variance, mean = (one.double() for one in torch.var_mean(own, IMAGES_AND_PIXELS, correction=0))
+    values = torch.full_like(mean, x.numel() // x.shape[1])
+    sums = torch.stack([values, values * mean, values * (variance + mean.square())])
+    dist.all_reduce(sums)
+    count = sums[0]
+    joined = sums[1] / count
+    return count, joined, (sums[2] / count - joined.square()).clamp(min=0)
 
 
 class _Normalised(torch.autograd.Function):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kernels.ops import RESIDUAL, SOFT_CLAMPED, Ops
 from models.layers.convolutions import WeightBank, conv2d
+from models.layers.halves import halves
 from models.nvae.cells import DecoderCombiner, EncoderCombiner
 from models.nvae.config import NVAEConfig
 from models.nvae.flows import FlowPair, through_flows
@@ -126,8 +127,8 @@ class NVAE(Model):
             else:
                 combiner, feature = features.remembered[-index]  # the latest of its resolution first
                 feature = combiner(feature, state)  # (B, C, h, w) of the group
-                prior = _halves(self.dec_sampler[index - 1](state))  # (B, Z, h, w) each
-            groups.append(self._draw(index, _halves(self.enc_sampler[index](feature)), prior, draw))
+                prior = halves(self.dec_sampler[index - 1](state))  # (B, Z, h, w) each
+            groups.append(self._draw(index, halves(self.enc_sampler[index](feature)), prior, draw))
             return groups[-1].z  # (B, Z, h, w)
 
         state = self._top_down(len(features.top), latent)
@@ -149,7 +150,7 @@ class NVAE(Model):
                 zero = state.new_zeros(()).expand(n, first.channels, first.height, first.width)
                 prior = (zero, zero)
             else:
-                prior = _halves(self.dec_sampler[index - 1](state))
+                prior = halves(self.dec_sampler[index - 1](state))
             return sample_group(self.ops, draw, index, prior, SOFT_CLAMPED, temperature)
 
         with self._tower_weights.installed():
@@ -216,12 +217,6 @@ class ResidualVAE(NVAE):
     """
 
     hierarchical = False
-
-
-def _halves(parameters: Tensor) -> tuple[Tensor, Tensor]:
-    """Raw mean and log scale, the two halves of a sampler's output channels."""
-    mean, log_scale = parameters.chunk(2, dim=1)
-    return mean, log_scale
 
 
 def _drop_aliases(module: nn.Module, state: dict[str, Tensor], *_: object) -> None:

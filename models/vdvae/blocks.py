@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from kernels.cell_form import CellForm, CellTensors, Convolution, LayerForm, PackedCell
 from kernels.ops import NetworkOps, Ops
 from models.layers.convolutions import ActivatedConv2d
+from models.layers.halves import halves
 from models.layers.kept import Kept
 from models.vdvae.config import VDVAEConfig
 
@@ -178,7 +179,7 @@ class TopDownBlock(nn.Module):
         return Prior(raw, self.feature_cell(hidden, x, feature))
 
     def _raw(self, raw: Tensor) -> Parameters:
-        mean, scale = raw.chunk(2, dim=1)
+        mean, scale = halves(raw)
         return mean, latent_log_scale(scale, self.config)
 
 

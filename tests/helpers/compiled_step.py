@@ -24,6 +24,7 @@ SMALL = {
     "vae": {"channels": 4, "halvings": 1, "latent_size": 3},
     "residual-vae": TOWER,
     "nvae": {**TOWER, "latent_channels": 2},
+    "vdvae": {"encoder_blocks": "32d8,4x1", "decoder_blocks": "4x1,32m4", "width": 8, "latent_channels": 2},
 }
 
 

@@ -54,6 +54,21 @@ def real(bounds: Bounds) -> Callable[[str], float]:
     return read
 
 
+def part(bounds: Bounds) -> Callable[[str], tuple[int, int]]:
+    """Reads "i/N", the i-th of N parts counted from 1, N within bounds: (i - 1, N)."""
+
+    def read(value: str) -> tuple[int, int]:
+        index, slash, count = value.partition("/")
+        digits = slash and all(word.isascii() and word.isdecimal() for word in (index, count))
+        if not digits or not 1 <= int(index) <= int(count) or int(count) not in bounds:
+            raise argparse.ArgumentTypeError(
+                f"expected i/N, the i-th of N parts from 1/N to N/N, N {bounds}, got {shown(value)}"
+            )
+        return int(index) - 1, int(count)
+
+    return read
+
+
 def several(read: Callable[[str], int]) -> Callable[[str], tuple[int, ...]]:
     """Reads numbers between commas."""
     return lambda value: tuple(read(part) for part in value.split(","))

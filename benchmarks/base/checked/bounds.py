@@ -7,6 +7,7 @@ from models.fields import Bounds
 THREADS = Bounds(1, 1024)
 JOBS = Bounds(1, 1024)
 RANKS = Bounds(1, 1024)
+SHARDS = Bounds(1, 100_000)
 PORT = Bounds(1, 65535)
 SEED = Bounds(0, 2**63 - 1)
 SEEDS = Bounds(1, 1000)
@@ -24,6 +25,8 @@ IMAGES = Bounds(1, 10**11)
 """Shown in a training, repeats counted."""
 EPOCHS = Bounds(above=0, most=1_000_000)
 SECONDS = Bounds(above=0, most=10**9)
+HOURS = Bounds(above=0, most=10_000)
+"""Of a cluster's job."""
 
 
 def or_zero(bounds: Bounds) -> Bounds:

@@ -10,6 +10,7 @@ import math
 import mmap
 import warnings
 import weakref
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -60,3 +61,14 @@ def picked(images: UInt8[Tensor, "_ ..."], index: Tensor | slice) -> UInt8[Tenso
     if memory is not None and len(chosen):
         memory.touch(len(chosen) * (chosen[0].numel() + around))
     return chosen
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Images (N, C, H, W) whose slices are `picked`."""
+
+    images: UInt8[Tensor, "N C H W"]
+
+    def __getitem__(self, index: slice) -> UInt8[Tensor, "B C H W"]:
+        """A copy of some of them where they are mapped."""
+        return picked(self.images, index)

@@ -57,7 +57,7 @@ def card(record: RunRecord, license: str, pictures: Mapping[str, str]) -> str:
         summary=_summary(record),
         table=layout.markdown(_table(record), left=("Metric", "Unit", "Meaning")),
         pictures=pictures,
-        protocol=[text for text in section.caption if text not in compared],
+        protocol=[text for text in (*section.lead, *section.caption) if text not in compared],
         notes=record.notes,
         environment=layout.markdown(_environment(record), left=("Environment", "")),
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.base.errors import UserError
+from benchmarks.base.files import made_whole, require_new
 from benchmarks.records.record import RECORD, RunRecord, load_record
 from benchmarks.report.hub.card import CARD, card
 from benchmarks.report.pictures.grids import pictures_of, png
@@ -36,12 +36,6 @@ def exported_record(folder: Path) -> RunRecord:
     return record
 
 
-def require_new(out: Path) -> None:
-    """Raise UserError where `out` holds anything."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: expected a new or an empty folder; move what is there away")
-
-
 def write_folder(folder: Path, record: RunRecord, out: Path, license: str, files: Mapping[str, Path]) -> None:
     """Write the trial of `folder` into `out`: `files` by their name there, its record, pictures and card.
 
@@ -52,15 +46,9 @@ def write_folder(folder: Path, record: RunRecord, out: Path, license: str, files
     images = load_images(folder)
     drawn = {} if images is None else pictures_of(images)
     text = card(record, license, {TITLES[name]: f"{name}.png" for name in drawn})
-    part = out.with_name(f".{out.name}.{os.getpid()}")
-    part.mkdir(parents=True)
-    try:
+    with made_whole(out) as part:
         for name, path in {**files, RECORD: folder / RECORD}.items():
             shutil.copyfile(path, part / name)
         for name, picture in drawn.items():
             (part / f"{name}.png").write_bytes(png(picture))
         (part / CARD).write_text(text, encoding="utf-8")
-        part.replace(out)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise

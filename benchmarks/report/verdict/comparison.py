@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from benchmarks.report.verdict.conditions import Condition
 from benchmarks.report.verdict.contenders import Commits, Pair
 from benchmarks.report.verdict.differences import FACTS, Difference
 
-LEFT = ("Metric", "Basis", "Verdict")
+LEFT = ("Metric", "Verdict")
 SIGNS = {"↑": r"$\uparrow$", "↓": r"$\downarrow$", "±": r"$\pm$", "<": "$<$", r"(?<![\w-])-(?=\d)": "$-$"}
 """What LaTeX has commands for: signs and minus signs, as patterns."""
 SMALLEST_P = 0.001
@@ -50,18 +50,35 @@ class Comparison:
         return f"{other.label} - {base.label} ({record.suite}: {record.data})"
 
     def table(self) -> pd.DataFrame:
-        """The differences as text, a line a metric."""
+        """The differences as text, a line for every metric that both rows have a value of."""
         base, other = (one.label for one in self.pair)
-        names = ["Metric", base, other, "Difference", "95 % interval", "p", "Basis", "Verdict"]
-        return pd.DataFrame([_cells(d, base, other) for d in self.found], columns=pd.Index(names))
+        names = ["Metric", base, other, "Difference", "95 % interval", "p", "Verdict"]
+        both = [d for d in self.found if d.change is not None]
+        return pd.DataFrame([_cells(d, base, other) for d in both], columns=pd.Index(names))
 
     def notes(self) -> list[str]:
         """Why values are missing or not judged, with their metrics."""
-        places: dict[str, list[str]] = {}
-        for one in self.found:
-            if one.note:
-                places.setdefault(one.note, []).append(words.name_of(one))
-        return [f"{note} ({layout.join_words(names)})" for note, names in places.items()]
+        return _gathered((self._note(one), one) for one in self.found)
+
+    def bases(self) -> list[str]:
+        """What the intervals rest on, with their metrics."""
+        return [f"basis of the interval: {said}" for said in _gathered((one.basis, one) for one in self.found)]
+
+    def _note(self, one: Difference) -> str:
+        """The note of a metric, which a missing value always has."""
+        if one.note or one.change is not None:
+            return one.note
+        values = zip(self.pair, (one.a, one.b), strict=True)
+        return f"no value of {layout.join_words(side.label for side, value in values if value is None)}"
+
+
+def _gathered(said: Iterable[tuple[str, Difference]]) -> list[str]:
+    """What is said of metrics, each once, with the names of the metrics it is said of."""
+    places: dict[str, list[str]] = {}
+    for text, one in said:
+        if text:
+            places.setdefault(text, []).append(words.name_of(one))
+    return [f"{text} ({layout.join_words(names)})" for text, names in places.items()]
 
 
 def compare(words_: Sequence[str], out: Path) -> list[Comparison]:
@@ -119,9 +136,11 @@ def as_json(comparisons: Sequence[Comparison], held: dict[str, bool]) -> str:
 
 
 def _all(comparisons: Sequence[Comparison], wide: bool) -> str:
-    """The verdicts of several comparisons together, then each of them."""
+    """The verdicts of several comparisons together, then each of them, then what holds of all."""
     verdicts = [_line(one.verdict, wide, "- ") for one in comparisons] if len(comparisons) > 1 else []
-    parts = ["\n".join(verdicts), *(_blocks(one, comparisons, wide) for one in comparisons)]
+    count = sum(d.judged for one in comparisons for d in one.found)
+    parts = ["\n".join(verdicts), *(_blocks(one, wide) for one in comparisons)]
+    parts += [_line(CORRECTION.format(count=count), wide)] if count else []
     return "\n\n".join(part for part in parts if part)
 
 
@@ -130,17 +149,15 @@ def _line(said: str, wide: bool, bullet: str = "") -> str:
     return f"{bullet}{layout.in_markdown(said)}" if wide else layout.wrapped(said, bullet)
 
 
-def _blocks(one: Comparison, together: Sequence[Comparison], wide: bool) -> str:
+def _blocks(one: Comparison, wide: bool) -> str:
     """Title, warnings, verdict, table and notes."""
-    count = sum(d.judged for other in together for d in other.found)
     tables = [one.table()] if wide else layout.stack(one.table())
     parts = [
         layout.in_markdown(f"## {one.title}"),
         "\n".join(_line(warning, wide, "- ") for warning in one.warnings),
         _line(one.verdict, wide),
         *(layout.markdown(part, left=LEFT) for part in tables),
-        "\n".join(_line(note, wide, "- ") for note in one.notes()),
-        _line(CORRECTION.format(count=count), wide) if count else "",
+        "\n".join(_line(note, wide, "- ") for note in (*one.bases(), *one.notes())),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -149,7 +166,7 @@ def _latex(one: Comparison) -> str:
     """The comparison as a LaTeX table."""
     cells = one.table()
     columns = "".join("l" if name in LEFT else "r" for name in cells.columns)
-    caption = _escaped(" ".join([*one.warnings, one.verdict]))
+    caption = _escaped(" ".join([*one.warnings, one.verdict, "; ".join(one.bases())]).strip())
     made = cells.to_latex(index=False, escape=True, column_format=columns, caption=caption)
     for sign, command in SIGNS.items():
         made = re.sub(sign, lambda _, command=command: command, made)
@@ -206,7 +223,7 @@ def _cells(d: Difference, base: str, other: str) -> list[str]:
     places = places if spec.places is None else spec.places
     a, b, change, low, high = (layout.DASH if v is None else layout.number(v, places) for v in scaled)
     interval = layout.DASH if d.interval is None else f"{low} to {high}"
-    return [d.column.heading, a, b, change, interval, _p(d), d.basis, _verdict(d, base, other)]
+    return [d.column.heading, a, b, change, interval, _p(d), _verdict(d, base, other)]
 
 
 def _p(d: Difference) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import stdtr, stdtrit
 
 from benchmarks.base.errors import UserError
-from benchmarks.records.catalogue import INFLUENCE, PRIOR_STATISTICS_METRICS, SAMPLE_METRICS
+from benchmarks.records.catalogue import INFLUENCE
 from benchmarks.records.record import Measurement
 from benchmarks.records.uncertainty import Interval
 from benchmarks.report import layout
@@ -205,7 +205,7 @@ def _forbidden(column: Column, rows: Sequence[Row], found: Sequence[Measurement]
         return same_machine(rows) or _unlike_details(a, b)
     if a.n != b.n and a.n and b.n:
         return f"not compared: measured on {a.n:,} and {b.n:,} images"
-    if metric in (*SAMPLE_METRICS, *PRIOR_STATISTICS_METRICS):
+    if "extractor" in a.details and "pairing" not in a.details:  # on features, and not of reconstructions: of samples
         heat = [layout.join_words({f"{_temperature(r.config):g}" for r in row.records}) for row in rows]
         if heat[0] != heat[1]:
             return f"not compared: samples at temperature {heat[0]} and {heat[1]}"

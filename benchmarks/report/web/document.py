@@ -138,13 +138,13 @@ def _template() -> jinja2.Template:
 
 def _part(name: str, part: Section, beside: Beside, others: pd.DataFrame | None) -> Part:
     """A section for the template."""
-    lead, reading = part.caption[:2], [*notes.spread(part.rows), *notes.trade(part.rows)]
+    reading = [*notes.spread(part.rows), *notes.trade(part.rows)]
     return Part(
         name=name,
         title=part.title,
-        lead=lead,
+        lead=part.lead,
         reading=reading,
-        protocol=[text for text in part.caption if text not in (*lead, *reading)],
+        protocol=[text for text in part.caption if text not in reading],
         tables=[view(table, part.rows) for table in part.tables],
         albums=albums(beside.images, part.rows),
         graphs=_graphs(name, part.rows, beside.charts),
@@ -192,7 +192,7 @@ def _trials(rows: Sequence[Row]) -> View:
             "Status": record.status,
             "Images seen": f"{record.images_seen:,}",
             "Configuration": record.config_hash,
-            "Commit": (record.environment.commit or "unknown")[:10] + ("+dirty" if record.environment.dirty else ""),
+            "Commit": record.environment.shown_commit,
             "Date": record.environment.date[:10],
         }
         for row in rows

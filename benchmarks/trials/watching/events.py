@@ -38,9 +38,10 @@ class Reported:
 
 @dataclass(frozen=True)
 class Ended:
-    """A trial's process has ended; its record says how."""
+    """A trial's process has ended; its record says how, unless the trial is to be started `again`."""
 
     planned: PlannedTrial
+    again: bool = False
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ RECENT = 20
 """Reports over which images/s is taken; a trial makes two a second."""
 RUN = "trials"
 """Phase of the run as a whole, which counts trials."""
+AGAIN = "starts again"
+"""How a process has ended whose trial goes on in another one."""
 
 
 def progress(plan: Plan, jobs: int, log: str, stream: TextIO) -> Progress:
@@ -68,10 +70,11 @@ class Progress:
                 self._show(planned, phase, done, total)
                 if phase == THROUGHPUT and done == total:
                     self.view.end(State(planned.name, THROUGHPUT, done, total))
-            case Ended(planned):
-                self.forecast.ended(planned.name)
-                self.ended.add(planned.name)
-                self.view.end(State(planned.name, _status(planned), 0, 0))
+            case Ended(planned, again):
+                self.forecast.ended(planned.name, again)
+                if not again:
+                    self.ended.add(planned.name)
+                self.view.end(State(planned.name, AGAIN if again else _status(planned), 0, 0))
 
     def close(self, hurry: bool) -> None:
         """Nothing more is shown."""
@@ -117,9 +120,9 @@ class Progress:
 
 
 def _status(planned: PlannedTrial) -> str:
-    """How a trial has ended, as its record says."""
+    """How a trial has ended, as its record says; one that failed has left a record."""
     try:
         record = planned.record
     except UserError:  # one that cannot be read
-        record = None
-    return "failed" if record is None else record.status
+        return "failed"
+    return "interrupted" if record is None else record.status

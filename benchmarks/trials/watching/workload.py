@@ -16,7 +16,7 @@ from benchmarks.trials.schedule import Plan, PlannedTrial, estimated_seconds
 OF_TRAINING, OF_BOUND, OF_RECONSTRUCTION, OF_SAMPLE = 3, 0.6, 1.4, 0.5
 """Passes of an image: in a training step, for a draw of the bound, reconstructed, drawn. Rounded, from the quick suite
 on a CPU; evaluation is faster than a third of a step, and the encoder runs once for all draws of the bound."""
-FEATURES, REFITTED = "feature distances", "samples with prior statistics"
+FEATURES, REFITTED, PICTURES = "feature distances", "samples with prior statistics", "pictures"
 MOST_SHARE = 0.02
 """Of the steps of a training: more are not taken to find out how long they are."""
 
@@ -97,6 +97,8 @@ def _evaluation(planned: PlannedTrial, plan: Plan) -> dict[str, float]:
         found[FEATURES] = 0
     if settings.prior_batches and planned.latents:
         found[REFITTED] = found["samples"] + OF_SAMPLE * PRIOR_BATCH * settings.prior_batches
+    if planned.latents:
+        found[PICTURES] = 0
     return found
 
 

@@ -1,4 +1,4 @@
-/* Activations and their slopes, a vector at a time. A new one: a name here and in `ACTIVATIONS` of kernels/cpu/cell.py
+/* Activations and their slopes, a vector at a time. A new one: a name here and in `ACTIVATIONS` of kernels/cpu/cells/layer.py
  * (with the same number), a line in `activated` and in `slope`, a case in BY_ACTIVATION. */
 
 #ifndef VAEBENCH_ACTIVATION_H
@@ -49,9 +49,17 @@ INLINE vector inverse(vector x)
  * by least squares, reweighted towards the largest error, which is 1e-8 up to GELU_END. */
 #define GELU_END 5.5f /* behind it both are 0 or 1 to single precision */
 
+/* The value, no further from 0 than where GELU ends; NaN stays NaN. */
 INLINE vector within_gelu(vector value)
 {
-    return choose(value > GELU_END, (vector){0} + GELU_END, choose(value < -GELU_END, (vector){0} - GELU_END, value));
+    vector end = (vector){0} + GELU_END;
+#if defined(__AVX512F__)
+    return (vector)_mm512_min_ps((__m512)end, _mm512_max_ps((__m512)-end, (__m512)value));
+#elif defined(__AVX__)
+    return (vector)_mm256_min_ps((__m256)end, _mm256_max_ps((__m256)-end, (__m256)value));
+#else
+    return choose(value > end, end, choose(value < -end, -end, value));
+#endif
 }
 
 INLINE vector gelu_denominator(vector t)

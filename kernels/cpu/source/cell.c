@@ -9,8 +9,6 @@
 
 #include <string.h>
 
-#define MOST_LAYERS 8
-
 /* Layers with packed weights and start rows, norms (4, c) before each and after the last (null: none), weight and bias
  * of the two linear layers of the gate (none if `hidden`, the units between them, is 0), and the factor on the branch.
  */

@@ -3,6 +3,9 @@
 
 #include "exp_log.h"
 #include "philox.h"
+#include "scratch.h"
+#include "transpose.h"
+#include "vector.h"
 
 /* How raw values become Gaussians: clamp 0 and floor 0 stand for none. */
 typedef struct {
@@ -10,11 +13,18 @@ typedef struct {
     int32_t residual;
 } Form;
 
-/* Raw mean and log scale of samples `row` floats apart; null pointers stand for zeros. */
+/* Raw mean and log scale, or their gradients, of samples `row` floats apart; null pointers stand for zeros. Values of a
+ * sample lie side by side, channel by channel, where `step` is 0, else pixel by pixel, `step` floats from one to the
+ * next; those of a posterior and its prior lie in the same order. */
 typedef struct {
-    const float *mean, *log_scale;
-    int64_t row;
+    float *mean, *log_scale;
+    int64_t row, step;
 } Raw;
+
+/* Latents of a sample: maps of so many channels and pixels. */
+typedef struct {
+    int64_t channels, pixels;
+} Shape;
 
 /* A Gaussian of up to LATENTS latents, and the slopes of mean and log scale in the raw values. */
 typedef struct {
@@ -33,17 +43,47 @@ static void soft_clamp(float *value, float *slope, float clamp, int n)
     }
 }
 
-/* The Gaussian of n latents of a sample from `first` on; `offset`, if any, holds raw values to add. */
-static void read_gaussian(Raw raw, Raw offset, int64_t sample, int64_t first, Form form, int n, Gaussian *out)
+/* Values `first` to `first + n` of a sample's map, in its order; and the way back. */
+static void read_values(const float *map, int64_t step, int64_t channels, int64_t first, int64_t n, float *out)
 {
-    for (int i = 0; i < n; i++) {
-        out->mean[i] = raw.mean ? raw.mean[sample * raw.row + first + i] : 0.0f;
-        out->log_scale[i] = raw.mean ? raw.log_scale[sample * raw.row + first + i] : 0.0f;
-        out->mean_slope[i] = out->log_scale_slope[i] = 1.0f;
+    int64_t run = step > channels ? channels : first + n, pixel = first / run, c = first % run; /* without gaps: one */
+    for (; n > 0; pixel++, c = 0) {
+        int64_t some = run - c < n ? run - c : n;
+        for (int64_t i = 0; i < some; i += WIDE)
+            store_some(out + i, load_some(map + pixel * step + c + i, some - i), some - i);
+        out += some, n -= some;
     }
-    for (int i = 0; i < n && offset.mean; i++) {
-        out->mean[i] += offset.mean[sample * offset.row + first + i];
-        out->log_scale[i] += offset.log_scale[sample * offset.row + first + i];
+}
+
+static void write_values(const float *values, int64_t step, int64_t channels, int64_t first, int64_t n, float *map)
+{
+    int64_t run = step > channels ? channels : first + n, pixel = first / run, c = first % run; /* without gaps: one */
+    for (; n > 0; pixel++, c = 0) {
+        int64_t some = run - c < n ? run - c : n;
+        for (int64_t i = 0; i < some; i += WIDE)
+            store_some(map + pixel * step + c + i, load_some(values + i, some - i), some - i);
+        values += some, n -= some;
+    }
+}
+
+/* Raw mean and log scale of n latents of a sample from `first` on. */
+static void read_raw(Raw raw, int64_t sample, int64_t channels, int64_t first, int n, float *mean, float *log_scale)
+{
+    if (raw.mean) {
+        read_values(raw.mean + sample * raw.row, raw.step, channels, first, n, mean);
+        read_values(raw.log_scale + sample * raw.row, raw.step, channels, first, n, log_scale);
+        return;
+    }
+    for (int i = 0; i < n; i++) mean[i] = log_scale[i] = 0.0f;
+}
+
+/* The Gaussian of n latents whose raw values are in `out`; those of `offset`, if any, are added first. */
+static void read_gaussian(Gaussian *out, const Gaussian *offset, Form form, int n)
+{
+    for (int i = 0; i < n; i++) out->mean_slope[i] = out->log_scale_slope[i] = 1.0f;
+    for (int i = 0; i < n && offset; i++) {
+        out->mean[i] += offset->mean[i];
+        out->log_scale[i] += offset->log_scale[i];
     }
     if (form.clamp > 0.0f) {
         soft_clamp(out->mean, out->mean_slope, form.clamp, n);
@@ -60,53 +100,78 @@ static void read_gaussian(Raw raw, Raw offset, int64_t sample, int64_t first, Fo
 }
 
 /* Posterior and prior of n latents; a residual posterior is an offset from the prior's raw values. */
-static void read_pair(Raw posterior, Raw prior, int64_t sample, int64_t first, Form form, int n, Gaussian *q,
-                      Gaussian *p)
+static void read_pair(Raw posterior, Raw prior, int64_t sample, int64_t channels, int64_t first, Form form, int n,
+                      Gaussian *q, Gaussian *p)
 {
-    Raw none = {0, 0, 0};
-    read_gaussian(posterior, form.residual ? prior : none, sample, first, form, n, q);
-    read_gaussian(prior, none, sample, first, form, n, p);
+    read_raw(posterior, sample, channels, first, n, q->mean, q->log_scale);
+    read_raw(prior, sample, channels, first, n, p->mean, p->log_scale);
+    read_gaussian(q, form.residual ? p : NULL, form, n);
+    read_gaussian(p, NULL, form, n);
 }
 
-/* z of n latents; adds their KL and, if wanted, log q(z) - log p(z) to sums that are kept apart per lane. */
-static void sample_kl(const Gaussian *q, const Gaussian *p, const float *eps, int n, int wants_log_ratio, float *z,
-                      float *kl, float *log_ratio)
+/* z, KL and, unless null, log q(z) - log p(z) of n latents. */
+static void sample_kl(const Gaussian *q, const Gaussian *p, const float *eps, int n, float *z, float *kl,
+                      float *log_ratio)
 {
     for (int i = 0; i < n; i++) {
         float inverse = 1.0f / p->scale[i], shift = (q->mean[i] - p->mean[i]) * inverse, ratio = q->scale[i] * inverse;
         z[i] = q->mean[i] + q->scale[i] * eps[i];
-        kl[i] += 0.5f * (shift * shift + (ratio * ratio - 1.0f)) - (q->log_scale[i] - p->log_scale[i]);
+        kl[i] = 0.5f * (shift * shift + (ratio * ratio - 1.0f)) - (q->log_scale[i] - p->log_scale[i]);
     }
-    for (int i = 0; i < n && wants_log_ratio; i++) {
+    for (int i = 0; i < n && log_ratio; i++) {
         float distance = (z[i] - p->mean[i]) / p->scale[i];
-        log_ratio[i] += 0.5f * (distance * distance - eps[i] * eps[i]) - (q->log_scale[i] - p->log_scale[i]);
+        log_ratio[i] = 0.5f * (distance * distance - eps[i] * eps[i]) - (q->log_scale[i] - p->log_scale[i]);
     }
 }
 
-/* z (samples, size), KL and, unless null, log q(z) - log p(z) (samples), nats. Noise (samples, size) is read if
- * `keyed` is 0, else drawn and written. */
+/* A sample's noise in the order of its latents; `room` for one map. */
+static void draw_noise(int64_t seed, int64_t group, int64_t sample, Shape shape, int by_pixels, float *room, float *out)
+{
+    int64_t size = shape.channels * shape.pixels;
+    float drawn[LATENTS], *planes = by_pixels ? room : out;
+    for (int64_t first = 0; first < size; first += LATENTS) {
+        philox_normals(seed, group, sample, first, drawn);
+        memcpy(planes + first, drawn, (size_t)(size - first < LATENTS ? size - first : LATENTS) * sizeof(float));
+    }
+    if (by_pixels) transpose(planes, shape.pixels, shape.channels, shape.pixels, out, shape.channels);
+}
+
+/* Sum of a sample's values, channel by channel whatever their order: the same for either; `room` for one map. */
+static float sum_of_sample(const float *values, Shape shape, int by_pixels, float *room)
+{
+    int64_t size = shape.channels * shape.pixels;
+    float of_lane[LATENTS] = {0};
+    double sum = 0;
+    if (by_pixels) transpose(values, shape.channels, shape.pixels, shape.channels, room, shape.pixels);
+    const float *planes = by_pixels ? room : values;
+    for (int64_t first = 0; first < size; first += LATENTS)
+        for (int64_t i = 0; i < LATENTS && first + i < size; i++) of_lane[i] += planes[first + i];
+    for (int i = 0; i < LATENTS; i++) sum += of_lane[i];
+    return (float)sum;
+}
+
+/* z, KL and, unless null, log q(z) - log p(z) (samples), nats. Noise is read if `keyed` is 0, else drawn and written;
+ * it and z lie in the order of the posterior, without gaps. */
 void vaebench_gaussian(Raw posterior, Raw prior, Form form, float *noise, int32_t keyed, int64_t seed, int64_t group,
-                       int64_t first_sample, float *z, float *kl, float *log_ratio, int64_t samples, int64_t size,
+                       int64_t first_sample, float *z, float *kl, float *log_ratio, int64_t samples, Shape shape,
                        int32_t threads)
 {
+    int64_t size = shape.channels * shape.pixels;
+    int by_pixels = posterior.step > 0;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t sample = 0; sample < samples; sample++) {
         Gaussian q, p;
-        float drawn[LATENTS], kl_of_lane[LATENTS] = {0}, log_ratio_of_lane[LATENTS] = {0};
-        double kl_sum = 0, log_ratio_sum = 0;
+        float *room = scratch(LATENT_MAPS, 3 * size), *kls = room + size, *log_ratios = room + 2 * size;
+        float *eps = noise + sample * size;
+        if (keyed) draw_noise(seed, group, first_sample + sample, shape, by_pixels, room, eps);
         for (int64_t first = 0; first < size; first += LATENTS) {
             int n = size - first < LATENTS ? (int)(size - first) : LATENTS;
-            float *eps = noise + sample * size + first;
-            if (keyed) {
-                philox_normals(seed, group, first_sample + sample, first, drawn);
-                memcpy(eps, drawn, (size_t)n * sizeof(float));
-            }
-            read_pair(posterior, prior, sample, first, form, n, &q, &p);
-            sample_kl(&q, &p, eps, n, log_ratio != NULL, z + sample * size + first, kl_of_lane, log_ratio_of_lane);
+            read_pair(posterior, prior, sample, shape.channels, first, form, n, &q, &p);
+            sample_kl(&q, &p, eps + first, n, z + sample * size + first, kls + first,
+                      log_ratio ? log_ratios + first : NULL);
         }
-        for (int i = 0; i < LATENTS; i++) kl_sum += kl_of_lane[i], log_ratio_sum += log_ratio_of_lane[i];
-        kl[sample] = (float)kl_sum;
-        if (log_ratio) log_ratio[sample] = (float)log_ratio_sum;
+        kl[sample] = sum_of_sample(kls, shape, by_pixels, room);
+        if (log_ratio) log_ratio[sample] = sum_of_sample(log_ratios, shape, by_pixels, room);
     }
 }
 
@@ -125,26 +190,32 @@ static void sample_kl_backward(const Gaussian *q, const Gaussian *p, const float
     }
 }
 
-/* Gradients of the raw values, (samples, size) each; those of the prior are skipped if null. Upstream gradients are
- * grad_z (samples, size) and grad_kl (samples). */
+/* Gradients of the raw values, `to` and `to_prior`; the latter are skipped if null. Upstream gradients are grad_z and
+ * grad_kl (samples); grad_z and noise lie in the order of the posterior, without gaps. */
 void vaebench_gaussian_backward(Raw posterior, Raw prior, Form form, const float *noise, const float *grad_z,
-                                const float *grad_kl, float *d_mean, float *d_log_scale, float *d_prior_mean,
-                                float *d_prior_log_scale, int64_t samples, int64_t size, int32_t threads)
+                                const float *grad_kl, Raw to, Raw to_prior, int64_t samples, Shape shape,
+                                int32_t threads)
 {
+    int64_t size = shape.channels * shape.pixels, channels = shape.channels;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t sample = 0; sample < samples; sample++) {
         Gaussian q, p;
         for (int64_t first = 0; first < size; first += LATENTS) {
             int n = size - first < LATENTS ? (int)(size - first) : LATENTS;
             int64_t at = sample * size + first;
-            float p_mean[LATENTS], p_log_scale[LATENTS];
-            read_pair(posterior, prior, sample, first, form, n, &q, &p);
-            sample_kl_backward(&q, &p, noise + at, grad_z + at, grad_kl[sample], n, d_mean + at, d_log_scale + at,
-                               p_mean, p_log_scale);
-            for (int i = 0; i < n && d_prior_mean; i++) { /* a residual posterior's gradient reaches the prior too */
-                d_prior_mean[at + i] = p_mean[i] + (form.residual ? d_mean[at + i] : 0.0f);
-                d_prior_log_scale[at + i] = p_log_scale[i] + (form.residual ? d_log_scale[at + i] : 0.0f);
+            float d_mean[LATENTS], d_log_scale[LATENTS], p_mean[LATENTS], p_log_scale[LATENTS];
+            read_pair(posterior, prior, sample, channels, first, form, n, &q, &p);
+            sample_kl_backward(&q, &p, noise + at, grad_z + at, grad_kl[sample], n, d_mean, d_log_scale, p_mean,
+                               p_log_scale);
+            write_values(d_mean, to.step, channels, first, n, to.mean + sample * to.row);
+            write_values(d_log_scale, to.step, channels, first, n, to.log_scale + sample * to.row);
+            if (!to_prior.mean) continue;
+            for (int i = 0; i < n && form.residual; i++) { /* the posterior's gradient reaches the prior too */
+                p_mean[i] += d_mean[i];
+                p_log_scale[i] += d_log_scale[i];
             }
+            write_values(p_mean, to_prior.step, channels, first, n, to_prior.mean + sample * to_prior.row);
+            write_values(p_log_scale, to_prior.step, channels, first, n, to_prior.log_scale + sample * to_prior.row);
         }
     }
 }

@@ -216,13 +216,13 @@ static void sum_weight_gradients(const Layer *layer, const Workspace *of_thread,
             }
 }
 
-/* Adds the threads' sums to those of the batch, (2, c_in) and, unless null, (c_out). */
+/* Adds the threads' sums to those of the batch, (2, c_in) and (c_out), unless these are null. */
 static void sum_sums(const Layer *layer, const Workspace *of_thread, int threads, double *sums, float *d_bias)
 {
     int64_t channels = of_thread[0].channels;
     for (int thread = 0; thread < threads; thread++) {
         const double *part = of_thread[thread].sums;
-        for (int64_t c = 0; c < layer->c_in; c++) {
+        for (int64_t c = 0; sums && c < layer->c_in; c++) {
             sums[c] += part[D * channels + c];
             sums[layer->c_in + c] += part[D_TIMES_X * channels + c];
         }
@@ -231,9 +231,9 @@ static void sum_sums(const Layer *layer, const Workspace *of_thread, int threads
 }
 
 /* Gradients of the normalised input (batch, height, width, c_in) unless null, of the weight, and of the bias unless
- * null; and sums (2, c_in) over all pixels of the former and of its product with x - center. Where values are plain
- * (`plain_values`), `base`, laid out as the input, is added to its gradient unless it is null. Threads add in a fixed
- * order. */
+ * null; and, unless null, sums (2, c_in) over all pixels of the former and of its product with x - center. Where values
+ * are plain (`plain_values`), `base`, laid out as the input, is added to its gradient unless it is null. Threads add in
+ * a fixed order. */
 void vaebench_layer_backward(Layer layer, const float *x, const float *scale, const float *shift, const float *center,
                              const float *weight, Upstream upstream, const float *base, float *d, float *d_weight,
                              float *d_bias, double *sums, int32_t threads)

@@ -1,9 +1,12 @@
-/* One layer of a cell over a few images; see layer.c. */
+/* One layer of a cell, over a batch or over a few images; see layer.c. */
 
 #ifndef VAEBENCH_LAYER_H
 #define VAEBENCH_LAYER_H
 
 #include "layout.h"
+#include "linear_form.h"
+
+#define MOST_LAYERS 8 /* of a cell that is described as a whole */
 
 /* Images that a thread takes at a time. */
 int64_t images_at_once(const Layer *layer, int64_t threads);
@@ -15,5 +18,12 @@ void pack_weight(const Layer *layer, const float *weight, int backward, float *p
  * followed by zeros. `base`, laid out as y, is added unless it is null, to a dense layer only. */
 void run_layer(const Layer *layer, int64_t images, const float *x, const float *scale, const float *shift,
                const float *packed, const float *start, const float *base, float *y);
+
+/* A batch forward and backward. */
+void vaebench_layer(Layer layer, const float *x, const float *scale, const float *shift, const float *weight,
+                    const float *bias, const float *base, float *y, float *mean, float *squares, int32_t threads);
+void vaebench_layer_backward(Layer layer, const float *x, const float *scale, const float *shift, const float *center,
+                             const float *weight, Upstream upstream, const float *base, float *d, float *d_weight,
+                             float *d_bias, double *sums, int32_t threads);
 
 #endif

@@ -1,20 +1,22 @@
-/* Log p(x) under a mixture of discretised logistics (Salimans et al. 2017), with its gradient in the same pass. The
- * reference is `logistic_mixture_log_prob` in kernels/reference/.
+/* Log p(x) under a mixture of discretised logistics (Salimans et al. 2017), with its gradient in the same pass, and the
+ * mixture's mean. The reference is kernels/reference/mixture.py.
  *
  * Parameters of an image are planes of pixels: a logit for each of K components, then for each colour K means, K
  * log scales and, with three colours, K logits of coefficients. LANES pixels are worked on at a time, in loops that
- * become vectors. */
+ * become vectors; of images that lie pixel by pixel they are brought into planes first. */
 
 #include "exp_log.h"
-
-#include <stdlib.h>
+#include "scratch.h"
+#include "transpose.h"
 
 #define LANES 64 /* pixels that an inner loop works on */
 #define MIN_LOG_SCALE (-7.0f)
 
-/* What a mixture's parameters look like, and half the distance between two levels of a pixel. */
+/* What a mixture's parameters look like, `plane` floats from one to the next of a pixel as they are worked on; pixels
+ * of an image; and half the distance between two levels of a pixel. */
 typedef struct {
-    int64_t components, colours, plane;
+    int64_t components, colours, plane, pixels;
+    int by_pixels;
     float half;
 } Mixture;
 
@@ -139,7 +141,7 @@ static void add_pixels(const Mixture *m, const float *parameters, const float *x
 {
     float levels[3][LANES], evidence[LANES], normaliser[LANES];
     for (int64_t c = 0; c < m->colours; c++)
-        for (int i = 0; i < lanes; i++) levels[c][i] = 2.0f * x[c * m->plane + i] - 1.0f;
+        for (int i = 0; i < lanes; i++) levels[c][i] = 2.0f * x[c * m->pixels + i] - 1.0f;
     for (int64_t k = 0; k < m->components; k++) component(m, k, parameters, levels, lanes, room + k);
     log_sum_exp(room->joint, sizeof(Component) / sizeof(float), m->components, lanes, evidence);
     log_sum_exp(parameters, m->plane, m->components, lanes, normaliser);
@@ -148,30 +150,100 @@ static void add_pixels(const Mixture *m, const float *parameters, const float *x
         component_gradient(m, k, room + k, parameters, levels, evidence, normaliser, lanes, gradient);
 }
 
-/* Log p(x) of each image, and the gradient of the parameters for unit upstream unless `gradient` is null.
- * Parameters (batch, P, plane), x (batch, colours, plane) in [0, 1], log_prob (batch). Returns 0, or 1 without
- * memory. */
-int vaebench_mixture(const float *parameters, const float *x, double *log_prob, float *gradient, int64_t batch,
-                     int64_t components, int64_t colours, int64_t plane, float half, int32_t threads)
+static Mixture mixture_of(int64_t components, int64_t colours, int64_t pixels, int by_pixels, float half)
 {
-    Mixture m = {components, colours, plane, half};
-    int64_t size = (colours == 3 ? 10 : 3) * components * plane;
-    int failed = 0;
+    return (Mixture){components, colours, by_pixels ? LANES : pixels, pixels, by_pixels, half};
+}
+
+static int64_t parameters_of(const Mixture *m) { return (m->colours == 3 ? 10 : 3) * m->components; }
+
+/* Parameters of up to LANES pixels of an image, from pixel `at` on; `room` for them. */
+static const float *planes_of(const Mixture *m, const float *image, int64_t at, int lanes, float *room)
+{
+    if (!m->by_pixels) return image + at;
+    transpose(image + at * parameters_of(m), parameters_of(m), lanes, parameters_of(m), room, LANES);
+    return room;
+}
+
+/* Log p(x) of each image, and the gradient of the parameters for unit upstream unless `gradient` is null.
+ * Parameters and gradient (batch, P, pixels), or (batch, pixels, P) with `by_pixels`; x (batch, colours, pixels) in
+ * [0, 1], log_prob (batch). */
+void vaebench_mixture(const float *parameters, const float *x, double *log_prob, float *gradient, int64_t batch,
+                      int64_t components, int64_t colours, int64_t pixels, int32_t by_pixels, float half,
+                      int32_t threads)
+{
+    Mixture m = mixture_of(components, colours, pixels, by_pixels, half);
+    int64_t count = parameters_of(&m);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t image = 0; image < batch; image++) {
-        Component *room = malloc((size_t)components * sizeof(Component));
-        if (!room) {
-            failed = 1;
-            continue;
-        }
-        const float *p = parameters + image * size, *pixels = x + image * colours * plane;
-        float *g = gradient ? gradient + image * size : NULL;
+        Component *room = (Component *)scratch(COMPONENTS, components * (int64_t)(sizeof(Component) / sizeof(float)));
+        float *planes = scratch(PLANES, 2 * count * LANES), *slopes = planes + count * LANES;
+        const float *levels = x + image * colours * pixels;
+        float *g = gradient ? gradient + image * count * pixels : NULL;
         log_prob[image] = 0;
-        for (int64_t at = 0; at < plane; at += LANES) {
-            int lanes = plane - at < LANES ? (int)(plane - at) : LANES;
-            add_pixels(&m, p + at, pixels + at, lanes, room, log_prob + image, g ? g + at : NULL);
+        for (int64_t at = 0; at < pixels; at += LANES) {
+            int lanes = pixels - at < LANES ? (int)(pixels - at) : LANES;
+            const float *p = planes_of(&m, parameters + image * count * pixels, at, lanes, planes);
+            float *to = !g ? NULL : by_pixels ? slopes : g + at;
+            add_pixels(&m, p, levels + at, lanes, room, log_prob + image, to);
+            if (g && by_pixels) transpose(slopes, LANES, count, lanes, g + at * count, count);
         }
-        free(room);
     }
-    return failed;
+}
+
+/* value = E[clamp(X, -1, 1)] of a logistic X: -1 + s (softplus((m + 1) / s) - softplus((m - 1) / s)). */
+static void clamped_mean(const float *mean, const float *shift, const float *log_scale, int lanes, float *value)
+{
+    for (int i = 0; i < lanes; i++) {
+        float floored = log_scale[i] < MIN_LOG_SCALE ? MIN_LOG_SCALE : log_scale[i];
+        float scale = exponential(floored), inverse = exponential(-floored), centre = mean[i] + shift[i];
+        float upper = (centre + 1.0f) * inverse, lower = (centre - 1.0f) * inverse;
+        float linear = (upper > 0.0f ? upper : 0.0f) - (lower > 0.0f ? lower : 0.0f);
+        float a = exponential(upper > 0.0f ? -upper : upper), b = exponential(lower > 0.0f ? -lower : lower);
+        value[i] = scale * (linear + logarithm((1.0f + a) / (1.0f + b))) - 1.0f;
+    }
+}
+
+/* Means of up to LANES pixels, planes of an image, from their parameters. */
+static void mean_of_pixels(const Mixture *m, const float *parameters, int lanes, float *out)
+{
+    float normaliser[LANES], sums[3][LANES] = {{0}};
+    int64_t next = m->components * m->plane;
+    log_sum_exp(parameters, m->plane, m->components, lanes, normaliser);
+    for (int64_t k = 0; k < m->components; k++) {
+        float value[3][LANES], shift[LANES] = {0}, coefficient[3][LANES], weight[LANES];
+        for (int i = 0; i < lanes; i++) weight[i] = exponential(parameters[k * m->plane + i] - normaliser[i]);
+        for (int64_t c = 0; c < m->colours; c++) {
+            const float *mean = parameters + mean_plane(m, c, k);
+            if (m->colours == 3) coefficients(mean + 2 * next, lanes, coefficient[c]);
+            for (int i = 0; i < lanes && c == 1; i++) shift[i] = coefficient[0][i] * value[0][i];
+            for (int i = 0; i < lanes && c == 2; i++)
+                shift[i] = coefficient[1][i] * value[0][i] + coefficient[2][i] * value[1][i];
+            clamped_mean(mean, shift, mean + next, lanes, value[c]);
+            for (int i = 0; i < lanes; i++) sums[c][i] += weight[i] * value[c][i];
+        }
+    }
+    for (int64_t c = 0; c < m->colours; c++)
+        for (int i = 0; i < lanes; i++) {
+            float share = 0.5f * sums[c][i] + 0.5f;
+            share = share < 0.0f ? 0.0f : share;
+            out[c * m->pixels + i] = share > 1.0f ? 1.0f : share;
+        }
+}
+
+/* Mean images (batch, colours, pixels) in [0, 1], each colour's coupling taken at the component's means before it;
+ * parameters as above. */
+void vaebench_mixture_mean(const float *parameters, float *out, int64_t batch, int64_t components, int64_t colours,
+                           int64_t pixels, int32_t by_pixels, int32_t threads)
+{
+    Mixture m = mixture_of(components, colours, pixels, by_pixels, 0.0f);
+    int64_t count = parameters_of(&m);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t image = 0; image < batch; image++) {
+        float *planes = scratch(PLANES, count * LANES), *to = out + image * colours * pixels;
+        for (int64_t at = 0; at < pixels; at += LANES) {
+            int lanes = pixels - at < LANES ? (int)(pixels - at) : LANES;
+            mean_of_pixels(&m, planes_of(&m, parameters + image * count * pixels, at, lanes, planes), lanes, to + at);
+        }
+    }
 }

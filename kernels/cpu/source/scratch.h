@@ -15,6 +15,9 @@ enum {
     SLOPES,          /* of the activation at the inputs of a few images */
     WEIGHT_GRADIENT, /* one thread's part of it */
     SUMS,            /* over pixels, per channel */
+    LATENT_MAPS,     /* of one image: noise, terms of its KL */
+    COMPONENTS,      /* of a mixture, for a few pixels */
+    PLANES,          /* parameters of a few pixels, one by one */
     USES,
     CELL_MAPS = SPREAD, /* a cell without gradients: maps between its layers, ... */
     CELL_NORM = START,  /* ... its last norm and gate as scale and shift, ... */

@@ -1,6 +1,8 @@
 /* Maps between the order in which latents draw their noise, channel by channel, and the one in which networks keep
  * them, pixel by pixel. */
 
+#include "transpose.h"
+
 #include "vector.h"
 
 /* out (columns, rows) from x (rows, columns) of up to WIDE rows and columns, whose rows lie `step` and `out_step`
@@ -46,31 +48,32 @@ static void transpose_block(const float *x, int64_t step, float *out, int64_t ou
 }
 #endif
 
-/* out (columns, rows) from x (rows, columns) of each image; whole blocks get loops of their own. */
-static void transpose(const float *x, int64_t row, int64_t step, float *out, int64_t images, int64_t rows,
-                      int64_t columns, int32_t threads)
+/* Whole blocks get loops of their own. */
+void transpose(const float *x, int64_t step, int64_t rows, int64_t columns, float *out, int64_t out_step)
 {
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t image = 0; image < images; image++)
-        for (int64_t r = 0; r < rows; r += WIDE)
-            for (int64_t c = 0; c < columns; c += WIDE) {
-                int64_t high = rows - r < WIDE ? rows - r : WIDE, wide = columns - c < WIDE ? columns - c : WIDE;
-                const float *from = x + image * row + r * step + c;
-                float *to = out + (image * columns + c) * rows + r;
-                if (high == WIDE && wide == WIDE) transpose_block(from, step, to, rows);
-                else transpose_some(from, step, high, wide, to, rows);
-            }
+    for (int64_t r = 0; r < rows; r += WIDE)
+        for (int64_t c = 0; c < columns; c += WIDE) {
+            int64_t high = rows - r < WIDE ? rows - r : WIDE, wide = columns - c < WIDE ? columns - c : WIDE;
+            const float *from = x + r * step + c;
+            float *to = out + c * out_step + r;
+            if (high == WIDE && wide == WIDE) transpose_block(from, step, to, out_step);
+            else transpose_some(from, step, high, wide, to, out_step);
+        }
 }
 
 /* out (images, channels, pixels) from x, whose pixels lie `step` and images `row` floats apart. */
 void vaebench_to_planes(const float *x, int64_t row, int64_t step, float *out, int64_t images, int64_t pixels,
                         int64_t channels, int32_t threads)
 {
-    transpose(x, row, step, out, images, pixels, channels, threads);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t image = 0; image < images; image++)
+        transpose(x + image * row, step, pixels, channels, out + image * pixels * channels, pixels);
 }
 
 /* out (images, pixels, channels) from x (images, channels, pixels). */
 void vaebench_to_pixels(const float *x, float *out, int64_t images, int64_t pixels, int64_t channels, int32_t threads)
 {
-    transpose(x, channels * pixels, pixels, out, images, channels, pixels, threads);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t image = 0; image < images; image++)
+        transpose(x + image * pixels * channels, pixels, channels, pixels, out + image * pixels * channels, channels);
 }

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from benchmarks.data import DataSet
-from benchmarks.evaluation.evaluate import evaluate
-from benchmarks.records.catalogue import FEATURE_METRICS
+from benchmarks.evaluation.evaluate import evaluate, feature_metrics
 from benchmarks.storage.weights import build_model, load_model, save_weights
 from benchmarks.suites.config import build_suite, read_suite, set_path
 from benchmarks.training.cost import macs_per_image, parameter_count
@@ -83,7 +82,7 @@ def test_pixels_are_binarised_once_an_evaluation_by_the_seed():
 def test_colour_without_an_extractor_says_what_it_needs(colour):
     trial = trials("patches", "evaluation.iwae_samples=1")["vae"]
     found = {m.metric: m for m in evaluate(build_model(trial, colour.image, CPU), trial, colour, silent).measurements}
-    for metric in FEATURE_METRICS:
+    for metric in feature_metrics():
         assert found[metric].value is None
         assert "--inception-weights PATH" in found[metric].note
     assert found["bits_per_dim"].value == pytest.approx(-found["elbo"].value / (3072 * np.log(2)))

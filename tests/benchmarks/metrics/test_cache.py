@@ -124,6 +124,6 @@ def test_a_distance_to_many_images_is_that_to_all_and_says_what_the_others_compa
     by_blocks = sample_metrics(few, many, extractor)
     assert by_blocks[0].value == pytest.approx(in_memory[0].value, rel=ROUNDING)
     assert by_blocks[0].details["n_reference"] == 60
-    assert "of more than 50 images, so many count but in a Frechet distance, which has all" in by_blocks[1].note
+    assert "of more than 50 images, so many count, but all in a Frechet distance" in by_blocks[1].note
     floor = fid_floor(many, many, extractor)
     assert (floor.n, floor.details["n_reference"]) == (50, 60)

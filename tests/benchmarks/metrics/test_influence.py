@@ -79,17 +79,42 @@ def test_pairs_that_cancel_vary_less_than_their_sides():
 def test_shares_vary_as_counts_do_and_more():
     a, b = sides(scale=1.0, shift=0.0)
     for found in (of_precision(a, b), of_recall(a, b)):
-        (inside,) = found.by_image
-        share = float(inside.max() - inside.min()) and 1 - float(inside.max())
+        inside, centres = found.by_image if found.samples.unique().numel() == 2 else reversed(found.by_image)
+        share = 1 - float(inside.max())
         assert 0 < share < 1
         counted = share * (1 - share) / N
-        assert found.standard_error**2 == pytest.approx(counted * N / (N - 1) + found.besides)
-        assert found.besides > 0
+        assert found.standard_error**2 == pytest.approx(counted * N / (N - 1) + float(centres.var()) / N)
+        assert centres.var() > 0
+
+
+def share(points, centres):
+    """Of points in the balls of centres, by the definition."""
+    radii = exact(centres, centres).kthvalue(4).values
+    return (exact(points, centres) <= radii).any(dim=1).double().mean()
+
+
+def exact(a, b):
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+@pytest.mark.parametrize("paired", [False, True])
+@pytest.mark.parametrize(("n", "dims"), [(60, 2), (60, DIMS), (12, 2)])
+def test_a_centres_influence_is_what_leaving_it_out_changes(n, dims, paired):
+    a, b = (side[:, :dims] for side in sides(n=n, scale=1.5, shift=0.0))
+    a = b + 0.5 * a if paired else a
+    kept = [torch.arange(n) != i for i in range(n)]
+    changed = torch.stack([share(a, b) - share(a[keep] if paired else a, b[keep]) for keep in kept])
+    found = of_precision(a, b, paired)
+    expected = (changed - changed.mean()) * (n - 1)
+    influence = found.by_image[0] if paired else found.reference
+    assert influence.std() > 0
+    torch.testing.assert_close(influence, expected, rtol=0, atol=1e-9)
 
 
 def test_an_influence_is_of_test_images_where_there_are_some():
     a, b = sides(n=40)
-    assert of_precision(a, b).by_reference is None
+    assert torch.equal(of_precision(a, b).by_reference, of_precision(a, b).reference)
+    assert of_inception_score(a, 2.0).by_reference is None
     assert torch.equal(of_recall(a, b).by_reference, of_recall(a, b).reference)
     assert of_precision(a, b, paired=True).by_reference is not None
     both = of_frechet(a, b, paired=True)

@@ -5,18 +5,21 @@ import torch
 
 from benchmarks.base.errors import UserError
 from benchmarks.data import load, load_labels
+from benchmarks.evaluation.evaluate import feature_metrics
 from benchmarks.metrics import sample_quality
 from benchmarks.metrics.extractors import open_extractor
 from benchmarks.metrics.features import cached_features
 from benchmarks.metrics.frechet import FeatureStatistics, frechet_distance
+from benchmarks.metrics.influence import Influence
 from benchmarks.metrics.ladder import LADDER, Rung, bias, bias_table, damaged, insert, ladder_table
+from benchmarks.metrics.on_features import ON_FEATURES, OnFeatures
 from benchmarks.metrics.sample_quality import (
     fid_floor,
     reconstruction_quality,
     sample_metrics,
     training_images,
 )
-from benchmarks.records.catalogue import FEATURE_METRICS, METRICS
+from benchmarks.records.catalogue import METRICS, Metric
 
 N = 500
 FAMILIES = sorted({rung.family for rung in LADDER})
@@ -99,7 +102,7 @@ def test_every_value_tells_what_it_depends_on(scored, ruler):
         assert measured.details["weights_sha256"] == ruler.weights_sha256
         assert measured.details["preprocessing"] == ruler.preprocessing
         assert measured.details["reference_split"] == "test"
-        assert "n = 500 < 2000" in measured.note
+        assert ("n = 500 < 2,000" in measured.note) == (measured.metric != "kid")  # which is unbiased
     assert scored["real train"]["kid"].details["subset"] == N // 2
 
 
@@ -168,7 +171,36 @@ def test_a_small_set_says_that_its_covariance_is_singular(digits, ruler, cache):
 
 
 def test_every_metric_on_features_is_in_the_catalogue():
-    assert set(FEATURE_METRICS) <= set(METRICS)
+    assert set(feature_metrics()) <= set(METRICS)
+
+
+def test_a_metric_of_two_sets_of_features_is_added_by_its_name(digits, ruler, cache, monkeypatch):
+    """With an interval where the influences are known; of reconstructions where the catalogue has their name."""
+
+    def value(a, b):
+        return float(a.mean() - b.mean())
+
+    def moved(a, b, paired):
+        sides = [side.mean(dim=1) - side.mean() for side in (a, b)]
+        return Influence(sides[0], -sides[1], paired)
+
+    for name in ("shift", "reconstruction_shift", "bare"):
+        monkeypatch.setitem(METRICS, name, Metric("", None, "difference of mean features"))
+    monkeypatch.setitem(ON_FEATURES, "shift", OnFeatures(value, moved))
+    monkeypatch.setitem(ON_FEATURES, "bare", OnFeatures(value))
+    kept = {}
+    images, reference = digits.train[:N], digits.test[:N]
+    of_samples = {m.metric: m for m in sample_metrics(images, reference, ruler, cache, keep=kept.__setitem__)}
+    a, b = (ruler.features(side).values for side in (images, reference))
+    shift, bare = of_samples["shift"], of_samples["bare"]
+    assert shift.value == bare.value == value(a, b)
+    error = float(a.mean(dim=1).var() / N + b.mean(dim=1).var() / N) ** 0.5
+    assert (shift.high - shift.low) / 2 == pytest.approx(1.96 * error, rel=1e-3)
+    assert (bare.low, bare.high) == (None, None)
+    assert {"shift"} == kept.keys() & {"shift", "bare"}
+    found = [m.metric for m in reconstruction_quality(images, reference, ruler, cache)]
+    assert found[4:] == ["reconstruction_shift"]
+    assert {"shift", "bare", "reconstruction_shift"} <= set(feature_metrics())
 
 
 def test_the_ladder_asks_for_what_it_needs(digits):

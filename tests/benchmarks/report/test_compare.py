@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import subprocess
 
 import numpy as np
@@ -188,12 +189,27 @@ def test_lower_is_better_for_errors(run_folder):
     assert "NVAE better" in line
 
 
-def test_a_missing_value_is_a_dash_with_its_reason(run_folder):
+def test_a_missing_value_is_a_note_with_its_reason(run_folder):
     found = text(compare(["ae", "nvae"], run_folder))
-    line = next(line for line in found.splitlines() if "| ELBO" in line)
-    assert line.split("|")[2].strip() == "-"
-    assert line.split("|")[4].strip() == "-"
-    assert "- AE: no prior" in found
+    assert "| ELBO" not in found
+    assert re.search(r"^- AE: no prior \(ELBO, ", found, re.M)
+
+
+def test_a_missing_value_without_a_reason_is_named(tmp_path, make_record, make_value):
+    both = make_value("elbo", -90.0, 1.0)
+    save_record(make_record("a", 0, [both, make_value("mse", 0.1, 0.01)]), tmp_path / "a")
+    save_record(make_record("b", 0, [both]), tmp_path / "b")
+    assert "- no value of B (MSE)" in text(compare(["a", "b"], tmp_path))
+
+
+def test_what_intervals_rest_on_is_said_once(tmp_path, make_record, make_value):
+    values = [make_value("elbo", -90.0, 1.0), make_value("mse", 0.1, 0.01)]
+    for row in ("a", "b", "c"):
+        save_record(make_record(row, 0, values), tmp_path / row)
+    found = text(compare(["a", "b", "c"], tmp_path))
+    assert found.count("- basis of the interval: both intervals (ELBO, MSE)") == 2  # comparisons
+    assert found.count("corrected for the 4 differences") == 1
+    assert found.rstrip().endswith("Intervals are of 95 % each.")
 
 
 def test_values_without_an_interval_are_not_judged(run_folder):
@@ -228,12 +244,15 @@ def test_values_of_another_kind_are_not_compared(tmp_path, make_record, make_val
 
 def test_samples_of_another_temperature_are_not_compared(tmp_path, make_record, make_value):
     for row, heat in (("a", 1.0), ("b", 0.7)):
-        values = [make_value("sample_fid", heat, 0.1), make_value("mse", heat, 0.1)]
+        values = [make_value("mse", heat, 0.1)]
+        for name, more in (("sample_fid", {}), ("reconstruction_fid", {"pairing": "with their own originals"})):
+            values.append(make_value(name, heat, 0.1, details={"extractor": "tiny"} | more))
         record = make_record(row, 0, values, config={"evaluation": {"temperature": heat}})
         save_record(record, tmp_path / row)
     found = between(tmp_path)
     assert "samples at temperature 1 and 0.7" in found["sample_fid"].note
     assert found["mse"].judged
+    assert found["reconstruction_fid"].judged
 
 
 def test_times_of_another_machine_are_not_compared(run_folder, make_record):

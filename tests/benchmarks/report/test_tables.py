@@ -493,3 +493,20 @@ def test_seeds_of_records_older_and_newer_than_a_field_make_one_row(make_record)
     records = [make_record(config=older, seed=0), make_record(config={**config, "seed": 1}, seed=1)]
     assert [len(row.records) for row in gather(records)] == [2]
     assert [len(row.records) for row in gather([*records, make_record(config=other, seed=2)])] == [2, 1]
+
+
+def test_who_is_best_is_said_first(make_record, make_value):
+    def rows(half):
+        values = {"a": (-100, 0.02), "b": (-90, 0.01), "c": (-95, 0.005)}
+        found = {row: [make_value("elbo", a, half), make_value("mse", b, 0.001)] for row, (a, b) in values.items()}
+        return [make_record(row, 0, measured) for row, measured in found.items()]
+
+    paragraphs = [" ".join(text.split()) for text in text_of(rows(1.0)).split("\n\n")]
+    assert paragraphs.index("Best beyond the spread: B in ELBO; C in MSE.") == 3  # below title, data and training
+    assert "Best beyond the spread: C in MSE." in text_of(rows(9.0))
+    assert "Best beyond" not in text_of(rows(1.0)[:1])
+
+
+def test_a_note_that_rows_share_is_said_once(make_record):
+    records = [make_record(row, 0, notes=["evaluated again"]) for row in "ab"]
+    assert "- A, B: evaluated again\n" in text_of(records)

@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from benchmarks.base.errors import GivenUpError, StarvedError
 from benchmarks.data import DataSet
@@ -13,6 +14,7 @@ from benchmarks.storage.weights import build_model
 from benchmarks.suites.config import build_suite, read_suite, set_path
 from benchmarks.training import step as training_step
 from benchmarks.training.loop import train
+from benchmarks.training.ranks import Ranks
 from benchmarks.training.state import restore
 from kernels.cell_form import CellForm
 from models.output import ImageShape
@@ -294,3 +296,58 @@ def test_fresh_processes_end_at_one_image_whose_cells_compute_again(data, tmp_pa
     error, told = in_fresh_processes(trial, data, tmp_path / "none", most=0)
     assert "one image at a time ran out of memory, after 4 starts of a fresh process" in str(error)
     assert [tried for _, _, tried in told] == [5, 1, 1, 1, 1]
+
+
+@pytest.fixture
+def process_group():
+    """A default group of this process alone, in which it can be any of several ranks."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def as_rank(ranks, trial, data, folder, most):
+    """A training as one of several ranks, whose model takes `most` images at a time: what was said, and the error."""
+    model, said = build_model(trial, data.image, CPU, shared=True), []
+    model.decoder.register_forward_pre_hook(too_large(most, ERRORS[1]))
+    with pytest.raises(GivenUpError) as raised:
+        train(model, trial, data, folder, lambda *event: None, lambda: False, said.append, ranks=ranks)
+    return said, raised.value
+
+
+@pytest.mark.usefixtures("process_group")
+def test_a_rank_that_finds_no_memory_leaves_word_for_fresh_processes(data, tmp_path):
+    """The first saves the state; another a note, twice as many passes each time, heeded by any number of processes."""
+    trial = make_trial("training.images=16")
+    said, error = as_rank(Ranks(0, 2), trial, data, tmp_path / "first", 2)
+    assert isinstance(error, StarvedError)
+    assert said == ["out of memory at step 0: in a fresh process a batch takes 2 passes from here on"]
+    assert restore(build_model(trial, data.image, CPU), trial, tmp_path / "first").passes == 2
+    other = tmp_path / "other"
+    other.mkdir()
+    assert isinstance(as_rank(Ranks(1, 2), trial, data, other, 1)[1], StarvedError)
+    assert [path.name for path in other.iterdir()] == [tensors.STARVED]
+    said, error = as_rank(Ranks(1, 2), trial, data, other, 1)  # 2 passes of 4 images, 2 a rank, are too much still
+    assert isinstance(error, StarvedError)
+    assert said[0] == "memory ran out in one of the processes: a batch takes 2 passes from here on"
+    _, result, said = run(trial, data, other)
+    assert (result.finished, result.passes, result.restarts) == (True, 4, 2)
+    assert said == ["memory ran out in one of the processes: a batch takes 4 passes from here on"]
+
+
+@pytest.mark.usefixtures("process_group")
+def test_one_image_a_rank_that_is_too_much_ends_the_training(data, tmp_path):
+    trial = make_trial("training.images=16")
+    for _ in range(2):
+        assert isinstance(as_rank(Ranks(1, 2), trial, data, tmp_path, 0)[1], StarvedError)
+    _, error = as_rank(Ranks(1, 2), trial, data, tmp_path, 0)
+    assert not isinstance(error, StarvedError)
+    assert "training of one image at a time ran out of memory, after 2 starts of a fresh process" in str(error)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"passes": "x", "recompute": 0, "restarts": 1}'])
+def test_a_note_that_cannot_be_read_is_left_out(data, tmp_path, capsys, content):
+    (tmp_path / tensors.STARVED).write_text(content)
+    _, result, _ = run(make_trial("training.images=8"), data, tmp_path)
+    assert (result.finished, result.passes) == (True, 1)
+    assert capsys.readouterr().err.count("\n") == 1

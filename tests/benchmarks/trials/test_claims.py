@@ -179,7 +179,7 @@ def test_a_trial_leaves_at_every_signal_and_when_its_parent_is_gone():
     for ask, process in [(ask, child()) for ask in asked]:
         ask(process)
         assert process.wait(timeout=5) == 7
-    assert {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1} == set(STOPPING)
+    assert {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2} == set(STOPPING)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """How a trial ends: interrupted and continued, hopeless, failed with a reason, or the same in every process."""
 
+import json
 import os
 import re
 import signal
@@ -14,6 +15,7 @@ from benchmarks.storage.weights import write_config
 from benchmarks.suites.config import build_suite, read_suite
 from benchmarks.trials.processes import STARTED_AGAIN, execute
 from benchmarks.trials.schedule import plan
+from benchmarks.trials.watching.progress import progress
 
 
 def command(*arguments):
@@ -119,13 +121,13 @@ def stand_in(tmp_path, monkeypatch):
         python.chmod(0o755)
         monkeypatch.setattr("benchmarks.trials.processes.sys.executable", str(python))
         planned = plan(build_suite(*read_suite(str(write_suite(tmp_path))), ["ae"]), tmp_path / "out")
-        outcome = execute(planned, jobs=1)
+        outcome = execute(planned, jobs=1, watching=[progress(planned, 1, "json", sys.stderr)])
         return outcome, (planned.trials[0].folder / "log.txt").read_text().count("benchmarks trial")
 
     return ended
 
 
-def test_a_trial_that_lacks_memory_is_started_until_it_says_that_nothing_helps(stand_in, tmp_path):
+def test_a_trial_that_lacks_memory_is_started_until_it_says_that_nothing_helps(stand_in, tmp_path, capsys):
     count = f'echo >> {tmp_path}/starts; [ "$(wc -l < {tmp_path}/starts)" -lt 4 ] && exit {GOES_ON}'
     outcome, starts = stand_in(f"{count}; echo 'error: all was too much' >&2; exit 1")
     assert starts == 4
@@ -133,6 +135,8 @@ def test_a_trial_that_lacks_memory_is_started_until_it_says_that_nothing_helps(s
     assert "ae seed 0: all was too much" in reason
     assert records(tmp_path / "out")["ae"]["error"] == "all was too much"
     assert not outcome.user_error
+    said = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [one["phase"] for one in said if one["event"] == "ended"] == ["starts again"] * 3 + ["failed"]
 
 
 def test_a_trial_whose_state_is_lost_each_time_is_not_started_for_ever(stand_in, tmp_path, monkeypatch):

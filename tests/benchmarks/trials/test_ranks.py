@@ -15,11 +15,13 @@ import torch
 from tiny_run import records, run_here, write_suite
 
 from benchmarks.data import load
+from benchmarks.evaluation.shared import shared_batches
 from benchmarks.storage import tensors
 from benchmarks.storage.weights import build_model, write_config
 from benchmarks.suites.config import build_suite, read_suite
 from benchmarks.training.loop import train
 from benchmarks.training.ranks import Ranks
+from benchmarks.trials import ranks as joining
 from benchmarks.trials.ranks import shared_training
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -49,7 +51,10 @@ def test_two_processes_train_as_one(tmp_path):
         write_config(trial, folder)
         with shared_training(folder, count, [], trial.device, 1) as ranks:
             models.append(build_model(trial, data.image, CPU, shared=count > 1))
+            assert not ranks.any(False)  # what is trained already is not trained
             result = train(models[-1], trial, data, folder, lambda *event: None, lambda: False, ranks=ranks)
+            with shared_batches(models[-1]):
+                pass
         assert result.ranks == count
         found.append(curves(result))
     for name, values in found[0].items():
@@ -92,6 +97,31 @@ def test_other_processes_of_torchrun_leave_the_run_to_the_first(tmp_path, monkey
     done = run_here("run", write_suite(tmp_path), "--out", tmp_path / "out")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "count", "devices", "backend"),
+    [
+        ("cpu", 0, 3, ["cpu", "cpu", "cpu"], "gloo"),
+        ("cuda", 4, 3, ["cuda:0", "cuda:1", "cuda:2"], "cpu:gloo,cuda:nccl"),
+        ("cuda:1", 2, 2, ["cuda:1", "cuda:0"], "cpu:gloo,cuda:nccl"),
+        ("cuda:0", 2, 3, ["cuda:0", "cuda:1", "cuda:0"], "gloo"),  # NCCL takes one process a GPU
+    ],
+)
+def test_processes_take_gpus_in_turns_and_share_them_by_gloo(monkeypatch, name, gpus, count, devices, backend):
+    """What torch is asked for; no GPU is needed."""
+    asked, set_to = [], []
+    monkeypatch.setattr(joining, "choose_device", torch.device)
+    monkeypatch.setattr(joining, "TCPStore", lambda *_, **__: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: set_to.append(str(device)))
+    monkeypatch.setattr(joining.dist, "init_process_group", lambda backend, **_: asked.append(backend))
+    for index in range(count):
+        ranks = Ranks(index, count)
+        joining.join(ranks, 1, device := joining.device_of(name, ranks))
+        assert str(device) == devices[index]
+    assert asked == [backend] * count
+    assert set_to == (devices if gpus else [])
 
 
 def environment():
@@ -228,3 +258,32 @@ def test_a_process_of_a_trial_that_is_killed_brings_all_down_and_the_trial_is_st
     assert process.returncode == 0, said
     assert "it is started once more" in said
     near_the_uninterrupted(suite, records(out)["vae"])
+
+
+def run_starved(tmp_path, monkeypatch, whose, most):
+    """A run whose trial has a process, of two, that takes so many of its 8 images at a time."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "helpers"))
+    monkeypatch.setenv("STARVED_RANK", whose)
+    monkeypatch.setenv("STARVED_MOST", most)
+    words = ["--models", "vae", "--ranks", 2, "--plugin", "starved_rank", "--jobs", 1, "--out", tmp_path / "out"]
+    return run_here("run", write_suite(tmp_path), *words), records(tmp_path / "out")["vae"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("untimed")
+@pytest.mark.parametrize("whose", ["0", "1"])
+def test_where_memory_runs_out_in_a_process_all_go_on_with_smaller_passes(tmp_path, monkeypatch, whose):
+    done, record = run_starved(tmp_path, monkeypatch, whose, "4")
+    assert done.returncode == 0, done.stderr
+    assert (record["status"], record["ranks"], record["images_seen"]) == ("done", 2, 64)
+    assert any("batches were taken in 2 passes after 1 starts of a fresh process" in note for note in record["notes"])
+    assert "a batch takes 2 passes from here on" in done.stderr
+    assert not list((tmp_path / "out").glob(f"*/{tensors.STARVED}"))
+
+
+@pytest.mark.slow
+def test_a_process_that_cannot_take_one_image_fails_the_row_and_says_so(tmp_path, monkeypatch):
+    done, record = run_starved(tmp_path, monkeypatch, "1", "0")
+    assert (done.returncode, record["status"]) == (1, "failed")
+    said = "rank 1 of 2: training of one image at a time ran out of memory, after 3 starts of a fresh process"
+    assert record["error"].startswith(said)

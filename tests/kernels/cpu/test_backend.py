@@ -26,6 +26,8 @@ TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-4, torch.bfloat16: 2e-2}
 NOISE = 1e-6
 MIXTURE = 1e-4  # of gradients; at scale exp(-7) the rounding of x - mean counts a thousandfold
 
+MIXTURE_MEAN = 2e-5  # rounding of softplus in float32, times scales up to exp(5)
+
 every_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
 
 
@@ -188,6 +190,35 @@ def test_mixture_of_a_cropped_image(backend):
     wide = torch.nn.functional.pad(parameters, (2, 2, 2, 2))[..., 2:-2, 2:-2]
     ours, theirs = (mixture_step(o, wide, x, 8, d) for o, d in ((CPU, torch.float32), (REFERENCE, torch.double)))
     assert error(ours[1], theirs[1]) < MIXTURE
+
+
+@pytest.mark.parametrize("colours", [1, 3])
+@pytest.mark.parametrize(("height", "width"), [(9, 15), (8, 8)])
+@pytest.mark.skipif(library.library() is None, reason="no C compiler")
+def test_mixture_of_parameters_that_lie_pixel_by_pixel(colours, height, width):
+    parameters, x = mixture_problem(colours, 7, 8, height, width)
+    by_pixels = parameters.float().contiguous(memory_format=torch.channels_last)
+    planes, pixels = (mixture_step(CPU, one, x, 8, torch.float32) for one in (parameters, by_pixels))
+    assert pixels[1].is_contiguous(memory_format=torch.channels_last)
+    for one, other in zip(planes, pixels, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("colours", [1, 3])
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_mixture_mean(colours, order, backend):
+    for size in ((5, 7), (8, 8), (9, 15)):
+        parameters = mixture_problem(colours, 7, 8, *size)[0].contiguous(memory_format=order)
+        wanted = REFERENCE.logistic_mixture_mean(parameters, channels=colours)
+        assert error(CPU.logistic_mixture_mean(parameters.float(), channels=colours), wanted) < MIXTURE_MEAN
+
+
+def test_gradients_of_a_mixture_mean_are_those_of_the_reference(backend):
+    leaf = mixture_problem(3, 2, 8)[0].float().requires_grad_()
+    found = [
+        torch.autograd.grad(ops.logistic_mixture_mean(leaf, channels=3).sum(), leaf)[0] for ops in (CPU, REFERENCE)
+    ]
+    assert torch.equal(*found)
 
 
 def test_mixture_without_gradients_keeps_nothing(backend):

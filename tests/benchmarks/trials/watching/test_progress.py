@@ -88,9 +88,32 @@ def test_every_line_is_json(shown):
         "seconds_left": training[-1]["seconds_left"],
     }
     assert training[20]["seconds_left"] == pytest.approx(100, rel=0.25)
-    assert [one["phase"] for one in states if one["event"] == "ended"] == ["failed", "throughput"]  # without a record
+    assert [one["phase"] for one in states if one["event"] == "ended"] == [
+        "interrupted",
+        "throughput",
+    ]  # without a record
     run = [one for one in states if one["trial"] is None]
     assert (run[-1]["step"], run[-1]["steps"], run[-1]["seconds_left"]) == (1, 1, 0.0)
+
+
+def test_a_trial_that_starts_again_has_not_ended(planned_run, concluded):
+    stream, clock, plan = io.StringIO(), Clock(), planned_run()
+    (planned,) = plan.trials
+    progress = Progress(Forecast(workloads(plan), 1, clock), JsonLines(stream, clock), plan.data.image.dims, clock)
+    for step in (0, 200):
+        progress.tell(Begun(planned))
+        progress.tell(Reported(planned, "train", step, 400))
+        clock.now += 50
+        progress.tell(Reported(planned, "train", step + 190, 400))
+        if step == 0:
+            progress.tell(Ended(planned, again=True))
+            assert list(progress.forecast.waiting) == ["vae seed 0"]
+    concluded(planned)
+    progress.tell(Ended(planned))
+    objects = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [one["phase"] for one in objects if one["event"] == "ended"] == ["starts again", "done"]
+    assert {one["step"] for one in objects if one["trial"] is None} == {0}
+    assert len(progress.ended) == 1
 
 
 def test_bars_for_the_run_and_for_each_trial(shown):
@@ -118,4 +141,4 @@ def test_a_finished_plan_leaves_nothing_to_do(planned_run, concluded):
     assert work.evaluation["likelihood"] == pytest.approx(0.6 * 20 * 40)
     concluded(plan.trials[0], timed=True)
     (work,) = workloads(plan).values()  # its evaluation is not that of the suite
-    assert (work.steps, list(work.evaluation)) == (0, ["likelihood", "reconstruction", "samples"])
+    assert (work.steps, list(work.evaluation)) == (0, ["likelihood", "reconstruction", "samples", "pictures"])

@@ -1,4 +1,4 @@
-"""CPU: a whole residual cell as one operation, in C, with gradients written by hand.
+"""CPU: a whole residual cell with norms and gate as one operation, in C, with gradients written by hand.
 
 Autograd over single layers keeps every activation and every normalised map, and walks through memory once for each.
 Here a layer ([batch norm,] activation, [repeated pixels,] convolution) reads its input once and writes its output once
@@ -18,12 +18,11 @@ from torch.nn import functional as F
 
 from kernels.cell_form import CellForm, CellNorm, CellTensors, Convolution, LayerForm
 from kernels.cpu import library
+from kernels.cpu.cells.convolutions import FusedCellOfConvolutions, only_convolves
+from kernels.cpu.cells.layer import added_map, contiguous, layer_of, new_map, takes_cell
 from kernels.cpu.gradients import refuse_second_order
-from kernels.cpu.structures import Layer, Upstream, pointer
+from kernels.cpu.structures import Upstream, pointer
 from kernels.reference import network as reference
-
-ACTIVATIONS: dict[str, int] = {"none": 0, "swish": 1, "elu": 2, "gelu": 3}
-LARGEST_KERNEL = 13
 
 
 class Linear(NamedTuple):
@@ -44,21 +43,6 @@ class Linear(NamedTuple):
         per_image = self.scale.shape[1] if self.scale.ndim == 2 else 0
         pointers = (gradient, output, self.scale, self.output_scale, self.shift)
         return Upstream(*(None if one is None else one.data_ptr() for one in pointers), per_image)
-
-
-@functools.cache
-def layer_of(form: LayerForm, shape: tuple[int, int, int, int], c_out: int) -> Layer:
-    """The layer on maps of shape (B, C, h, w), as the C kernels take it."""
-    batch, channels, height, width = shape
-    repeat = 2 if form.repeat else 1
-    out = (-(-height * repeat // form.stride), -(-width * repeat // form.stride))
-    numbers = (form.kernel, form.stride, form.dilation, repeat, form.groups > 1, ACTIVATIONS[form.activation])
-    return Layer(batch, height, width, channels, c_out, *out, *numbers)
-
-
-def new_map(batch: int, channels: int, height: int, width: int) -> Tensor:
-    """An uninitialised channels-last map."""
-    return torch.empty(batch, channels, height, width, memory_format=torch.channels_last)
 
 
 class ImageStatistics(NamedTuple):
@@ -214,13 +198,6 @@ def ends_plainly(tensors: CellTensors) -> bool:
 def adds_in_place(form: CellForm, tensors: CellTensors) -> bool:
     """Whether the last convolution itself adds its sums to what the cell adds them to."""
     return form.gain == 1 and ends_plainly(tensors) and form.layers[-1].groups == 1
-
-
-def added_map(form: CellForm, x: Tensor, skip: Tensor | None) -> Tensor | None:
-    """What is added to the branch, channels-last; None of a form that is not residual."""
-    if skip is None:
-        return x if form.residual else None
-    return skip.contiguous(memory_format=torch.channels_last)
 
 
 def combine(form: CellForm, left: Pass, tensors: CellTensors, skip: Tensor | None) -> Tensor:
@@ -421,64 +398,15 @@ class FusedCell(torch.autograd.Function):
         return None, None, d_x, gradient if ctx.with_skip else None, *gradients
 
 
-class FusedConvolution(torch.autograd.Function):
-    """Activation and convolution."""
-
-    @staticmethod
-    def forward(ctx: Any, form: LayerForm, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Run, and keep the input."""
-        ctx.form = form
-        ctx.save_for_backward(x, weight, bias)
-        return apply_layer(form, x, _identity(x.shape[1]), Convolution(weight, bias), statistics=False)[0]
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Gradients of x, weight and bias."""
-        refuse_second_order()
-        x, weight, bias = ctx.saved_tensors
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
-        up = _unit(gradient.shape[1]).of(gradient, None)
-        d_x = torch.empty_like(x) if ctx.needs_input_grad[1] else None
-        layer = Convolution(weight, bias)
-        d_weight, d_bias, _ = layer_backward(ctx.form, x, _identity(x.shape[1]), layer, up, d_x)
-        return None, d_x, d_weight, d_bias
-
-
-def takes_layer(layer: LayerForm, weight: Tensor) -> bool:
-    """Whether there is C for a layer: an odd kernel up to 13x13, without groups or depthwise and not dilated."""
-    if layer.groups > 1 and (layer.dilation > 1 or len(weight) != layer.groups or weight.shape[1] != 1):
-        return False
-    return layer.kernel % 2 == 1 and layer.kernel <= LARGEST_KERNEL
-
-
-def takes_cell(form: CellForm, tensors: CellTensors) -> bool:
-    """Whether there is C for all layers of a cell, and it takes their weights."""
-    weights = [one.weight for one in tensors.convolutions]
-    return library.takes(*weights) and all(map(takes_layer, form.layers, weights))
-
-
-def contiguous(tensors: CellTensors) -> CellTensors:
-    """The tensors with weights as the C kernels read them."""
-    if all(one.weight.is_contiguous() for one in tensors.convolutions):
-        return tensors
-    convolutions = (Convolution(one.weight.contiguous(), one.bias) for one in tensors.convolutions)
-    return CellTensors(tensors.norms, tuple(convolutions), tensors.gate)
-
-
-def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, form: LayerForm) -> Tensor:
-    """Activation and convolution, channels-last; see `kernels.cell_form.ActivatedConvolution`."""
-    if not (library.takes(x, weight) and takes_layer(form, weight)):
-        return reference.convolution(x, weight, bias, form)
-    x, weight = x.contiguous(memory_format=torch.channels_last), weight.contiguous()
-    return FusedConvolution.apply(form, x, weight, bias)  # pyright: ignore[reportReturnType]
-
-
 def residual_cell(x: Tensor, skip: Tensor | None, form: CellForm, tensors: CellTensors, *, training: bool) -> Tensor:
     """The cell; see `kernels.cell_form.ResidualCell`. Gradients in evaluation take the reference."""
     if not (library.takes(x) and takes_cell(form, tensors)) or (torch.is_grad_enabled() and not training):
         return reference.residual_cell(x, skip, form, tensors, training=training)
     x, tensors = x.contiguous(memory_format=torch.channels_last), contiguous(tensors)
     skip = None if skip is None else skip.contiguous(memory_format=torch.channels_last)
+    if torch.is_grad_enabled() and only_convolves(form, tensors, skip):
+        flat = (one for layer in tensors.convolutions for one in (layer.weight, layer.bias))
+        return FusedCellOfConvolutions.apply(form, x, skip, *flat)  # pyright: ignore[reportReturnType]
     if torch.is_grad_enabled():
         return FusedCell.apply(form, tensors, x, skip, *tensors.flat())  # pyright: ignore[reportReturnType]
     return run_cell(form, x, skip, tensors, training)[1]

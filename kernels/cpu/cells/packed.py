@@ -10,7 +10,8 @@ from torch import Tensor
 
 from kernels.cell_form import CellForm, CellTensors, PackedCell
 from kernels.cpu import library
-from kernels.cpu.cell import added_map, contiguous, layer_of, new_map, normalise, takes_cell
+from kernels.cpu.cells.layer import added_map, contiguous, layer_of, new_map, takes_cell
+from kernels.cpu.cells.normed import normalise
 from kernels.cpu.structures import MOST_LAYERS, Cell, pointer
 from kernels.reference import network as reference
 
