@@ -5,6 +5,7 @@ for index in islice(batches(len(data.train), 32, seed=0, start_step=0), steps):
     x = to_unit(data.train[index])
 """
 
+from benchmarks.data.cache.mapped import picked
 from benchmarks.data.dataset import DataSet, Source, cache_folder, content_hash
 from benchmarks.data.order import batches, keyed_generator
 from benchmarks.data.pixels import binarise, model_input, to_uint8, to_unit
@@ -23,6 +24,7 @@ __all__ = [
     "load",
     "load_labels",
     "model_input",
+    "picked",
     "to_uint8",
     "to_unit",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from jaxtyping import Int64
@@ -12,8 +13,9 @@ from benchmarks.base.errors import UserError, unknown
 from benchmarks.data.arrays import read_npz
 from benchmarks.data.dataset import DataSet, Request, Source, Splits, build, cache_folder
 from benchmarks.data.embedded import read_mnist_5k, read_patches
-from benchmarks.data.files import read_folder, read_parquet, read_tar
+from benchmarks.data.files import read_archive, read_folder
 from benchmarks.data.glyphs import read_glyphs
+from benchmarks.data.named.sets import CELEBAHQ256, FFHQ256, SCENES
 from benchmarks.data.photographs import read_photos, read_small_photos
 from benchmarks.data.public import (
     read_celeba64,
@@ -60,17 +62,32 @@ DATA_SETS: dict[str, Source] = {
         "1,331,167 photographs of 1,000 classes, 32x32 colour (.npz batches from image-net.org)", read_imagenet32
     ),
     "imagenet64": Source("the same at 64x64: 16 GB in memory (.npz batches from image-net.org)", read_imagenet64),
+    "celebahq256": Source("30,000 faces, 256x256 colour (files by hand); papers score 5 bits", CELEBAHQ256.read),
+    "ffhq256": Source("70,000 faces, 256x256 colour (files by hand); papers score 5 bits", FFHQ256.read),
+    **{
+        name: Source(f"photographs of one scene, {scene.side}x{scene.side} colour (files by hand)", scene.read)
+        for name, scene in SCENES.items()
+    },
     "folder:PATH": Source(
         "image files of one size, or any with ?size=N; train/, val/, test/ are splits; decoded once, into "
         "~/.cache/vaebench/images, which may be emptied at any time",
         read_folder,
     ),
     "tar:PATH": Source(
-        "the same in a tar file, or in all below a folder (shards of webdataset), read in place", read_tar
+        "the same in a tar file, or in all below a folder (shards of webdataset), read in place",
+        partial(read_archive, "tar"),
     ),
     "parquet:PATH": Source(
         "the same in a column of a Parquet file, or of all below a folder, as hubs serve data sets; extra 'parquet'",
-        read_parquet,
+        partial(read_archive, "parquet"),
+    ),
+    "npy:PATH": Source(
+        "the same in an .npy file of bytes (N, H, W, C), or in all below a folder, as VDVAE's data lie; never loaded",
+        partial(read_archive, "npy"),
+    ),
+    "lmdb:PATH": Source(
+        "the same in an LMDB environment, or in all below a folder, as LSUN and NVAE's data lie; extra 'lmdb'",
+        partial(read_archive, "lmdb"),
     ),
     "npz:FILE": Source("arrays 'images', or 'train', 'x_test' and so on, of an .npz file; or an .npy file", read_npz),
 }

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from benchmarks.base.streams import seed_tensor
 from benchmarks.data import keyed_generator, to_uint8
-from benchmarks.evaluation.evaluate import at_depth
+from benchmarks.evaluation.inputs import at_depth
 from benchmarks.evaluation.per_image import BINARISATION, padded_input
 from benchmarks.machine.environment import suite_version
 from benchmarks.metrics.latents import GroupUsage, LatentUsage

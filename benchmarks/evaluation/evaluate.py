@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,14 +17,14 @@ from torch import Tensor
 from benchmarks.base.batches import Batches, Layers, Task, in_batches
 from benchmarks.base.errors import first_line
 from benchmarks.base.streams import seed_tensor
-from benchmarks.data import DataSet, cache_folder, keyed_generator, model_input, to_uint8, to_unit
-from benchmarks.data.pixels import FULL_BITS
+from benchmarks.data import DataSet, cache_folder, keyed_generator, to_uint8
+from benchmarks.evaluation.inputs import Inputs, at_depth, errors_per_image
 from benchmarks.evaluation.per_image import BINARISATION
 from benchmarks.evaluation.samples import PRIOR_BATCH, draw_samples, part_key, prior_statistics
 from benchmarks.metrics.influence import Influence
 from benchmarks.metrics.latents import LatentUsage, latent_metrics, usage_of
 from benchmarks.metrics.on_features import of_reconstructions, of_samples
-from benchmarks.metrics.reconstruction import PER_IMAGE, reconstruction_metrics, values_per_image
+from benchmarks.metrics.reconstruction import PER_IMAGE, reconstruction_metrics
 from benchmarks.records.catalogue import (
     INFLUENCE,
     NO_EXTRACTOR,
@@ -87,7 +88,7 @@ def evaluate(
     model.eval()
     device = next(model.parameters()).device
     test = data.test[: trial.evaluation.images or None]
-    x = model_input(test, trial.likelihood_spec, keyed_generator(trial.seed, BINARISATION)).to(device)
+    x = Inputs.of(test, trial.likelihood_spec, keyed_generator(trial.seed, BINARISATION), device)
     originals = at_depth(test, trial.bits)
     found = Evaluation()
     with found.part("likelihood", LIKELIHOOD):
@@ -113,11 +114,6 @@ def evaluate(
     return found
 
 
-def at_depth(images: Tensor, bits: int) -> Tensor:
-    """8-bit images as they look at the likelihood's bit depth; the very images where that is 8."""
-    return images if bits == FULL_BITS else to_uint8(to_unit(images, bits))
-
-
 def reference_images(trial: TrialConfig, data: DataSet, originals: Tensor) -> Tensor:
     """What samples are compared with (N, C, H, W): the test images, or training images where the trial says so."""
     if trial.evaluation.reference_split == "test":
@@ -131,7 +127,7 @@ def _add_likelihood(
     found: Evaluation,
     model: Model,
     trial: TrialConfig,
-    x: Tensor,
+    x: Inputs,
     data: DataSet,
     progress: Progress,
     batches: Batches,
@@ -149,14 +145,14 @@ def _add_reconstruction(
     found: Evaluation,
     model: Model,
     trial: TrialConfig,
-    x: Tensor,
+    x: Inputs,
     originals: Tensor,
     progress: Progress,
     batches: Batches,
 ) -> Tensor:
     """Errors and use of the latents for x (N, C, H, W); returns the reconstructions (N, C, H, W) uint8."""
     reconstructions, found.groups = reconstruct(model, trial, x, progress, batches)
-    values = values_per_image(reconstructions, originals)
+    values = errors_per_image(reconstructions, originals)
     found.measurements += reconstruction_metrics(values, trial.seed)
     found.measurements += latent_metrics(found.groups, len(x))
     found.per_image |= values
@@ -233,7 +229,7 @@ def channels_last(images: Tensor) -> np.ndarray:
 def test_bounds(
     model: Model,
     trial: TrialConfig,
-    x: Tensor,
+    x: Inputs,
     progress: Progress,
     data_hash: str,
     batches: Batches,
@@ -276,7 +272,7 @@ def likelihood_metrics(bounds: Bounds, trial: TrialConfig, dims: int) -> list[Me
 
 
 def reconstruct(
-    model: Model, trial: TrialConfig, x: Tensor, progress: Progress, batches: Batches = in_batches
+    model: Model, trial: TrialConfig, x: Inputs, progress: Progress, batches: Batches = in_batches
 ) -> tuple[Tensor, list[LatentGroupInfo]]:
     """Mean images (N, C, H, W) uint8 with z at the posterior mean, and the use of the latent groups (one draw)."""
     usage, images = LatentUsage(), list[Tensor]()
@@ -328,8 +324,9 @@ def quality_metrics(
     extractor = dataclasses.replace(extractor, batches=batches)
     cache = cache_folder("features")
     reference, split = reference_images(trial, data, originals), trial.evaluation.reference_split
-    others = at_depth(data.train, trial.bits) if split == "test" else originals
-    rows = [fid_floor(others, reference, extractor, cache, reference_split=split)]
+    others = data.train if split == "test" else originals
+    shown = partial(at_depth, bits=trial.bits)  # which changes nothing where it is done twice
+    rows = [fid_floor(others, reference, extractor, cache, split, shown)]
     if reconstructions is None:
         rows += [dash(metric, "failed: no reconstructions") for metric in of_reconstructions()]
     else:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.data import DataSet
-from benchmarks.evaluation.evaluate import PICTURES, at_depth, channels_last, shown_images
+from benchmarks.evaluation.evaluate import PICTURES, channels_last, shown_images
+from benchmarks.evaluation.inputs import at_depth
 from benchmarks.evaluation.nearest import nearest
 from benchmarks.evaluation.samples import draw_samples
 from benchmarks.evaluation.variations import Variations

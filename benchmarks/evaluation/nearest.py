@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from benchmarks.data import picked
 from benchmarks.metrics.reconstruction import mse_per_image
 
 VALUES_TOGETHER = 1 << 24
@@ -30,7 +31,7 @@ def nearest(images: Tensor, training: Tensor) -> Nearest:
     least = torch.full((len(images),), torch.inf)
     index = torch.zeros(len(images), dtype=torch.int64)
     for start in range(0, len(training), together):
-        found, place = torch.cdist(sought, _flat(training[start : start + together])).min(dim=1)
+        found, place = torch.cdist(sought, _flat(picked(training, slice(start, start + together)))).min(dim=1)
         index = torch.where(found < least, place + start, index)
         least = torch.minimum(found, least)
     return Nearest(index, mse_per_image(training[index], images))

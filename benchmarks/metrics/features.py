@@ -17,18 +17,50 @@ from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from benchmarks.base.batches import Batches, Layers, Task, in_batches
 from benchmarks.base.errors import UserError
 from benchmarks.base.tensor_files import write_tensors
-from benchmarks.data import content_hash
+from benchmarks.data import content_hash, keyed_generator
+from benchmarks.data.cache.mapped import Copies
+from benchmarks.metrics.frechet import FeatureStatistics, joined
 
 Images = UInt8[Tensor, "_ C H W"]
 CACHE_FORMAT = "1"
+MOST_COMPARED = 50_000
+"""Images whose features are held: what compares images in pairs takes so many of a larger set."""
+BLOCK = 10_000
+"""Of a larger set, images whose features are held on the way to its statistics."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """Features (N, D) and class logits (N, K), float64 on the CPU; no logits from an extractor without classes."""
+    """Features (N, D) and class logits (N, K), float64 on the CPU; no logits from an extractor without classes.
+
+    Of more than `MOST_COMPARED` images these are as many, drawn by a fixed stream, and `whole` are statistics of all.
+    """
 
     values: Float64[Tensor, "N D"]
     logits: Float64[Tensor, "N K"] | None
+    whole: FeatureStatistics | None = None
+
+    @property
+    def statistics(self) -> FeatureStatistics:
+        """Mean and covariance of all images' features."""
+        return self.whole or FeatureStatistics.of(self.values)
+
+    @property
+    def n(self) -> int:
+        """Number of the images."""
+        return self.whole.n if self.whole else len(self.values)
+
+    def room(self, n: int) -> Features:
+        """Room for the like of so many images, in one piece: small ones that are kept would scatter the memory."""
+        logits = None if self.logits is None else self.logits.new_empty(n, self.logits.shape[1])
+        return Features(self.values.new_empty(n, self.values.shape[1]), logits)
+
+    def put(self, found: Features, chosen: Tensor, start: int) -> None:
+        """Take in the chosen rows (N,), from row `start` on."""
+        end = start + int(chosen.sum())
+        self.values[start:end] = found.values[chosen]
+        if self.logits is not None and found.logits is not None:
+            self.logits[start:end] = found.logits[chosen]
 
 
 class Network(FeatureExtractorBase):
@@ -91,9 +123,27 @@ class Extractor:
             UserError: images of a shape that the extractor does not take.
         """
         self._check(images)
-        task = Task("extractor", self.network, _features, images)
+        few = len(images) <= MOST_COMPARED
+        return self._of_all(images, batch_size) if few else self._of_many(images, batch_size)
+
+    def _of_all(self, images: Tensor, batch_size: int) -> Features:
+        """Features of all the images."""
+        task = Task("extractor", self.network, _features, Copies(images))
         layers = self.batches(_key(images, self), len(images), batch_size, task)
         return Features(layers["features"], layers.get("logits"))
+
+    def _of_many(self, images: Tensor, batch_size: int) -> Features:
+        """Features of some of the images and statistics of all: a block of them is held at a time."""
+        order = torch.randperm(len(images), generator=keyed_generator(0, "compared images"))
+        held = torch.zeros(len(images), dtype=torch.bool).index_fill_(0, order[:MOST_COMPARED], True)
+        kept, filled, whole = Features(torch.empty(0, 0, dtype=torch.float64), None), 0, None
+        for block, chosen in zip(_blocks(images), _blocks(held), strict=True):
+            found = self._of_all(block, batch_size)
+            kept = kept if whole else found.room(MOST_COMPARED)
+            kept.put(found, chosen, filled)
+            filled += int(chosen.sum())
+            whole = joined(whole, found.statistics) if whole else found.statistics
+        return Features(kept.values, kept.logits, whole)
 
     def require_shape(self, channels: int, height: int, width: int) -> None:
         """Raise UserError unless the extractor takes images of that shape."""
@@ -112,6 +162,11 @@ class Extractor:
             )
         _, channels, height, width = images.shape
         self.require_shape(channels, height, width)
+
+
+def _blocks(rows: Tensor) -> tuple[Tensor, ...]:
+    """Views of about `BLOCK` rows each, none of them of a single row."""
+    return rows.tensor_split(-(-len(rows) // BLOCK))
 
 
 @torch.no_grad()
@@ -163,7 +218,10 @@ def _read(path: Path) -> Features | None:
         return None
     if "values" not in tensors or written != {"key": path.stem, "digest": _digest(tensors)}:
         return None
-    return Features(tensors["values"], tensors.get("logits"))
+    whole = None
+    if "n" in tensors:
+        whole = FeatureStatistics(tensors["mean"], tensors["covariance"], int(tensors["n"]))
+    return Features(tensors["values"], tensors.get("logits"), whole)
 
 
 def _write(path: Path, features: Features) -> None:
@@ -171,6 +229,9 @@ def _write(path: Path, features: Features) -> None:
     tensors = {"values": features.values}
     if features.logits is not None:
         tensors["logits"] = features.logits
+    if features.whole is not None:
+        whole = features.whole
+        tensors |= {"mean": whole.mean, "covariance": whole.covariance, "n": torch.tensor(whole.n)}
     try:
         write_tensors(path, tensors, {"key": path.stem, "digest": _digest(tensors)})
     except OSError as error:

@@ -38,6 +38,13 @@ class FeatureStatistics:
         return cls(mean, centred.T @ centred / (len(features) - 1), len(features))
 
 
+def joined(a: FeatureStatistics, b: FeatureStatistics) -> FeatureStatistics:
+    """Statistics of the features of both (Chan, Golub & LeVeque 1979)."""
+    n, shift = a.n + b.n, b.mean - a.mean
+    squares = a.covariance * (a.n - 1) + b.covariance * (b.n - 1) + torch.outer(shift, shift) * (a.n * b.n / n)
+    return FeatureStatistics(a.mean + shift * (b.n / n), squares / (n - 1), n)
+
+
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     """Squared Frechet (2-Wasserstein) distance of two Gaussians, in squared units of the features.
 

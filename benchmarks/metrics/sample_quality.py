@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.base.errors import UserError
-from benchmarks.data import keyed_generator
+from benchmarks.data import keyed_generator, picked
 from benchmarks.metrics import fidelity, influence
-from benchmarks.metrics.features import Extractor, Features, Images, cached_features
-from benchmarks.metrics.frechet import FeatureStatistics, frechet_distance
+from benchmarks.metrics.features import MOST_COMPARED, Extractor, Features, Images, cached_features
+from benchmarks.metrics.frechet import frechet_distance
 from benchmarks.metrics.influence import Influence
 from benchmarks.metrics.on_features import ON_FEATURES, RECONSTRUCTION, OnFeatures
 from benchmarks.records.catalogue import (
@@ -55,14 +55,20 @@ def training_images(train: Images, validation: Images) -> Images:
 
 
 def fid_floor(
-    others: Images, reference: Images, extractor: Extractor, cache: Path | None = None, reference_split: str = "test"
+    others: Images,
+    reference: Images,
+    extractor: Extractor,
+    cache: Path | None = None,
+    reference_split: str = "test",
+    shown: Callable[[Images], Images] = lambda images: images,
 ) -> Measurement:
     """Frechet distance of as many other real images, drawn by a fixed stream, to `reference`.
 
-    `reference_split`, here and below, is where `reference` is from, for the details.
+    `reference_split`, here and below, is where `reference` is from, for the details. Those drawn are compared as they
+    are `shown`.
     """
     order = torch.randperm(len(others), generator=keyed_generator(0, "fid floor"))
-    chosen = others[order[: len(reference)]]
+    chosen = shown(picked(others, order[: min(len(reference), MOST_COMPARED)]))
     reference_features = cached_features(reference, extractor, cache)
     features = cached_features(chosen, extractor, cache)
     sets = TwoSets(features, reference_features, extractor, more={"reference_split": reference_split})
@@ -156,7 +162,7 @@ class TwoSets:
 
     def frechet(self, metric: str) -> Measurement:
         """The Frechet distance, with torch-fidelity's own value in the details."""
-        value = frechet_distance(*(FeatureStatistics.of(side) for side in self._sides))
+        value = frechet_distance(self.features.statistics, self.reference.statistics)
         found = influence.of_frechet(*self._sides, self.paired)
         details = {"torch_fidelity_fid": fidelity.fid(*self._sides)}
         return self._measured(metric, value, found, not_negative_interval, details, BIASED)
@@ -216,7 +222,7 @@ class TwoSets:
         `small` is what few images do to it.
         """
         details = _details(self.features, self.reference, self.extractor) | dict(self.more) | dict(details)
-        one = measurement(metric, value, n=len(self.features.values), note=self._note(small), details=details)
+        one = measurement(metric, value, n=self.features.n, note=self._note(small), details=details)
         if found is None:
             return one
         self.keep(metric, found)
@@ -226,10 +232,12 @@ class TwoSets:
 
     def _note(self, small: str) -> str:
         """A warning where n is small and that matters: only equal n compare."""
-        n = min(len(side) for side in self._sides)
+        n = min(self.features.n, self.reference.n)
         notes = [f"n = {n:,} < {SMALL_N:,}: {small}, compare at equal n only"] if small and n < SMALL_N else []
         if small == BIASED and n <= self.extractor.dims:
             notes.append(f"n <= {self.extractor.dims} feature dimensions: covariance is singular")
+        if max(self.features.n, self.reference.n) > MOST_COMPARED:
+            notes.append(f"of more than {MOST_COMPARED:,} images, so many count, but all in a Frechet distance")
         return "; ".join(notes)
 
 
@@ -247,8 +255,8 @@ def _details(features: Features, reference: Features, extractor: Extractor) -> d
         "weights_sha256": extractor.weights_sha256,
         "preprocessing": extractor.preprocessing,
         "rounding": "clamped to [0, 1], times 255, nearest 8-bit level",
-        "n": len(features.values),
-        "n_reference": len(reference.values),
+        "n": features.n,
+        "n_reference": reference.n,
         "reference_split": "test",
         "dims": extractor.dims,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.speed.clock import Call
-from benchmarks.speed.work import Job, train
+from benchmarks.speed.work import Job, loop
 from kernels.ops import Ops
 from models.output import Likelihood, LikelihoodSpec, Model
 
@@ -30,6 +31,7 @@ RANGES = {
     "latents": "^kind of operation: latents$",
     "likelihood": "^kind of operation: likelihood$",
     "regularisers": "^kind of operation: regularisers$",
+    "loader": "^kind of operation: loader$",
     "optimizer": r"^Optimizer\.(step|zero_grad)#|^aten::_foreach_|^aten::_fused_adam",
 }
 """Kind -> what an event or one around it is named; these claim all that happens inside them."""
@@ -208,13 +210,14 @@ def profiled(step: Call, gpu: bool) -> profile:
 
 
 def step_breakdown(job: Job, trace: Path | None = None) -> dict[str, float]:
-    """Share of each kind in the time of one training step; Python between operations is `other`.
+    """Share of each kind in the time of one training step, with the drawing of its images (`loader`).
 
+    Python between operations is `other`.
     The profiler itself slows small operations, so that their share comes out too large. With `trace`, a Chrome trace
     of that step is written there.
     """
     gpu = job.device.type == "cuda"
-    found = profiled(train(job, mark), gpu)
+    found = profiled(loop(job, mark, functools.partial(within, "loader")), gpu)
     if trace is not None:
         trace.parent.mkdir(parents=True, exist_ok=True)
         found.export_chrome_trace(str(trace))

@@ -17,13 +17,15 @@ from benchmarks.speed.clock import MAX_ROUNDS, MOST_REPEATS, WARMUP_CALLS, Call
 from benchmarks.speed.target import Target
 from benchmarks.suites.config import TrialConfig
 from benchmarks.training.guard import StepGuard
-from benchmarks.training.loop import compile_step, training_batch
+from benchmarks.training.loop import compile_step, training_input
 from benchmarks.training.state import TrainingState, build_optimizer
 from benchmarks.training.step import train_step
+from benchmarks.training.supply import placed, supplied
 from models.elbo import importance_weighted
 from models.output import Draw, Model
 
 Copy = Callable[[Model], Model]
+Marked = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
 STEPS = MAX_ROUNDS * (MOST_REPEATS + 1) + WARMUP_CALLS + 1
 """Training steps that a measurement takes at most."""
 
@@ -68,7 +70,7 @@ def training_state(job: Job, copied: Copy = copy.deepcopy) -> tuple[TrainingStat
     model = copied(job.model).train()
     optimizer = build_optimizer(job.trial.training, model, job.device)
     state = TrainingState(model, optimizer, torch.zeros(STEPS), STEPS)
-    note = compile_step(state, job.trial, job.images.to(job.device))
+    note = compile_step(state, job.trial, job.images)
     job.notes.extend([note] if note else [])
     return state, StepGuard(model, optimizer)
 
@@ -79,17 +81,17 @@ def train(job: Job, copied: Copy = copy.deepcopy) -> Call:
     return lambda: train_step(state, guard, job.trial, x, draw)
 
 
-def loop(job: Job) -> Call:
-    """A training step with what the loop does around it: the next batch, drawn from images in memory."""
-    (state, guard), draw = training_state(job), job.draw()
-    images = job.images.to(job.device)
-    order = batches(len(images), job.batch, job.trial.seed, 0)
+def loop(job: Job, copied: Copy = copy.deepcopy, marked: Marked = lambda call: call) -> Call:
+    """A training step with what the loop does around it: the next batch, drawn from the data set's images.
 
-    def step() -> None:
-        x = training_batch(job.trial, images, next(order), state.step)
-        train_step(state, guard, job.trial, x, draw)
+    `marked` is given the call that draws it.
+    """
+    (state, guard), draw = training_state(job, copied), job.draw()
+    images = placed(job.images, job.device)
+    supply = supplied(images, batches(len(images), job.batch, job.trial.seed, 0), job.device)
+    next_batch = marked(lambda: training_input(job.trial, next(supply), state.step))
 
-    return step
+    return lambda: train_step(state, guard, job.trial, next_batch(), draw)
 
 
 def encode(job: Job) -> Call:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.base.errors import StarvedError
 from benchmarks.base.streams import generator_seed, seed_tensor
-from benchmarks.data import DataSet, batches, keyed_generator, model_input
+from benchmarks.data import DataSet, batches, keyed_generator, model_input, picked
 from benchmarks.records.record import Curve
 from benchmarks.suites.config import TrainingConfig, TrialConfig
 from benchmarks.training.compiled import compiled_forward
@@ -34,6 +34,7 @@ from benchmarks.training.state import (
     save_state,
 )
 from benchmarks.training.step import loss_of, train_step, weights_at
+from benchmarks.training.supply import batch_of, placed, supplied
 from models.elbo import terms
 from models.layers.norm_statistics import averaged_anew, batch_norms
 from models.output import Draw, Model
@@ -166,17 +167,23 @@ def _fixed_batches(trial: TrialConfig, data: DataSet, device: torch.device) -> I
     order = batches(len(data.train), trial.training.batch_size, trial.seed + 1, 0)
     for index in range(trial.training.ema_batches):
         gen = keyed_generator(trial.seed, "re-estimate", index)
-        x = model_input(data.train[next(order)], trial.likelihood_spec, gen).to(device)
+        x = model_input(picked(data.train, next(order)), trial.likelihood_spec, gen).to(device)
         yield x, Draw(seed_tensor(trial.seed, "re-estimate", device, index))
 
 
-def training_batch(trial: TrialConfig, images: Tensor, indices: Tensor, step: int) -> Tensor:
+def training_batch(
+    trial: TrialConfig, images: Tensor, indices: Tensor, step: int, device: torch.device | None = None
+) -> Tensor:
+    """Model input of one step for some of the images, on the device, or where they are."""
+    return training_input(trial, batch_of(images, indices, device or images.device), step)
+
+
+def training_input(trial: TrialConfig, chosen: Tensor, step: int) -> Tensor:
     """Model input of one step, keyed on (seed, step): flips where configured, then levels, then binarisation."""
-    chosen = images.index_select(0, indices.to(images.device))
     if not trial.training.flip:
         return model_input(chosen, trial.likelihood_spec, generator_seed(trial.seed, "batch", step))
-    gen = keyed_generator(trial.seed, "batch", step, images.device)
-    flip = torch.rand(len(chosen), 1, 1, 1, generator=gen, device=images.device) < 0.5
+    gen = keyed_generator(trial.seed, "batch", step, chosen.device)
+    flip = torch.rand(len(chosen), 1, 1, 1, generator=gen, device=chosen.device) < 0.5
     return model_input(torch.where(flip, chosen.flip(-1), chosen), trial.likelihood_spec, gen)
 
 
@@ -221,7 +228,8 @@ def validate(
 def _validation_sums(model: Model, trial: TrialConfig, images: Tensor, device: torch.device, start: int) -> Tensor:
     """ELBO, rate and distortion (3) of the batch of validation images from `start` on, summed over its images."""
     gen = keyed_generator(trial.seed, "validation", start)
-    x = model_input(images[start : start + trial.evaluation.batch_size], trial.likelihood_spec, gen).to(device)
+    batch = picked(images, slice(start, start + trial.evaluation.batch_size))
+    x = model_input(batch, trial.likelihood_spec, gen).to(device)
     output = model(x, Draw(seed_tensor(trial.seed, "validation latents", device), first_sample=start))
     found = terms(output, x)
     return torch.stack([values.double().sum() for values in (found.elbo, found.rate, found.distortion)]).cpu()
@@ -259,7 +267,7 @@ def train(
     """
     device = next(model.parameters()).device
     state = restore(model, trial, folder) or fresh_state(model, trial, data, device, ranks)
-    outside, images = Outside(progress, stop, say, observe), data.train.to(device)
+    outside, images = Outside(progress, stop, say, observe), placed(data.train, device)
     if ranks.count > 1:
         _initialise(state, trial, images)
     if heed_starved(state, folder):
@@ -293,11 +301,17 @@ def train(
     return _result(state, trial, finished, compilation, _given_up(state, trial.training, lost))
 
 
+def device_of(state: TrainingState) -> torch.device:
+    """Where the steps are taken."""
+    return next(state.model.parameters()).device
+
+
 def _initialise(state: TrainingState, trial: TrialConfig, images: Tensor) -> None:
     """Let the model see its next batch whole before ranks share it, where it starts from data."""
     order = batches(len(images), trial.training.batch_size, trial.seed, state.step)
-    x = training_batch(trial, images, next(order), state.step)
-    draw = Draw(seed_tensor(trial.seed, "latents", images.device, state.step))
+    device = device_of(state)
+    x = training_batch(trial, images, next(order), state.step, device)
+    draw = Draw(seed_tensor(trial.seed, "latents", device, state.step))
     initialise_from_data(state.model.train(), x, draw, trial.training.precision == "bfloat16")
 
 
@@ -310,10 +324,10 @@ def _take_steps(
     outside: Outside,
 ) -> None:
     """Steps from where the state is to the last one, or until it is to stop, or until they are lost."""
-    config, device, ranks = trial.training, images.device, state.ranks
+    config, device, ranks = trial.training, device_of(state), state.ranks
     guard = StepGuard(state.model, state.optimizer)
     latents = seed_tensor(trial.seed, "latents", device)
-    order = batches(len(images), config.batch_size, trial.seed, state.step)
+    supply = supplied(images, batches(len(images), config.batch_size, trial.seed, state.step), device)
     good = {state.steps * index // GOOD_STATES for index in range(GOOD_STATES)} if config.back_offs else set[int]()
     saved, clock = time.perf_counter(), StepClock(state)
     plan = StepPlan(state, config)
@@ -324,7 +338,7 @@ def _take_steps(
             save_good(state, folder)
         before = state.passes, state.recompute
         with clock:
-            x = training_batch(trial, images, next(order), state.step)
+            x = training_input(trial, next(supply), state.step)
             loss = train_step(state, guard, trial, x, Draw(latents + state.step))
         plan.keep_to_budget()
         if (state.passes, state.recompute) != before:
@@ -411,16 +425,17 @@ def _given_up(state: TrainingState, config: TrainingConfig, lost: str) -> str:
 
 def compile_step(state: TrainingState, trial: TrialConfig, images: Tensor) -> str:
     """Let the state's steps run compiled where the trial says so; returns what to record about it."""
+    device = device_of(state)
     if trial.training.compile == "off":
         return ""
     if state.ranks.count > 1:
         return f"compile = {trial.training.compile}, but the training ran eagerly: {state.ranks.count} ranks shared it"
     if trial.training.compile == "graph":
-        if images.device.type != "cuda":
+        if device.type != "cuda":
             return "compile = graph, but the training ran eagerly: CUDA graphs need a GPU"
-        state.graphs = StepGraphs(state.optimizer, images.device)
+        state.graphs = StepGraphs(state.optimizer, device)
         return "steps replayed as CUDA graphs"
-    x = training_batch(trial, images, torch.arange(trial.training.batch_size), 0)
+    x = training_batch(trial, images, torch.arange(trial.training.batch_size), 0, device)
     draw = Draw(seed_tensor(trial.seed, "compilation", x.device))
     bfloat16 = trial.training.precision == "bfloat16"
     state.forward, note = compiled_forward(state.model.train(), x, draw, bfloat16)
@@ -433,7 +448,8 @@ def note_trouble(state: TrainingState, trial: TrialConfig, images: Tensor, laten
         return False
     skipped = state.losses[: state.step].isnan()
     step = int(skipped.nonzero()[-1])
-    x = training_batch(trial, images, next(batches(len(images), trial.training.batch_size, trial.seed, step)), step)
+    order = batches(len(images), trial.training.batch_size, trial.seed, step)
+    x = training_batch(trial, images, next(order), step, device_of(state))
     weights = weights_at(trial.objective, step / state.steps)
     where = replay(state.model, lambda twin: loss_of(twin, trial, x, Draw(latents + step), weights))
     found = f"the first value that is not finite is in the {where}" if where else "it is finite with the weights of now"

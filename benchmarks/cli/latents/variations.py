@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmarks.base.errors import UserError
 from benchmarks.cli.checkpoints import chosen_images, load_checkpoint, say_what_was_read, trained_on
 from benchmarks.data.decoding import decode, resized
-from benchmarks.evaluation.evaluate import at_depth
+from benchmarks.evaluation.inputs import at_depth
 from benchmarks.evaluation.picture_files import asked_for, written
 from benchmarks.evaluation.variations import Variations
 from benchmarks.storage.weights import LoadedModel

@@ -17,6 +17,7 @@ from jaxtyping import Int64
 
 from benchmarks.base.errors import UserError, first_line, unknown
 from benchmarks.base.files import mistaken_for
+from benchmarks.data.archives.shards import shards
 from benchmarks.data.cache.pictures import Pictures
 from benchmarks.data.decoding import Decoded, decode_bytes
 
@@ -74,11 +75,11 @@ class Rows:
         Raises:
             UserError: pyarrow is missing; no Parquet file, or a damaged one; no such column, or one too large.
         """
-        shards = sorted(place.rglob(f"*{SUFFIX}")) if place.is_dir() else [place]
-        if not shards:
+        files = shards(place, SUFFIX)
+        if not files:
             raise UserError(f"{place}: expected {SUFFIX} files, found none")
         chosen, rows = "", dict[str, tuple[int, int, int]]()
-        for index, path in enumerate(shards):
+        for index, path in enumerate(files):
             with _readable(path):
                 file = _opened(path)
                 leaf = _leaf_of(file.schema_arrow, column, path)
@@ -88,7 +89,7 @@ class Rows:
                 prefix = f"{path.relative_to(place).as_posix()}/" if place.is_dir() else ""
                 numbered = enumerate(_rows_of(file, leaf, path))
                 rows |= {f"{prefix}{leaf}/{number:09}": (index, *row) for number, row in numbered}
-        return cls(place, shards, chosen, rows)
+        return cls(place, files, chosen, rows)
 
     def pictures(self, names: Sequence[str]) -> ParquetPictures:
         """Those of these names, in this order."""

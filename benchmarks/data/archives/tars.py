@@ -18,6 +18,7 @@ from jaxtyping import Int64
 
 from benchmarks.base.errors import UserError, first_line
 from benchmarks.base.files import mistaken_for
+from benchmarks.data.archives.shards import shards
 from benchmarks.data.cache.pictures import Pictures
 from benchmarks.data.decoding import ARCHIVE_JUNK, HIDDEN, SUFFIXES, Decoded, decode_bytes
 
@@ -66,7 +67,7 @@ class Contents:
         Raises:
             UserError: no tar file, a damaged or compressed one, members that are not plain, or two of one name.
         """
-        found = cls(place, sorted(place.rglob(f"*{SUFFIX}")) if place.is_dir() else [place])
+        found = cls(place, list(shards(place, SUFFIX)))
         for index, path in enumerate(found.shards):
             prefix = f"{path.relative_to(place).as_posix()}/" if place.is_dir() else ""
             for member in _members(path):

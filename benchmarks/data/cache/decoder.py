@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
 import sys
-import threading
-import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 
@@ -20,6 +15,7 @@ from tqdm import tqdm
 
 from benchmarks.base.errors import UserError
 from benchmarks.base.limits import usable_cores
+from benchmarks.data.cache.apart import apart, ended, processes
 from benchmarks.data.cache.pictures import Pictures
 from benchmarks.data.decoding import DEEP_SCALED, Decoded, Rule, resized
 
@@ -81,7 +77,8 @@ class Decoder:
     @classmethod
     def of(cls, pictures: Pictures, rule: Rule) -> Decoder:
         """The decoder of these pictures; raises UserError where the first is none."""
-        height, width, _ = _decoded(pictures, 0, rule).pixels.shape
+        first = apart(pictures.place, _decoded, pictures, 0, rule) if pictures.fragile else _decoded(pictures, 0, rule)
+        height, width, _ = first.pixels.shape
         return cls(pictures, rule, (height, width))
 
     def chunks(self) -> Iterator[Chunk]:
@@ -92,7 +89,8 @@ class Decoder:
         """
         spans = self._spans()
         workers = min(usable_cores(), len(spans))
-        found = map(self.chunk, spans) if workers == 1 else _by_processes(self, spans, workers)
+        here = workers == 1 and not self.pictures.fragile
+        found = map(self.chunk, spans) if here else _by_processes(self, spans, workers)
         every = TERMINAL if sys.stderr.isatty() else LOG
         total, what = len(self.pictures.names), f"decoding {self.pictures.place}"
         with tqdm(desc=what, total=total, unit=" images", delay=QUIET, mininterval=every, file=sys.stderr) as line:
@@ -139,9 +137,7 @@ def _decoded(pictures: Pictures, index: int, rule: Rule) -> Decoded:
 
 def _by_processes(decoder: Decoder, spans: Sequence[range], workers: int) -> Iterator[Chunk]:
     """The chunks of the spans, in order; only some are begun before they are asked for."""
-    forks = sys.platform == "linux"  # starts at once and knows the pictures; its children use no threads of torch's
-    context = multiprocessing.get_context("fork" if forks else "spawn")
-    pool = ProcessPoolExecutor(workers, context, _begin, (decoder, os.getpid()))
+    pool = processes(workers, _at_work.append, decoder)
     waiting = deque[Future[Chunk]]()
     try:
         for span in spans:
@@ -151,28 +147,13 @@ def _by_processes(decoder: Decoder, spans: Sequence[range], workers: int) -> Ite
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool as error:
-        where = decoder.pictures.place
-        raise UserError(f"{where}: a process that decodes was killed, as happens where memory runs out") from error
+        raise ended(decoder.pictures.place) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 _at_work: list[Decoder] = []
 """In a process that decodes: what it decodes."""
-
-
-def _begin(decoder: Decoder, parent: int) -> None:
-    """Set up a process that decodes: it ends with its parent, who alone hears of Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    _at_work.append(decoder)
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
 
 
 def _work(span: range) -> Chunk:

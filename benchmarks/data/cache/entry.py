@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import stat
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -19,12 +18,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
 from benchmarks.base.checked.strict_json import read_json
 from benchmarks.base.files import written_atomically
+from benchmarks.data.cache.mapped import mapped
 from kernels.cpu.build import is_private
 
 BUFFER = 1 << 20
@@ -96,10 +95,8 @@ class Place:
         return None
 
     def mapped(self, entry: Entry) -> UInt8[Tensor, "N C H W"]:
-        """The images, mapped into memory: pages are read when they are used, and writing to one ends the process."""
-        array = np.memmap(self.images, np.uint8, "r", shape=(sum(entry.counts), *entry.shape))
-        with warnings.catch_warnings(action="ignore", category=UserWarning):  # that it cannot be written
-            return torch.from_numpy(array)
+        """The images, mapped into memory."""
+        return mapped(self.images, (sum(entry.counts), *entry.shape))
 
     def _write(self, entry: Entry) -> None:
         with private_file(self.description) as file:

@@ -1,5 +1,8 @@
 """What is to be decoded: pictures in a fixed order, the files that hold them, and how one tells that they changed.
 
+A source is known by its files, and listed only where the cache does not know these files: what they hold, the order of
+the pictures and the splits follow from them and from what is asked.
+
 A file's bytes are hashed once. After that, size, times and inode say whether it is still the same: the kernel moves the
 time of change (ctime) with every write, and no program sets it back. What was changed less than `RECENT` ago may change
 once more within one tick of the clock, and is hashed again.
@@ -11,10 +14,11 @@ import hashlib
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import PIL
 from PIL import features
@@ -28,6 +32,8 @@ RECENT = 2_000_000_000
 AT_ONCE = 1024
 """Files handed to the threads that hash them."""
 CODECS = ("jpg", "libtiff")
+RULES = Path(decoding.__file__).parent
+"""Our files that say what is found in others, and in which order."""
 UNREADABLE = b"unreadable"
 """In place of a hash; who decodes such a file says what is wrong with it."""
 
@@ -39,8 +45,10 @@ class Pictures(ABC):
     Args:
         place: the file or folder that they are in.
         names: one for each picture, in their order.
+        fragile: reading one may end the process; only processes that decode do.
     """
 
+    fragile: ClassVar[bool] = False
     place: Path
     names: Sequence[str]
 
@@ -69,6 +77,52 @@ class FolderPictures(Pictures):
 
 
 @dataclass(frozen=True)
+class Words:
+    """How pictures were `found`, and what else there is to say, behind what was changed in them."""
+
+    found: str
+    besides: str = ""
+
+    def note(self, changes: Sequence[str]) -> str:
+        """All of it."""
+        return "; ".join([self.found, *changes, *([self.besides] if self.besides else [])])
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All pictures of a source in the order of the splits, which have so many."""
+
+    pictures: Pictures
+    counts: tuple[int, int, int]
+    words: Words
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where pictures come from.
+
+    Args:
+        place: the file or folder that is named.
+        files: those whose content counts.
+        rule: how pictures are decoded.
+        asked: all else that decides what `listed` finds in these files, in words.
+        listed: reads what the files say of themselves; raises UserError where they are not as they should be.
+    """
+
+    place: Path
+    files: Sequence[Path]
+    rule: Rule
+    asked: str
+    listed: Callable[[], Listing]
+
+    @property
+    def identity(self) -> str:
+        """A name for the source as it is asked for, whatever its content is."""
+        text = f"{self.place.resolve()}\0{self.rule}\0{self.asked}"
+        return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
 class Stamp:
     """All that the file system says of the files, hashed; and whether it will say otherwise if one changes."""
 
@@ -76,10 +130,10 @@ class Stamp:
     settled: bool
 
 
-def stamp(pictures: Pictures) -> Stamp:
+def stamp(files: Sequence[Path]) -> Stamp:
     """Names, sizes, times and inodes of the files; none is opened."""
     digest, newest = hashlib.sha256(), 0
-    for path in pictures.files:
+    for path in files:
         try:
             found = path.stat()
         except OSError:
@@ -89,6 +143,14 @@ def stamp(pictures: Pictures) -> Stamp:
         digest.update(f"{path}\0{facts}\n".encode(errors="surrogateescape"))
         newest = max(newest, found.st_mtime_ns, found.st_ctime_ns)
     return Stamp(digest.hexdigest(), time.time_ns() - newest > RECENT)
+
+
+def reading(origin: Origin) -> str:
+    """All but the files that decides on what is found in them and on its pixels: what is asked, our rules, versions."""
+    rules = hashlib.sha256()
+    for path in sorted(RULES.rglob("*.py")):
+        rules.update(path.read_bytes())
+    return json.dumps([origin.asked, asdict(origin.rule), rules.hexdigest(), _decoder()])
 
 
 def manner(counts: Sequence[int], rule: Rule) -> str:

@@ -4,18 +4,22 @@ import json
 import os
 import re
 import signal
+import tarfile
 import time
 import warnings
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
 from benchmarks.base.errors import UserError
-from benchmarks.data import content_hash, load
-from benchmarks.data.cache import decoder, pictures, store
+from benchmarks.data import content_hash, load, picked
+from benchmarks.data.archives import parquets, tars
+from benchmarks.data.cache import decoder, mapped, pictures, store
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="owners and permissions as POSIX has them")
 
@@ -106,7 +110,7 @@ def pictures_of(name):
     seen = []
     with pytest.MonkeyPatch.context() as patch:
         keep = store.images_of
-        noting = lambda found, *rest: seen.extend(found.names) or keep(found, *rest)  # noqa: E731
+        noting = lambda origin: seen.extend(origin.listed().pictures.names) or keep(origin)  # noqa: E731
         patch.setattr("benchmarks.data.files.images_of", noting)
         patch.setenv("VAEBENCH_CACHE", "off")
         load(name)
@@ -346,5 +350,63 @@ def test_a_process_that_is_killed_while_it_decodes_is_one_line(tmp_path, cache, 
     name, here, decode = written(tmp_path / "images"), os.getpid(), pictures.decode
     ended = lambda path, *rest: decode(path, *rest) if os.getpid() == here else os._exit(9)  # noqa: E731
     monkeypatch.setattr(pictures, "decode", ended)
-    with pytest.raises(UserError, match="a process that decodes was killed"):
+    with pytest.raises(UserError, match="a process that reads it was killed"):
         load(name)
+
+
+def resident(cache):
+    """Bytes of the mapped images that are in this process's memory."""
+    lines, found = Path("/proc/self/smaps").read_text().splitlines(), 0
+    for index, line in enumerate(lines):
+        if str(cache) in line and ".images" in line:
+            found += next(int(fact.split()[1]) for fact in lines[index:] if fact.startswith("Rss:")) * 1024
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs /proc/self/smaps")
+def test_pages_that_were_read_are_given_back(tmp_path, cache, monkeypatch):
+    data = load(written(tmp_path / "images", n=200, side=lambda index: 128))
+    order, expected = torch.randperm(len(data.train)), data.train.clone()
+    held = resident(cache)
+    assert held >= data.train.numel()
+    for index in order.split(4):
+        assert torch.equal(picked(data.train, index), expected[index])
+    assert resident(cache) == held  # a small file stays
+    monkeypatch.setattr(mapped, "MOST_RESIDENT", 512 << 10)
+    for index in order.split(4):
+        assert torch.equal(picked(data.train, index), expected[index])
+        assert resident(cache) < held / 2
+    assert torch.equal(picked(data.train, slice(3, 9)), expected[3:9])
+    assert torch.equal(picked(expected, order), expected[order])  # those in memory
+    assert picked(data.train, order[:0]).shape == (0, *expected.shape[1:])
+
+
+@pytest.mark.parametrize("scheme", ["tar", "parquet"])
+def test_shards_that_did_not_change_are_not_listed_again(tmp_path, cache, settled, monkeypatch, scheme):
+    written(tmp_path / "images")
+    path = packed(scheme, tmp_path / "images", tmp_path / f"x.{scheme}")
+    first = facts(load(f"{scheme}:{path}"))
+    with monkeypatch.context() as patch:
+        patch.setattr(tars.Contents, "of", None)
+        patch.setattr(parquets.Rows, "of", None)
+        assert facts(load(f"{scheme}:{path}")) == first
+        with pytest.raises(TypeError):
+            load(f"{scheme}:{path}?size=4")
+    (tmp_path / "images/003.png").unlink()
+    time.sleep(0.02)
+    packed(scheme, tmp_path / "images", path)
+    changed = load(f"{scheme}:{path}")
+    assert changed.note.startswith("23 files")
+    assert facts(changed) == facts(in_memory(f"{scheme}:{path}"))
+
+
+def packed(scheme, folder, path):
+    """The images of a folder in one file."""
+    files = sorted(folder.iterdir())
+    if scheme == "tar":
+        with tarfile.open(path, "w") as archive:
+            for file in files:
+                archive.add(file, file.name)
+    else:
+        pq.write_table(pa.table({"image": [file.read_bytes() for file in files]}), path)
+    return path

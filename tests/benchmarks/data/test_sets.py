@@ -72,7 +72,7 @@ def test_content_hash_sees_bytes_and_shapes():
 
 @pytest.mark.parametrize("name", ["mnits", "folder", "folder:", "mnist-5k:x", ""])
 def test_a_wrong_name_is_answered_with_the_right_ones(name):
-    with pytest.raises(UserError, match="mnist-5k, npz:FILE, parquet:PATH, patches") as error:
+    with pytest.raises(UserError, match="mnist-5k, npy:PATH, npz:FILE, parquet:PATH, patches") as error:
         load(name)
     assert "\n" not in str(error.value)
 

@@ -3,7 +3,12 @@ import dataclasses
 import pytest
 import torch
 
+from benchmarks.metrics import features
 from benchmarks.metrics.features import Extractor, Network, cached_features
+from benchmarks.metrics.frechet import FeatureStatistics
+from benchmarks.metrics.sample_quality import fid_floor, sample_metrics
+
+ROUNDING = 1e-10  # of float64 sums in another order
 
 IMAGES = torch.randint(0, 256, (12, 1, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
@@ -87,3 +92,38 @@ def test_a_folder_that_cannot_be_written_costs_only_time(extractor, tmp_path):
     (tmp_path / "file").write_text("no folder")
     assert calls(IMAGES, extractor, tmp_path / "file") == 1
     assert calls(IMAGES, extractor, None) == 1
+
+
+def test_many_images_are_read_by_blocks_and_some_are_held(extractor, tmp_path, monkeypatch):
+    images = torch.randint(0, 256, (57, 1, 4, 4), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    everything = extractor.features(images)
+    monkeypatch.setattr(features, "MOST_COMPARED", 20)
+    monkeypatch.setattr(features, "BLOCK", 8)
+    found, again = (cached_features(images, extractor, tmp_path) for _ in range(2))
+    of_all = FeatureStatistics.of(everything.values)
+    assert found.n == of_all.n == 57
+    assert torch.allclose(found.statistics.mean, of_all.mean, rtol=ROUNDING)
+    assert torch.allclose(found.statistics.covariance, of_all.covariance, rtol=ROUNDING)
+    rows = {tuple(row) for row in everything.values.tolist()}
+    assert len(found.values) == len(found.logits) == len({tuple(row) for row in found.values.tolist()} & rows) == 20
+    assert torch.equal(found.logits, found.values[:, :2])
+    assert torch.equal(again.values, found.values)
+    assert torch.equal(again.statistics.covariance, found.statistics.covariance)
+    assert again.n == 57
+
+
+def test_a_distance_to_many_images_is_that_to_all_and_says_what_the_others_compare(extractor, monkeypatch):
+    few, many = (
+        torch.randint(0, 256, (n, 1, 4, 4), generator=torch.Generator().manual_seed(n), dtype=torch.uint8)
+        for n in (40, 60)
+    )
+    in_memory = sample_metrics(few, many, extractor)
+    monkeypatch.setattr(features, "MOST_COMPARED", 50)
+    monkeypatch.setattr(features, "BLOCK", 16)
+    monkeypatch.setattr("benchmarks.metrics.sample_quality.MOST_COMPARED", 50)
+    by_blocks = sample_metrics(few, many, extractor)
+    assert by_blocks[0].value == pytest.approx(in_memory[0].value, rel=ROUNDING)
+    assert by_blocks[0].details["n_reference"] == 60
+    assert "of more than 50 images, so many count, but all in a Frechet distance" in by_blocks[1].note
+    floor = fid_floor(many, many, extractor)
+    assert (floor.n, floor.details["n_reference"]) == (50, 60)

@@ -65,7 +65,7 @@ def broken(*arguments, **options):
 
 @pytest.mark.parametrize(
     "name",
-    ["ae", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vae", "residual-vae", "nvae"))],
+    ["ae", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vae", "residual-vae", "nvae", "vdvae"))],
 )
 def test_a_compiled_step_is_the_eager_one(name):
     command = [sys.executable, str(HELPER), name]
