@@ -113,11 +113,11 @@ def in_order(parameters: Tensor) -> tuple[Tensor, bool]:
 def mixture(parameters: Tensor, x: Tensor, bits: int, differentiate: bool) -> tuple[Tensor, Tensor | None]:
     """Log p(x) (B,) float64 of the logistic mixture, and the gradient of the parameters for unit upstream."""
     batch, colours, height, width = x.shape
-    values, by_pixels = in_order(parameters)
+    (values, by_pixels), pixels = in_order(parameters), x.float().contiguous()  # held until C has read them
     log_prob = torch.zeros(batch, dtype=torch.float64)
     gradient = torch.empty_like(values) if differentiate else None
     library.loaded().vaebench_mixture(
-        *(pointer(one) for one in (values, x.float().contiguous(), log_prob, gradient)),
+        *(pointer(one) for one in (values, pixels, log_prob, gradient)),
         *(batch, mixture_components(values, x), colours, height * width, by_pixels),
         1.0 / (2**bits - 1),
         library.threads_for(values.numel(), batch),

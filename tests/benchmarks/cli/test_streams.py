@@ -156,10 +156,13 @@ def test_what_a_child_says_besides_progress_is_let_pass():
 
     child, watchers = Child.__new__(Child), Watchers()
     event = json.dumps({"phase": "train", "done": 1, "total": 2})
+    reached = []
     child.planned = type("Planned", (), {"name": "vae"})
+    child.claim = type("Claim", (), {"reached": lambda self, *progress: reached.append(progress)})()
     child.process = type("Process", (), {"stdout": ["a plugin's print\n", "3\n", event + "\n", event[:9]]})
     child._read(watchers)
     assert watchers.seen == [("train", 1, 2, {})]
+    assert reached == [("train", 1, 2)]
 
 
 def test_a_bar_in_a_name_breaks_no_table():

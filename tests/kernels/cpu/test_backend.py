@@ -192,6 +192,14 @@ def test_mixture_of_a_cropped_image(backend):
     assert error(ours[1], theirs[1]) < MIXTURE
 
 
+def test_mixture_of_images_in_any_layout_and_type(backend):
+    parameters, x = mixture_problem(3, 5, 8, 16, 16)
+    planes = mixture_step(CPU, parameters, x, 8, torch.float32)
+    for images in (x.contiguous(memory_format=torch.channels_last), x.double(), x.flip(3).flip(3)):
+        for found, wanted in zip(mixture_step(CPU, parameters, images, 8, torch.float32), planes, strict=True):
+            assert torch.equal(found, wanted)
+
+
 @pytest.mark.parametrize("colours", [1, 3])
 @pytest.mark.parametrize(("height", "width"), [(9, 15), (8, 8)])
 @pytest.mark.skipif(library.library() is None, reason="no C compiler")
