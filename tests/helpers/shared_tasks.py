@@ -3,6 +3,7 @@
 import sys
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from benchmarks.evaluation.shared import serve
@@ -34,6 +35,7 @@ def main(index, count, port):
     torch.manual_seed(index)
     join(Ranks(index, count), port, torch.device("cpu"))
     serve({"model": network})
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
