@@ -75,17 +75,18 @@ INLINE void outer(int vectors, int tiles, const Geometry *g, int64_t images, con
 {
     vector sum[MOST_TILES * TILE][MOST_VECTORS] = {0};
     int64_t left_step = g->stride * g->pixel, right_step = g->stride * spread->pixel;
-    for (int64_t line = 0; line < images * g->out_height; line++) {
-        int64_t image = line / g->out_height, top = line % g->out_height * g->stride;
-        const float *left = a + (image * g->height + top) * g->width * g->pixel;
-        const float *right = b + (image * spread->height + top) * spread->width * spread->pixel;
-        for (int64_t x = 0; x < g->out_width; x++, left += left_step, right += right_step) {
-            vector panel[MOST_VECTORS];
-            for (int v = 0; v < vectors; v++) panel[v] = load(right + v * WIDE);
-            _Pragma("GCC unroll 16") for (int r = 0; r < tiles * TILE; r++)
-                for (int v = 0; v < vectors; v++) sum[r][v] += left[r] * panel[v];
+    int64_t left_line = g->stride * g->width * g->pixel, right_line = g->stride * spread->width * spread->pixel;
+    for (int64_t image = 0; image < images; image++, a += g->height * g->width * g->pixel,
+                 b += spread->height * spread->width * spread->pixel)
+        for (int64_t y = 0; y < g->out_height; y++) {
+            const float *left = a + y * left_line, *right = b + y * right_line;
+            for (int64_t x = 0; x < g->out_width; x++, left += left_step, right += right_step) {
+                vector panel[MOST_VECTORS];
+                for (int v = 0; v < vectors; v++) panel[v] = load(right + v * WIDE);
+                _Pragma("GCC unroll 16") for (int r = 0; r < tiles * TILE; r++)
+                    for (int v = 0; v < vectors; v++) sum[r][v] += left[r] * panel[v];
+            }
         }
-    }
     for (int64_t r = 0; r < rows; r++)
         for (int v = 0; v < vectors; v++) {
             float *at = out + r * spread->pixel + v * WIDE;
@@ -136,12 +137,17 @@ static void gather(const Geometry *g, const Runs *runs, const float *map, int64_
     }
 }
 
-/* The first patch of the tile that begins at an output pixel, counted over all maps. */
-static const float *patch_in_map(const Geometry *g, const float *map, int64_t pixel)
+/* The first patches of so many tiles from output pixel `first` on, counted over all maps. Tiles that cross the end of a
+ * line are those of pointwise convolutions, whose maps have no borders: places are the same if x runs on. */
+static void find_patches(const Geometry *g, const float *map, int64_t first, int64_t tiles, const float **tile)
 {
-    int64_t out_pixels = g->out_height * g->out_width;
-    int64_t image = pixel / out_pixels, y = pixel % out_pixels / g->out_width, x = pixel % g->out_width;
-    return map + ((image * g->height + y * g->stride) * g->width + x * g->stride) * g->pixel;
+    int64_t line = g->stride * g->width * g->pixel, image = first / g->out_width / g->out_height;
+    int64_t y = first / g->out_width % g->out_height, x = first % g->out_width;
+    for (int64_t t = 0; t < tiles; t++, x += TILE) {
+        if (x >= g->out_width) x -= g->out_width, y++;
+        if (y == g->out_height) y = 0, image++;
+        tile[t] = map + image * g->height * g->width * g->pixel + y * line + x * g->stride * g->pixel;
+    }
 }
 
 void convolve_dense(const Geometry *g, int64_t images, const float *map, const float *packed, const float *start,
@@ -150,7 +156,7 @@ void convolve_dense(const Geometry *g, int64_t images, const float *map, const f
     Runs in_map = runs_of(g);
     int64_t depth = in_map.count * in_map.length, panel = panel_width(n), total = images * g->out_height * g->out_width;
     Runs gathered = {1, depth, {0}};
-    int in_place = g->out_width % TILE == 0 || (g->kernel == 1 && g->stride == 1); /* no tile crosses a line's end */
+    int in_place = g->out_width % TILE == 0 || (g->kernel == 1 && g->stride == 1);
     const Runs *runs = in_place ? &in_map : &gathered;
     int64_t step = rows_at_once(panel), row = in_place ? g->stride * g->pixel : depth;
     float *patches = in_place ? NULL : scratch(PATCHES, (STRIP + TILE) * depth);
@@ -158,10 +164,10 @@ void convolve_dense(const Geometry *g, int64_t images, const float *map, const f
         int64_t rows = total - first < STRIP ? total - first : STRIP;
         const float *tile[STRIP / TILE + MOST_TILES];
         if (!in_place) gather(g, &in_map, map, first, rows, patches);
-        for (int64_t at = 0; at < rows; at += TILE)
-            tile[at / TILE] = in_place ? patch_in_map(g, map, first + at) : patches + at * depth;
-        for (int64_t at = (rows + TILE - 1) / TILE, more = 0; more < MOST_TILES; at++, more++)
-            tile[at] = tile[at - 1]; /* read in vain */
+        int64_t tiles = (rows + TILE - 1) / TILE;
+        if (in_place) find_patches(g, map, first, tiles, tile);
+        for (int64_t t = 0; t < tiles && !in_place; t++) tile[t] = patches + t * TILE * depth;
+        for (int64_t t = tiles; t < tiles + MOST_TILES; t++) tile[t] = tile[t - 1]; /* read in vain */
         for (int64_t column = 0; column < n; column += panel) {
             int columns = (int)(n - column < panel ? n - column : panel);
             for (int64_t at = 0; at < rows; at += step)
