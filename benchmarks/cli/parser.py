@@ -273,7 +273,13 @@ def _add_throughput(throughput: argparse.ArgumentParser) -> None:
     add("--trace", type=file, metavar="FILE", help="Chrome trace of one training step")
     add("--csv", type=file, metavar="FILE", help="rows as CSV")
     add("--json", action="store_true", help="print JSON")
-    add("--suite", metavar="speed|FILE", help="the comparisons of a speed suite, each in its own process")
+    add(
+        "--suite",
+        metavar="speed|operations|FILE",
+        help="the comparisons of a speed suite, each in its own process; or single operations of models (--models "
+        "PRESET,SUITE/ROW): C against plain PyTorch and, with --compile on, torch.compile",
+    )
+    add("--most", type=whole(bounds.BATCHES), metavar="N", help="operations: shapes of each kind (default: 3)")
     add("--pythae", metavar="PYTHON", help="suite: interpreter of an environment with pythae")
     add("--no-compiler", action="store_true", help="suite: as on a machine without a C compiler")
     add("--out", type=folder, help="suite: folder of the results (default: results/local/SUITE)")

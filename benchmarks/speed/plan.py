@@ -16,6 +16,8 @@ from models.fields import bounded, require_bounds
 
 FOLDER = Path(__file__).parent
 SHIPPED = {"speed": FOLDER / "speed.toml"}
+OPERATIONS = "operations"
+"""What stands in place of a suite file for single operations (`benchmarks.speed.operations`)."""
 PYTHAE = "pythae"
 
 
@@ -132,7 +134,7 @@ def read_speed_suite(source: str) -> SpeedSuite:
     """
     path = SHIPPED.get(source) or Path(source)
     if path.suffix != ".toml":
-        raise unknown("speed suite", source, SHIPPED)
+        raise unknown("speed suite", source, [*SHIPPED, OPERATIONS])
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
