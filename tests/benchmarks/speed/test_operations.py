@@ -9,7 +9,7 @@ import torch
 from tiny_run import run_here
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.speed import clock
+from benchmarks.speed import clock, machine
 from benchmarks.speed.operations import measured
 from benchmarks.speed.operations.named import flops_of, kind_of
 from benchmarks.speed.operations.sides import BACKWARD, COMPILED, FORWARD, KEPT, OURS, STEP, STOCK, prepared
@@ -124,6 +124,7 @@ def hasty(monkeypatch):
     """A clock that is content with short turns: nothing is concluded from it."""
     monkeypatch.setattr(clock, "TURN_SECONDS", 1e-4)
     monkeypatch.setattr(measured, "LIMIT_SECONDS", 1e-3)
+    monkeypatch.setattr(machine, "MATRIX", 64)
 
 
 @pytest.mark.usefixtures("hasty")
