@@ -14,12 +14,14 @@ import torch
 
 from benchmarks.base.errors import UserError, unknown
 from benchmarks.base.files import write_text_atomically
+from benchmarks.machine import instructions
 from benchmarks.machine.environment import choose_device, note_missing_kernels
 from benchmarks.machine.process import keep_freed_memory
 from benchmarks.records.record import Measurement
 from benchmarks.report.speed import measurements_csv, measurements_text
 from benchmarks.speed import plan, suite
 from benchmarks.speed import throughput as timing
+from benchmarks.speed.beside import NEIGHBOURED, PRODUCT, kept_rows, product_rows
 from benchmarks.speed.clock import Watch
 from benchmarks.speed.operations import measured as operations
 from benchmarks.speed.operations.table import operations_csv, operations_json, operations_markdown
@@ -32,16 +34,32 @@ from benchmarks.speed.throughput import OURS_NAME, PLAIN_NAME, USUAL, Settings, 
 from benchmarks.speed.work import verbs_of
 
 SUITE_ONLY = ("out", "pythae", "no_compiler", "most")
-MODELS_ONLY = ("ranks", "link", "hparams", "set", "vs", "vs_set", "trace", "iwae", "what", "precision", "compile")
+MODELS_ONLY = (
+    "neighbours",
+    "ranks",
+    "link",
+    "hparams",
+    "set",
+    "vs",
+    "vs_set",
+    "trace",
+    "iwae",
+    "what",
+    "precision",
+    "compile",
+)
 TRAIN, NETWORK = "train", "network"
 """What of several processes is measured: a training step, the bytes that they send."""
 NOT_OF_OPERATIONS = ("pythae", "no_compiler", *(name for name in MODELS_ONLY if name != "compile"))
-NOT_SCALED = ("vs", "vs_set", "trace", "iwae", "compile", "hparams")
+NOT_SCALED = ("neighbours", "vs", "vs_set", "trace", "iwae", "compile", "hparams")
+NOT_BESIDE = ("vs_set", "trace")
 SECONDS = 0.8
 
 
 def throughput(options: argparse.Namespace) -> int:
-    """Time models, or run the speed suite."""
+    """Time models, operations, or all of the speed suite."""
+    if not instructions.in_force(options.instructions):
+        return instructions.under(options.instructions, options.words)
     if options.suite == plan.OPERATIONS:
         return _operations(options)
     if options.suite:
@@ -52,6 +70,8 @@ def throughput(options: argparse.Namespace) -> int:
         return _scaling(options)
     if options.link:
         raise UserError("--link goes with --ranks")
+    if options.neighbours or options.vs == PRODUCT:
+        _refuse(options, NOT_BESIDE, "does not go with --neighbours and --vs product")
     planned = _plan(options)
     note_missing_kernels(_device(options, planned[0][0]))
     keep_freed_memory()
@@ -190,14 +210,26 @@ def _measured(options: argparse.Namespace, target: Target, batch: int | None, th
         trace=Path(options.trace) if options.trace else None,
         plugins=tuple(options.plugin),
     )
-    rows = timing.measure(_variants(options, target, batch), settings)
+    rows = _rows(options, target, batch, settings)
     if not options.json:
         print(measurements_text(rows), flush=True)
     return rows
 
 
+def _rows(options: argparse.Namespace, target: Target, batch: int | None, settings: Settings) -> list[Measurement]:
+    """Rates beside busy processes, beside the machine's matrix product, or of one or two variants."""
+    if not (options.neighbours or options.vs == PRODUCT):
+        return timing.measure(_variants(options, target, batch), settings)
+    ours = Variant(OURS_NAME, target.overridden(_shared_settings(options, batch)))
+    if options.neighbours:
+        return kept_rows(ours, settings, options.neighbours)
+    return product_rows(ours, settings)
+
+
 def _usual(options: argparse.Namespace, target: Target) -> tuple[str, ...]:
     """What is measured unless `--what` says it: the usual, the bound if K is given, and what the baseline can do."""
+    if options.neighbours:
+        return NEIGHBOURED
     names = [*USUAL, *(["iwae"] if options.iwae else [])]
     if options.vs == PLAIN_NAME:
         names += [name for name in verbs_of(target.trial, plain=True) if name != "iwae"]
