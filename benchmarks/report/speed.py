@@ -53,8 +53,8 @@ METHOD = (
     "Peak memory is MiB above what the built model and its data hold before the first step, in a fresh process for "
     "each side (3 training steps); the whole processes are given in the notes. One value each, no spread.",
     "Beside busy processes, which keep a core each, the same model takes turns with itself alone: the ratio is the "
-    "part of its rate that it keeps. Against the matrix product: GFLOP/s of our training step over those of large square "
-    "matrices in the same turns.",
+    "part of its rate that it keeps. Against the matrix product: GFLOP/s of our training step over those of large "
+    "square matrices in the same turns.",
     "Load: load average before and after, and the share of the machine's cores that other processes used meanwhile.",
 )
 
