@@ -1,4 +1,4 @@
-"""The tests of the C kernels once more, on NEON: built for 64-bit ARM, run by an emulator (`tests/helpers/emulated`)."""
+"""The tests of the C kernels once more, on NEON: built for 64-bit ARM and run by an emulator."""
 
 import os
 import re
