@@ -28,9 +28,10 @@ LIMITS: dict[str, dict[str, str]] = {
         "DNNL_MAX_CPU_ISA": "AVX2",
         "ATEN_CPU_CAPABILITY": "avx2",
         "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+        "TORCHINDUCTOR_CPP_MARCH": "x86-64-v3",
     },
 }
-"""What limits our kernels, oneDNN, ATen (and what torch.compile generates) and MKL; nothing is the processor's own."""
+"""What limits our kernels, oneDNN, ATen and the vectors of torch.compile, MKL, and the compiler that that calls."""
 OF_TORCH = {"AVX2": NAMES[AVX2], "AVX512": NAMES[AVX512]}
 """Our names for what torch calls its capabilities; "DEFAULT" says little."""
 

@@ -34,6 +34,7 @@ from benchmarks.speed.operations.traced import TRAINING, Operation, operations_o
 from benchmarks.speed.plan import OPERATIONS
 from benchmarks.speed.spread import paired_ratio, spread
 from benchmarks.speed.target import Target, resolve
+from benchmarks.suites.config import suite_names
 from kernels.cpu import library
 
 TARGETS = ("nvae-mnist-small", "nvae-color-small", "vdvae-color-small", "quick/nvae", "quick/vdvae")
@@ -95,7 +96,7 @@ def _target(name: str) -> Target:
         UserError: there is none, or it is a suite of several.
     """
     suite, _, row = name.rpartition("/")
-    found = resolve(suite, [row]) if suite else resolve(name)
+    found = resolve(suite, [row]) if suite in suite_names() or suite.endswith(".toml") else resolve(name)
     if len(found) != 1:
         raise UserError(f"--models {name}: expected one model, got a suite of {len(found)}; name a row, {name}/ROW")
     return found[0]

@@ -1,6 +1,7 @@
 """Rates beside busy processes and beside a matrix product, under limited instructions. No clock decides these tests."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -142,10 +143,41 @@ def test_a_limit_is_in_force_only_where_all_of_it_is(processor, monkeypatch):
     assert not instructions.in_force("avx512")
 
 
-@pytest.mark.skipif("avx2" not in instructions.available(), reason="needs a processor with AVX2")
-def test_both_sides_are_limited_in_a_process_of_their_own():
+needs_avx2 = pytest.mark.skipif("avx2" not in instructions.available(), reason="needs a processor with AVX2")
+
+
+def test_the_command_starts_again_under_the_limit(processor, monkeypatch):
+    processor("avx2 avx512f")
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    started = []
+
+    def run(command, env, check):
+        started.append((command, env))
+        return subprocess.CompletedProcess(command, 3)
+
+    monkeypatch.setattr(instructions.subprocess, "run", run)
+    words = ["throughput", "nvae-tiny", "--instructions", "avx2"]
+    assert run_here(*words).returncode == 3
+    ((command, env),) = started
+    assert command[1:] == ["-m", "benchmarks", *words]
+    assert {name: env[name] for name in instructions.LIMITS["avx2"]} == instructions.LIMITS["avx2"]
+    assert run_here(*words[:-1], "avx512").returncode == 3
+    assert "ATEN_CPU_CAPABILITY" not in started[1][1]
+
+
+@needs_avx2
+def test_a_limit_holds_for_our_kernels_and_for_torch():
+    code = "import torch; from benchmarks.machine.instructions import present; print(present())"
+    env = {**os.environ, **instructions.LIMITS["avx2"]}
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env).stdout
+    assert said.startswith("AVX2")
+    assert "AVX-512 in" not in said
+
+
+@needs_avx2
+@pytest.mark.slow
+def test_what_is_measured_under_a_limit_says_so():
     words = ["nvae-tiny", "--what", "encode", "--batch", "2", "--seconds", "0.001", "--json", "--instructions", "avx2"]
     command = [sys.executable, "-m", "benchmarks", "throughput", *words]
     (row,) = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert row["details"]["instruction_set"].startswith("AVX2")
-    assert "AVX-512 in" not in row["details"]["instruction_set"]

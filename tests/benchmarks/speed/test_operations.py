@@ -127,14 +127,27 @@ def hasty(monkeypatch):
     monkeypatch.setattr(machine, "MATRIX", 64)
 
 
+ROWS = """
+[likelihood]
+name = "bernoulli"
+[models.mlp]
+name = "vae"
+hidden = [8]
+latent_size = 2
+"""
+
+
 @pytest.mark.usefixtures("hasty")
 def test_the_files_hold_every_row(tmp_path):
-    words = ("--suite", "operations", "--models", "nvae-tiny", "--batch", "2", "--seconds", "0.001", "--most", "1")
+    (tmp_path / "rows.toml").write_text(ROWS)
+    target = str(tmp_path / "rows.toml" / "mlp")
+    words = ("--suite", "operations", "--models", target, "--batch", "2", "--seconds", "0.001", "--most", "1")
     said = run_here("throughput", *words, "--out", str(tmp_path))
     assert said.returncode == 0, said.stderr
     document = json.loads((tmp_path / "operations.json").read_text())
     rows = list(csv.DictReader(io.StringIO((tmp_path / "operations.csv").read_text())))
     assert (tmp_path / "operations.md").read_text() == said.stdout
+    assert {one["kind"] for one in rows} >= {"first linear layer", "Bernoulli", "Gaussian draw and KL", "Gaussian draw"}
     assert [one["kind"] for one in rows] == [one["kind"] for one in document["rows"]]
     assert {one["direction"] for one in rows} >= {FORWARD, KEPT, BACKWARD}
     for phase in (TRAINING, EVALUATION):
