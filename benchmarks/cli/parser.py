@@ -262,7 +262,11 @@ def _add_throughput(throughput: argparse.ArgumentParser) -> None:
     add("--iwae", type=whole(bounds.DRAWS), metavar="K", help="time the importance-weighted bound of K draws as well")
     add("--seconds", type=real(bounds.SECONDS), help="time for each verb and variant (default: 0.8, or the suite's)")
     add("--set", action="append", default=[], metavar="A.B=C", help="override model.KEY, training.KEY, objective.KEY")
-    add("--vs", metavar="baseline|TARGET", help="time it in turns with the plain implementation or another model")
+    add(
+        "--vs",
+        metavar="baseline|product|TARGET",
+        help="time it in turns with the plain implementation, a matrix product, or another model",
+    )
     add(
         "--vs-set",
         action="append",
@@ -270,10 +274,28 @@ def _add_throughput(throughput: argparse.ArgumentParser) -> None:
         metavar="A.B=C",
         help="override there; alone: against the same model under it",
     )
+    add(
+        "--instructions",
+        choices=["native", "avx2", "avx512"],
+        default="native",
+        help="limit our kernels and torch to a vector instruction set that this processor has (default: native)",
+    )
+    add(
+        "--neighbours",
+        type=whole(bounds.JOBS),
+        metavar="N",
+        help="the rate beside N other processes that keep a core busy each, and what it keeps of the rate alone",
+    )
     add("--trace", type=file, metavar="FILE", help="Chrome trace of one training step")
     add("--csv", type=file, metavar="FILE", help="rows as CSV")
     add("--json", action="store_true", help="print JSON")
-    add("--suite", metavar="speed|FILE", help="the comparisons of a speed suite, each in its own process")
+    add(
+        "--suite",
+        metavar="speed|operations|FILE",
+        help="the comparisons of a speed suite, each in its own process; or single operations of models (--models "
+        "PRESET,SUITE/ROW): C against plain PyTorch and, with --compile on, torch.compile",
+    )
+    add("--most", type=whole(bounds.BATCHES), metavar="N", help="operations: shapes of each kind (default: 3)")
     add("--pythae", metavar="PYTHON", help="suite: interpreter of an environment with pythae")
     add("--no-compiler", action="store_true", help="suite: as on a machine without a C compiler")
     add("--out", type=folder, help="suite: folder of the results (default: results/local/SUITE)")
@@ -424,6 +446,7 @@ def _called(words: Sequence[str]) -> int:
     """The exit code of the verb that `words` ask for; 0 after --help."""
     try:
         options = build_parser().parse_strictly(words)
+        options.words = words
     except SystemExit:  # argparse has printed the help
         return 0
     for module in getattr(options, "plugin", ()):

@@ -7,19 +7,24 @@ import dataclasses
 import itertools
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
 from benchmarks.base.errors import UserError, unknown
 from benchmarks.base.files import write_text_atomically
+from benchmarks.machine import instructions
 from benchmarks.machine.environment import choose_device, note_missing_kernels
 from benchmarks.machine.process import keep_freed_memory
 from benchmarks.records.record import Measurement
 from benchmarks.report.speed import measurements_csv, measurements_text
 from benchmarks.speed import plan, suite
 from benchmarks.speed import throughput as timing
+from benchmarks.speed.beside import NEIGHBOURED, PRODUCT, kept_rows, product_rows
 from benchmarks.speed.clock import Watch
+from benchmarks.speed.operations import measured as operations
+from benchmarks.speed.operations.table import operations_csv, operations_json, operations_markdown
 from benchmarks.speed.scaling.table import ScalingRow, scaling_csv, scaling_markdown
 from benchmarks.speed.scaling.together import Request, timed_steps
 from benchmarks.speed.scaling.traffic import ALONE, traffic
@@ -28,27 +33,45 @@ from benchmarks.speed.target import Target, resolve
 from benchmarks.speed.throughput import OURS_NAME, PLAIN_NAME, USUAL, Settings, Variant
 from benchmarks.speed.work import verbs_of
 
-SUITE_ONLY = ("out", "pythae", "no_compiler")
-MODELS_ONLY = ("ranks", "link", "hparams", "set", "vs", "vs_set", "trace", "iwae", "what", "precision", "compile")
+SUITE_ONLY = ("out", "pythae", "no_compiler", "most")
+MODELS_ONLY = (
+    "neighbours",
+    "ranks",
+    "link",
+    "hparams",
+    "set",
+    "vs",
+    "vs_set",
+    "trace",
+    "iwae",
+    "what",
+    "precision",
+    "compile",
+)
 TRAIN, NETWORK = "train", "network"
 """What of several processes is measured: a training step, the bytes that they send."""
-NOT_SCALED = ("vs", "vs_set", "trace", "iwae", "compile", "hparams")
+NOT_OF_OPERATIONS = ("pythae", "no_compiler", *(name for name in MODELS_ONLY if name != "compile"))
+NOT_SCALED = ("neighbours", "vs", "vs_set", "trace", "iwae", "compile", "hparams")
+NOT_BESIDE = ("vs_set", "trace")
 SECONDS = 0.8
 
 
 def throughput(options: argparse.Namespace) -> int:
-    """Time models, or run the speed suite."""
-    refused = MODELS_ONLY if options.suite else SUITE_ONLY
-    for name in refused:
-        if getattr(options, name):
-            where = "does not go with --suite: say it in a suite file" if options.suite else "goes with --suite"
-            raise UserError(f"--{name.replace('_', '-')} {where}")
+    """Time models, operations, or all of the speed suite."""
+    if not instructions.in_force(options.instructions):
+        return instructions.under(options.instructions, options.words)
+    if options.suite == plan.OPERATIONS:
+        return _operations(options)
     if options.suite:
+        _refuse(options, MODELS_ONLY, "does not go with --suite: say it in a suite file")
         return _suite(options)
+    _refuse(options, SUITE_ONLY, "goes with --suite")
     if options.ranks:
         return _scaling(options)
     if options.link:
         raise UserError("--link goes with --ranks")
+    if options.neighbours or options.vs == PRODUCT:
+        _refuse(options, NOT_BESIDE, "does not go with --neighbours and --vs product")
     planned = _plan(options)
     note_missing_kernels(_device(options, planned[0][0]))
     keep_freed_memory()
@@ -57,6 +80,37 @@ def throughput(options: argparse.Namespace) -> int:
         write_text_atomically(Path(options.csv), measurements_csv(rows))
     if options.json:
         print(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
+    return 0
+
+
+def _refuse(options: argparse.Namespace, names: Iterable[str], why: str) -> None:
+    """Raise UserError where one of these options is given."""
+    for name in names:
+        if getattr(options, name):
+            raise UserError(f"--{name.replace('_', '-')} {why}")
+
+
+def _operations(options: argparse.Namespace) -> int:
+    """Time single operations side by side; their table is the last thing on stdout."""
+    where = f"does not go with --suite {plan.OPERATIONS}"
+    _refuse(options, NOT_OF_OPERATIONS, where)
+    if options.compile == "graph":
+        raise UserError(f"--compile graph {where}: expected on or off")
+    if options.device not in (None, "auto", "cpu"):
+        raise UserError(f"--device {options.device} {where}, which is about a CPU; profile times the kernels of a GPU")
+    names = (*options.target, *(options.models or ()))
+    planned = operations.Plan(
+        targets=names or operations.TARGETS,
+        batches=options.batch or (None,),
+        threads=options.threads or (1,),
+        seconds=options.seconds or SECONDS,
+        most=options.most or operations.MOST,
+        compiled=options.compile == "on",
+    )
+    table = operations.measure(planned, Path(options.out or f"results/local/{plan.OPERATIONS}"))
+    if options.csv is not None:
+        write_text_atomically(Path(options.csv), operations_csv(table))
+    print(operations_json(table) if options.json else operations_markdown(table))
     return 0
 
 
@@ -156,14 +210,26 @@ def _measured(options: argparse.Namespace, target: Target, batch: int | None, th
         trace=Path(options.trace) if options.trace else None,
         plugins=tuple(options.plugin),
     )
-    rows = timing.measure(_variants(options, target, batch), settings)
+    rows = _rows(options, target, batch, settings)
     if not options.json:
         print(measurements_text(rows), flush=True)
     return rows
 
 
+def _rows(options: argparse.Namespace, target: Target, batch: int | None, settings: Settings) -> list[Measurement]:
+    """Rates beside busy processes, beside the machine's matrix product, or of one or two variants."""
+    if not (options.neighbours or options.vs == PRODUCT):
+        return timing.measure(_variants(options, target, batch), settings)
+    ours = Variant(OURS_NAME, target.overridden(_shared_settings(options, batch)))
+    if options.neighbours:
+        return kept_rows(ours, settings, options.neighbours)
+    return product_rows(ours, settings)
+
+
 def _usual(options: argparse.Namespace, target: Target) -> tuple[str, ...]:
     """What is measured unless `--what` says it: the usual, the bound if K is given, and what the baseline can do."""
+    if options.neighbours:
+        return NEIGHBOURED
     names = [*USUAL, *(["iwae"] if options.iwae else [])]
     if options.vs == PLAIN_NAME:
         names += [name for name in verbs_of(target.trial, plain=True) if name != "iwae"]

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.base.errors import UserError
+from benchmarks.machine import instructions
 from benchmarks.records.record import Environment
 from kernels.backends import describe
 from kernels.cpu import library
@@ -134,7 +135,7 @@ def collect(device: torch.device, threads: int, precision: str) -> Environment:
         dirty=bool(status) if status is not None else None,
         command=" ".join(["python -m benchmarks", *sys.argv[1:]]),
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        instruction_set=None if cuda else library.instruction_set(),
+        instruction_set=None if cuda or library.library() is None else instructions.present(),
     )
 
 

@@ -52,6 +52,9 @@ METHOD = (
     "Against pythae, which has an environment of its own, short processes run in turns; a round is a pair of them.",
     "Peak memory is MiB above what the built model and its data hold before the first step, in a fresh process for "
     "each side (3 training steps); the whole processes are given in the notes. One value each, no spread.",
+    "Beside busy processes, which keep a core each, the same model takes turns with itself alone: the ratio is the "
+    "part of its rate that it keeps. Against the matrix product: GFLOP/s of our training step over those of large "
+    "square matrices in the same turns.",
     "Load: load average before and after, and the share of the machine's cores that other processes used meanwhile.",
 )
 
@@ -91,10 +94,16 @@ class SpeedRow:
     macs_per_image: int | None = None
     operations: str = ""
     note: str = ""
+    neighbours: int | None = None
 
     @property
     def gflops(self) -> float | None:
-        """GFLOP/s of our training step, from the multiply-accumulates of its forward pass; None for other rows."""
+        """GFLOP/s of our training step, from the multiply-accumulates of its forward pass; None for other rows.
+
+        So of what is measured beside busy processes, or in GFLOP/s already.
+        """
+        if self.neighbours or self.unit != "images/s":
+            return None
         if self.what not in ("train", "loop") or self.ours is None or not self.macs_per_image:
             return None
         return 2 * TRAINING_PASSES * self.macs_per_image * self.ours / 1e9
@@ -107,7 +116,9 @@ class SpeedRow:
     @property
     def title(self) -> str:
         """What was measured, in words."""
-        return f"IWAE, K = {self.draws}" if self.what == "iwae" else NAMES.get(self.what, self.what)
+        found = f"IWAE, K = {self.draws}" if self.what == "iwae" else NAMES.get(self.what, self.what)
+        busy = "process" if self.neighbours == 1 else "processes"
+        return f"{found} beside {self.neighbours} busy {busy}" if self.neighbours else found
 
 
 @dataclass
@@ -174,8 +185,9 @@ def _conditions(table: SpeedTable) -> str:
     operations = dict.fromkeys(row.operations for row in table.rows if row.operations)
     compiler = "" if table.compiler else ", without a C compiler"
     commit = (found.get("commit") or "unknown")[:10] + (" with changes" if found.get("dirty") else "")
+    instructions = f", {found['instruction_set']}" if found.get("instruction_set") else ""
     return wrapped(
-        f"`{found['command']}` on {found['device_name']}, {found['cores']} cores{compiler}; operations: "
+        f"`{found['command']}` on {found['device_name']}, {found['cores']} cores{instructions}{compiler}; operations: "
         f"{', '.join(operations) or DASH}; torch {found['torch']}, commit {commit}, {found['date']}."
     )
 
@@ -302,7 +314,8 @@ def measurements_text(rows: Sequence[Measurement]) -> str:
         return "nothing was measured"
     first = rows[0].details
     conditions = f"batch {first['batch']}, threads {first['threads']}, {first['precision']}, {first['device']}"
-    lines = [f"{first['target']}: {conditions}, operations: {first['operations']}"]
+    instructions = f", {first['instruction_set']}" if first.get("instruction_set") else ""
+    lines = [f"{first['target']}: {conditions}, operations: {first['operations']}{instructions}"]
     width = max(len(row.details["variant"]) for row in rows)
     lines += [_line(row, width) for row in rows if not row.metric.endswith("_share")]
     shares = [f"{row.metric.removesuffix('_share')} {row.value:.1%}" for row in rows if row.metric.endswith("_share")]

@@ -11,21 +11,30 @@ from pathlib import Path
 from benchmarks.base.checked import bounds
 from benchmarks.base.checked.typed import parse
 from benchmarks.base.errors import UserError, unknown
+from benchmarks.speed.beside import ALONE, PRODUCT
 from benchmarks.speed.throughput import BREAKDOWN, KNOWN, PLAIN_NAME
+from benchmarks.speed.work import OURS
 from models.fields import bounded, require_bounds
 
 FOLDER = Path(__file__).parent
 SHIPPED = {"speed": FOLDER / "speed.toml"}
+OPERATIONS = "operations"
+"""What stands in place of a suite file for single operations (`benchmarks.speed.operations`)."""
 PYTHAE = "pythae"
+OPPONENTS = (PLAIN_NAME, PYTHAE, ALONE, PRODUCT)
 
 
 @dataclass(frozen=True)
 class Aim:
-    """What of a case is measured, as `throughput --what` names it, with the ratio it should reach."""
+    """What of a case is measured, as `throughput --what` names it, with the ratio it should reach.
+
+    Where our kernels and torch use AVX-512, `avx512` is the goal, if there is one.
+    """
 
     what: str
     goal: float
     stretch: float
+    avx512: float | None = None
 
     def __post_init__(self) -> None:
         if self.what not in KNOWN or self.what == BREAKDOWN:
@@ -42,7 +51,9 @@ class Case:
         row: the row of a target that has several.
         aims: what is measured.
         batches, threads: every combination is a comparison of its own.
-        vs: "baseline", or "pythae" for its training loop in an environment of its own.
+        vs: "baseline"; "pythae" for its training loop in an environment of its own; "alone" for the same model, which
+            then is measured beside `neighbours` busy processes; "product" for the machine's matrix product, of whose
+            GFLOP/s the training step's are a share.
         set: overrides of the target's configuration.
         draws: K of the importance-weighted bound.
         pythae: the configuration of `pythae_loop.py` to compare with.
@@ -61,11 +72,16 @@ class Case:
     pythae: str = ""
     rounds: int = bounded(5, bounds.BATCHES)
     steps: int = bounded(100, bounds.BATCHES)
+    neighbours: int = bounded(1, bounds.JOBS)
 
     def __post_init__(self) -> None:
-        if self.vs not in (PLAIN_NAME, PYTHAE):
-            raise unknown("opponent", self.vs, (PLAIN_NAME, PYTHAE))
+        if self.vs not in OPPONENTS:
+            raise unknown("opponent", self.vs, OPPONENTS)
         require_bounds(self)
+        for aim in self.aims:
+            known = {ALONE: tuple(OURS), PRODUCT: ("train",)}.get(self.vs, KNOWN)
+            if aim.what not in known:
+                raise unknown(f"measurement against {self.vs}", aim.what, known)
         if not (self.aims and self.batches and self.threads):
             raise ValueError(f"case {self.label}: expected aims, batches and threads, got none of one")
 
@@ -132,7 +148,7 @@ def read_speed_suite(source: str) -> SpeedSuite:
     """
     path = SHIPPED.get(source) or Path(source)
     if path.suffix != ".toml":
-        raise unknown("speed suite", source, SHIPPED)
+        raise unknown("speed suite", source, [*SHIPPED, OPERATIONS])
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -142,6 +158,16 @@ def read_speed_suite(source: str) -> SpeedSuite:
     suite = parse(SpeedSuite, table, path.stem)
     cases = tuple(dataclasses.replace(case, target=_beside(path, case.target)) for case in suite.case)
     return dataclasses.replace(suite, case=cases)
+
+
+def on_avx512(suite: SpeedSuite) -> SpeedSuite:
+    """The suite with the goals of AVX-512."""
+
+    def aimed(aim: Aim) -> Aim:
+        return aim if aim.avx512 is None else dataclasses.replace(aim, goal=aim.avx512)
+
+    cases = (dataclasses.replace(case, aims=tuple(map(aimed, case.aims))) for case in suite.case)
+    return dataclasses.replace(suite, case=tuple(cases))
 
 
 def _beside(suite: Path, target: str) -> str:

@@ -58,9 +58,12 @@ def winner(a: Spread, b: Spread, ratio: Spread, names: tuple[str, str]) -> str:
 
 
 def verdict(a: Spread, b: Spread, ratio: Spread, aim: Goal) -> str:
-    """Where the ratio of a over b lands; a goal counts as met only if the whole interquartile range meets it."""
-    if tied(a, b, ratio):
-        return NO_WINNER
+    """Where the ratio of a over b lands, unless nobody can tell a from b."""
+    return NO_WINNER if tied(a, b, ratio) else reached(ratio, aim)
+
+
+def reached(ratio: Spread, aim: Goal) -> str:
+    """Where a ratio lands; a goal counts as met only if the whole interquartile range meets it."""
     sign = -1 if aim.lower_is_better else 1
     worst, best = sorted((sign * ratio.low, sign * ratio.high))
     if worst >= sign * aim.stretch:

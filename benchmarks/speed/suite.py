@@ -20,18 +20,25 @@ from benchmarks.base.errors import UserError
 from benchmarks.base.files import write_text_atomically
 from benchmarks.base.waiting import as_found
 from benchmarks.machine.environment import collect
+from benchmarks.machine.instructions import is_avx512, present
 from benchmarks.records.record import Measurement
 from benchmarks.report.speed import SpeedRow, SpeedTable, speed_csv, speed_json, speed_markdown
+from benchmarks.speed.beside import ALONE, BESIDE, PRODUCT
 from benchmarks.speed.clock import Watch
 from benchmarks.speed.machine import measure_limits
-from benchmarks.speed.plan import PYTHAE, Aim, Choice, Comparison, SpeedSuite, comparisons
-from benchmarks.speed.spread import Goal, Spread, paired_ratio, spread, verdict
+from benchmarks.speed.plan import PYTHAE, Aim, Choice, Comparison, SpeedSuite, comparisons, on_avx512
+from benchmarks.speed.spread import Goal, Spread, paired_ratio, reached, spread, verdict
 from benchmarks.speed.target import resolve
 from benchmarks.speed.throughput import BREAKDOWN, MEMORY, OURS_NAME, PLAIN_NAME
 
 PYTHAE_LOOP = Path(__file__).parent / "baseline" / "pythae_loop.py"
 COMPILER_VARIABLES = ("CC", "CXX")
 LIMIT_SECONDS = 0.5
+MEASURES = {
+    ALONE: ("{}_throughput", "{}_kept", BESIDE, ALONE),
+    PRODUCT: ("{}_gflops", "{}_of_product", OURS_NAME, PRODUCT),
+}
+"""Opponents that are no model: metric of either side, of their ratio, and the two sides' names."""
 
 
 @dataclass
@@ -46,13 +53,14 @@ class Done:
 
 def run(suite: SpeedSuite, choice: Choice, out: Path) -> Done:
     """Run the suite, writing speed.json, speed.csv and speed.md into `out` after every comparison."""
-    chosen, done = comparisons(suite, choice), Done()
+    chosen, done = comparisons(on_avx512(suite) if is_avx512() else suite, choice), Done()
     device = torch.device(choice.device)
     threads = sorted({one.threads for one in chosen})
     environment = collect(device, max(threads), "float32")
     limits = [dataclasses.asdict(measure_limits(count, device, LIMIT_SECONDS)) for count in threads]
     references = [dataclasses.asdict(one) for one in suite.reference]
-    table = SpeedTable(suite.title, dataclasses.asdict(environment), choice.compiler, limits, references)
+    machine = dataclasses.asdict(dataclasses.replace(environment, instruction_set=present()))
+    table = SpeedTable(suite.title, machine, choice.compiler, limits, references)
     with tempfile.TemporaryDirectory() as scratch:
         runner = Runner(choice, choice.seconds or suite.seconds, Path(scratch))
         for index, comparison in enumerate(chosen):
@@ -100,6 +108,9 @@ class Runner:
         if comparison.case.vs == PYTHAE:
             return self.against_pythae(comparison), None
         whats = [aim.what for aim in comparison.case.aims]
+        if comparison.case.vs in MEASURES:
+            measured = self.throughput(comparison, whats, PRODUCT if comparison.case.vs == PRODUCT else None)
+            return [measured_row(comparison, aim, measured) for aim in comparison.case.aims], None
         measured = self.throughput(comparison, [*whats, *([BREAKDOWN] if "train" in whats else [])], PLAIN_NAME)
         rows = [row_of(comparison, aim, measured) for aim in comparison.case.aims]
         return rows, breakdown_of(comparison, measured)
@@ -111,6 +122,7 @@ class Runner:
         command += ["--batch", str(comparison.batch), "--threads", str(comparison.threads)]
         command += ["--device", self.choice.device, "--seconds", str(self.seconds), "--iwae", str(case.draws)]
         command += [*(["--models", case.row] if case.row else []), *(["--vs", vs] if vs else [])]
+        command += ["--neighbours", str(case.neighbours)] if case.vs == ALONE else []
         command += [part for assignment in case.set for part in ("--set", assignment)]
         command += [part for plugin in self.choice.plugins for part in ("--plugin", plugin)]
         return [Measurement(**row) for row in json.loads(self.output(command, comparison.threads))]
@@ -183,6 +195,15 @@ def row_of(comparison: Comparison, aim: Aim, measured: Sequence[Measurement]) ->
     return filled_row(comparison, aim, pair, ratio, ours.details, note)
 
 
+def measured_row(comparison: Comparison, aim: Aim, measured: Sequence[Measurement]) -> SpeedRow:
+    """The row of an aim that is against the same model alone, or against the machine's matrix product."""
+    metric, ratio, ours, other = (name.format(aim.what) for name in MEASURES[comparison.case.vs])
+    pair = spread_of(find(measured, metric, ours)), spread_of(find(measured, metric, other))
+    found = find(measured, ratio, OURS_NAME)
+    row = filled_row(comparison, aim, pair, spread_of(found), found.details)
+    return dataclasses.replace(row, verdict=reached(spread_of(found), Goal(aim.goal, aim.stretch)))
+
+
 def head(comparison: Comparison, aim: Aim) -> dict[str, Any]:
     """What a row says before anything is measured."""
     return {
@@ -192,7 +213,8 @@ def head(comparison: Comparison, aim: Aim) -> dict[str, Any]:
         "threads": comparison.threads,
         "what": aim.what,
         "draws": comparison.case.draws if aim.what == "iwae" else None,
-        "unit": "MiB" if aim.what == MEMORY else "images/s",
+        "neighbours": comparison.case.neighbours if comparison.case.vs == ALONE else None,
+        "unit": "MiB" if aim.what == MEMORY else "GFLOP/s" if comparison.case.vs == PRODUCT else "images/s",
         "vs": comparison.case.vs,
         "goal": aim.goal,
         "stretch": aim.stretch,

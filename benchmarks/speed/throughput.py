@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from benchmarks.base.errors import unknown
+from benchmarks.machine import instructions
 from benchmarks.records.catalogue import measurement
 from benchmarks.records.record import Measurement
 from benchmarks.speed import memory
@@ -100,6 +101,7 @@ def describe_variant(variant: Variant, job: Job, settings: Settings) -> dict[str
         "precision": "float32" if variant.plain else job.trial.training.precision,
         "compile": "off" if variant.plain else job.trial.training.compile,
         "device": settings.device.type,
+        "instruction_set": None if settings.device.type == "cuda" else instructions.present(),
         "operations": "plain PyTorch" if variant.plain else describe(settings.device),
         "macs_per_image": macs_per_image(job.model, job.model.image),
     }

@@ -158,16 +158,76 @@ def test_processes_of_another_environment_take_turns_with_ours(speed_file, tmp_p
 
 def test_the_shipped_suite_has_the_goals_of_its_configurations():
     shipped = plan.read_speed_suite("speed")
-    goals = {(case.label, case.vs, aim.what): (aim.goal, aim.stretch) for case in shipped.case for aim in case.aims}
-    for model in ("nvae-mnist-small", "nvae-color-small"):
-        assert goals[model, PLAIN_NAME, "train"] == goals[model, PLAIN_NAME, "sample"] == (2.0, 3.0)
-        assert goals[model, PLAIN_NAME, "iwae"] == (2.5, 4.0)
-        assert goals[model, PLAIN_NAME, "memory"] == (0.6, 0.4)
-    for model in ("vae-mlp", "vae-conv"):
-        assert goals[model, PLAIN_NAME, "loop"] == (1.0, 1.1)
-        assert goals[model, "pythae", "loop"] == (1.3, 1.5)
+    for suite_file, avx512 in ((shipped, False), (plan.on_avx512(shipped), True)):
+        goals = {(case.label, case.vs, aim.what, case.draws): aim.goal for case in suite_file.case for aim in case.aims}
+        for model in ("nvae-mnist-small", "nvae-color-small"):
+            train, sample = ((model, PLAIN_NAME, what, 1) for what in ("train", "sample"))
+            assert goals[train] == goals[sample] == (3.0 if avx512 else 2.5)
+            assert goals[model, PLAIN_NAME, "iwae", 1] == (2.5 if avx512 else 2.0)
+            assert goals[model, PLAIN_NAME, "iwae", 100] == (5.0 if avx512 else 4.0)
+            assert goals[model, PLAIN_NAME, "memory", 1] == 0.4
+            assert goals[model, "product", "train", 1] == (0.5 if avx512 else 0.6)
+            assert goals[model, "alone", "train", 1] == goals[model, "alone", "sample", 1] == 0.55
+        assert goals["vae-mlp", "pythae", "loop", 1] == 1.5
     for case in shipped.case:
         assert resolve(case.target, [case.row] if case.row else None)[0].overridden(case.set)
+
+
+SAID = {
+    "alone": [
+        ("train_throughput", "alone", 10.0, 9.0, 11.0),
+        ("train_throughput", "beside", 6.0, 5.9, 9.5),
+        ("train_kept", "ours", 0.6, 0.58, 0.62),
+    ],
+    "product": [
+        ("train_gflops", "ours", 70.0, 69.0, 71.0),
+        ("train_gflops", "product", 140.0, 139.0, 141.0),
+        ("train_of_product", "ours", 0.5, 0.49, 0.51),
+    ],
+}
+OPPONENTS = """
+title = "Opponents"
+[[case]]
+label = "alone"
+target = "nvae-tiny"
+vs = "alone"
+neighbours = 3
+aims = [{ what = "train", goal = 0.55, stretch = 0.7 }]
+[[case]]
+label = "product"
+target = "nvae-tiny"
+vs = "product"
+aims = [{ what = "train", goal = 0.6, avx512 = 0.5, stretch = 0.7 }]
+"""
+
+
+@pytest.mark.parametrize("avx512", [True, False])
+def test_opponents_that_are_no_model(avx512, tmp_path, monkeypatch):
+    """Ranges of the two rates that overlap say nothing here: the ratio alone has a goal."""
+    (tmp_path / "opponents.toml").write_text(OPPONENTS)
+    commands = []
+
+    def output(self, command, threads):
+        commands.append(" ".join(command))
+        found = SAID["product" if "--vs product" in commands[-1] else "alone"]
+        details = {"macs_per_image": 10**9}
+        rows = [
+            Measurement(metric, value, "x", True, 8, low, high, "IQR", details={**details, "variant": name})
+            for metric, name, value, low, high in found
+        ]
+        return json.dumps([dataclasses.asdict(one) for one in rows])
+
+    monkeypatch.setattr(suite.Runner, "output", output)
+    monkeypatch.setattr(suite, "is_avx512", lambda: avx512)
+    monkeypatch.setattr(suite, "LIMIT_SECONDS", 1e-3)
+    done = suite.run(plan.read_speed_suite(str(tmp_path / "opponents.toml")), plan.Choice(), tmp_path / "out")
+    alone, product = json.loads(done.json)["rows"]
+    assert ["--neighbours 3" in command for command in commands] == [True, False]
+    assert (alone["ours"], alone["other"], alone["verdict"], alone["neighbours"]) == (6.0, 10.0, "goal met", 3)
+    assert (product["ours"], product["other"], product["unit"]) == (70.0, 140.0, "GFLOP/s")
+    assert product["verdict"] == ("goal within the spread" if avx512 else "goal missed")
+    assert alone["gflops"] is product["gflops"] is None
+    assert "training step beside 3 busy processes" in done.markdown
 
 
 @pytest.mark.parametrize(
@@ -175,6 +235,7 @@ def test_the_shipped_suite_has_the_goals_of_its_configurations():
     [
         (('what = "train"', 'what = "trian"'), "did you mean 'train'"),
         (('vs = "pythae"', 'vs = "pythea"'), "did you mean 'pythae'"),
+        (('vs = "pythae"', 'vs = "product"'), "measurement against product"),
         (("batches = [4]", "batches = [0]"), ">= 1"),
         (("rounds = 2", "round = 2"), "did you mean 'rounds'"),
         (("title", "title ="), "syntax error"),
