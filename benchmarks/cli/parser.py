@@ -237,7 +237,11 @@ def _add_compare(compare: argparse.ArgumentParser) -> None:
 def _add_throughput(throughput: argparse.ArgumentParser) -> None:
     add = throughput.add_argument
     add("target", nargs="*", help=f"{CHECKPOINT}; or a suite (name or TOML file), or a preset of `list models`")
-    add("--models", type=names, help="comma-separated rows of a suite, or labels of the speed suite")
+    add(
+        "--models",
+        type=names,
+        help="comma-separated rows of a suite, labels of the speed suite, or curves of one of growth",
+    )
     add("--what", type=names, help="comma-separated: train, loop, encode, reconstruct, sample, iwae, memory, breakdown")
     add(
         "--batch",
@@ -273,7 +277,11 @@ def _add_throughput(throughput: argparse.ArgumentParser) -> None:
     add("--trace", type=file, metavar="FILE", help="Chrome trace of one training step")
     add("--csv", type=file, metavar="FILE", help="rows as CSV")
     add("--json", action="store_true", help="print JSON")
-    add("--suite", metavar="speed|FILE", help="the comparisons of a speed suite, each in its own process")
+    add(
+        "--suite",
+        metavar="speed|growth|FILE",
+        help="the comparisons of a speed suite, or the curves of one of growth, each point in its own process",
+    )
     add("--pythae", metavar="PYTHON", help="suite: interpreter of an environment with pythae")
     add("--no-compiler", action="store_true", help="suite: as on a machine without a C compiler")
     add("--out", type=folder, help="suite: folder of the results (default: results/local/SUITE)")
