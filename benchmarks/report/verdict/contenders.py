@@ -7,7 +7,7 @@ import io
 import re
 import subprocess
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from benchmarks.base.errors import UserError, unknown
 from benchmarks.records.record import RECORD, RUN, RunRecord
 from benchmarks.report.page import read_trials
-from benchmarks.report.rows import Row, gather, trials_of, with_known_data
+from benchmarks.report.rows import Row, gather, trials_by_row, trials_of, with_known_data
 
 BASE = "base"
 ROOTS = (Path(), Path("results/local"), Path("results"))
@@ -156,7 +156,9 @@ def _at(place: Path, alias: str) -> list[Contender]:
     if _is_run(place):
         trials = read_trials(place)
         rows = gather(with_known_data(trials.values()))
-        return [_contender(row, trials, alias if len(rows) == 1 else "") for row in rows]
+        folders = trials_by_row(rows, trials)
+        alias = alias if len(rows) == 1 else ""
+        return [_contender(row, own, alias) for row, own in zip(rows, folders, strict=True)]
     if _is_run(place.parent):
         trials = read_trials(place.parent)
         rows = gather(with_known_data(trials.values()))
@@ -174,8 +176,8 @@ def _single(folder: Path) -> dict[Path, RunRecord]:
         raise UserError(f"{error}; remove or repair that file") from error
 
 
-def _contender(row: Row, trials: dict[Path, RunRecord], alias: str) -> Contender:
-    """The row with the folders of its seeds, known by its alias or its key."""
+def _contender(row: Row, trials: Mapping[Path, RunRecord], alias: str) -> Contender:
+    """The row with the folders of its seeds, which are among `trials`, known by its alias or its key."""
     folders = {record.seed: path for path, record in trials_of(row, trials).items()}
     return Contender((alias or identifier(row.name),), row, folders)
 
