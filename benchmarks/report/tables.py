@@ -69,7 +69,9 @@ def _few_drawn(rows: Sequence[Row]) -> list[str]:
     """That charts and pictures leave rows out, where they do."""
     if len(rows) <= MOST_DRAWN:
         return []
-    return [f"Charts and pictures show the first {MOST_DRAWN} of {len(rows):,} rows; run fewer into a folder for others."]
+    return [
+        f"Charts and pictures show the first {MOST_DRAWN} of {len(rows):,} rows; run fewer into a folder for others."
+    ]
 
 
 def quality_table(rows: Sequence[Row]) -> Table | None:

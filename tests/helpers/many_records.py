@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import os
 from pathlib import Path
 from typing import Any
 
-from benchmarks.records.record import RECORD, RUN, RunRecord, load_trials, to_json
+from benchmarks.records.record import RECORD, RunRecord, load_trials, save_record, save_run
 
 
 def many_records(source: Path, out: Path, rows: int, seeds: int | None = None) -> list[Path]:
@@ -26,7 +24,7 @@ def many_records(source: Path, out: Path, rows: int, seeds: int | None = None) -
         for index in range(rows)
         for folder, record in known[index % len(known)][:seeds]
     ]
-    (out / RUN).write_text(json.dumps({"schema_version": 1, "cells": [folder.name for folder in made]}))
+    save_run(out, [folder.name for folder in made])
     return made
 
 
@@ -37,10 +35,10 @@ def _copied(folder: Path, record: RunRecord, out: Path, index: int) -> Path:
     place = out / folder.name.replace(record.row, row, 1)
     place.mkdir(parents=True)
     copy = dataclasses.replace(record, row=row, label=label, config=config, config_hash=f"{index:012x}")
-    (place / RECORD).write_text(to_json(copy))
+    save_record(copy, place)
     for path in folder.iterdir():
         if path.name != RECORD:
-            os.link(path, place / path.name)
+            (place / path.name).symlink_to(path.resolve())
     return place
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, NullLocator
 
 from benchmarks.report.pictures.charts import COLOURS, GRID_STYLE, MARKERS
 from benchmarks.report.pictures.figures import new_figure
@@ -14,6 +15,8 @@ from benchmarks.speed.growth import fit
 from benchmarks.speed.growth.table import Grown, GrowthTable
 
 COLUMNS = 3
+CROWDED = 1000
+"""Values from which on their texts are turned."""
 
 
 def growth_figure(table: GrowthTable) -> Figure | None:
@@ -49,8 +52,21 @@ def _draw(axis: Axes, name: str, curves: Sequence[Grown]) -> None:
         axis.plot(one.x, one.at_best_rate, color=colour, linestyle="--", linewidth=0.8)
     axis.set_xscale("log")
     axis.set_yscale("log")
-    axis.set_xlabel(drawn_text(curves[0].point.axis), fontsize=9)
-    axis.set_title(drawn_text(name), fontsize=9)
+    ticks = sorted({x for one in curves for x in one.x})
+    axis.set_xticks(ticks, [f"{x:,}" for x in ticks], rotation=45 if max(ticks) >= CROWDED else 0)
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.set_xlabel(
+        drawn_text(name if name == curves[0].point.axis else f"{curves[0].point.axis} ({name})"), fontsize=9
+    )
     axis.tick_params(labelsize=7, which="both")
     axis.grid(True, **GRID_STYLE)
-    axis.legend(fontsize=7, frameon=False, title="exponent of time (of arithmetic)", title_fontsize=7)
+    axis.legend(
+        fontsize=7,
+        frameon=False,
+        title="exponent of time (of arithmetic)",
+        title_fontsize=7,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        ncols=2,
+    )

@@ -43,9 +43,9 @@ def verdict(x: Sequence[float], seconds: Sequence[Spread], arithmetic: Sequence[
     if time - counted > TOLERANCE:
         return f"worse than its arithmetic: {beside}"
     steps = (_step(x, seconds, arithmetic, index) for index in range(len(x) - 1))
-    excess, place = max((excess, -index) for index, excess in enumerate(steps))
+    excess, place = max((excess, index) for index, excess in enumerate(steps))
     if excess > STEP_TOLERANCE:
-        ends = f"from {x[-place]:,} to {x[1 - place]:,}"
+        ends = f"from {x[place]:,} to {x[place + 1]:,}"
         return f"worse than its arithmetic {ends}: exponent higher by {number(excess)}"
     return SAME if time - counted >= -TOLERANCE else f"grows less than its arithmetic: {beside}"
 
@@ -55,11 +55,6 @@ def _step(x: Sequence[float], seconds: Sequence[Spread], arithmetic: Sequence[fl
     grown = seconds[index + 1].low / seconds[index].high
     more = arithmetic[index + 1] / arithmetic[index]
     return math.log(grown / more) / math.log(x[index + 1] / x[index])
-
-
-def worse(said: str) -> bool:
-    """Whether a verdict is that time grows faster than its arithmetic."""
-    return said.startswith("worse")
 
 
 def number(exponent: float) -> str:

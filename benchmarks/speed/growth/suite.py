@@ -33,10 +33,13 @@ class Done:
     failed: list[str] = field(default_factory=list)
 
 
-def run(suite: GrowthSuite, choice: Choice, out: Path, measured: Callable[[Point], Measured] = measure) -> Done:
+def run(
+    suite: GrowthSuite, choice: Choice, out: Path, measured: Callable[[Point], Measured] | None = None
+) -> Done:
     """Run the suite, writing growth.json, growth.csv and growth.md into `out` after every point, the figure at the end.
 
-    Points that `out` holds already, of the same commit and machine, are not measured again.
+    Points that `out` holds already, of the same commit and machine, are not measured again. `measured` takes the place
+    of processes.
 
     Raises:
         UserError: an unknown curve; a growth.json in `out` that is none.
@@ -50,7 +53,7 @@ def run(suite: GrowthSuite, choice: Choice, out: Path, measured: Callable[[Point
         row = next((row for row in kept if row.point == point), None)
         print(f"{place}{'' if row is None else ', measured before'}", file=sys.stderr, flush=True)
         if row is None:
-            row = row_of(point, measured)
+            row = row_of(point, measured or measure)
         if row.note:
             done.failed.append(f"{point.name}: {row.note}")
         done.table.rows.append(row)
