@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from benchmarks.report.pictures.charts import COLOURS, GRID_STYLE, MARKERS
 from benchmarks.report.pictures.figures import new_figure
@@ -50,23 +50,20 @@ def _draw(axis: Axes, name: str, curves: Sequence[Grown]) -> None:
         label, marker = drawn_text(f"{one.point.what}: {exponents}"), MARKERS[index % len(MARKERS)]
         axis.errorbar(one.x, medians, yerr=arms, color=colour, marker=marker, markersize=4, linewidth=1.4, label=label)
         axis.plot(one.x, one.at_best_rate, color=colour, linestyle="--", linewidth=0.8)
+    _dress(axis, curves[0].point.axis, name, sorted({x for one in curves for x in one.x}))
+
+
+def _dress(axis: Axes, grows: str, name: str, values: Sequence[float]) -> None:
+    """Log axes with plain numbers, the values that were measured below; the legend above."""
     axis.set_xscale("log")
     axis.set_yscale("log")
-    ticks = sorted({x for one in curves for x in one.x})
-    axis.set_xticks(ticks, [f"{x:,}" for x in ticks], rotation=45 if max(ticks) >= CROWDED else 0)
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.yaxis.set_minor_formatter(NullFormatter())
-    axis.set_xlabel(
-        drawn_text(name if name == curves[0].point.axis else f"{curves[0].point.axis} ({name})"), fontsize=9
-    )
-    axis.tick_params(labelsize=7, which="both")
+    axis.set_xticks(values, [f"{x:,}" for x in values], rotation=45 if max(values) >= CROWDED else 0)
+    axis.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.3g}"))
+    for side in (axis.xaxis, axis.yaxis):
+        side.set_minor_locator(NullLocator())
+    axis.set_xlabel(drawn_text(grows if name == grows else f"{grows} ({name})"), fontsize=9)
+    axis.tick_params(labelsize=7)
     axis.grid(True, **GRID_STYLE)
-    axis.legend(
-        fontsize=7,
-        frameon=False,
-        title="exponent of time (of arithmetic)",
-        title_fontsize=7,
-        loc="lower center",
-        bbox_to_anchor=(0.5, 1.0),
-        ncols=2,
-    )
+    above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 2, "title_fontsize": 7}
+    axis.legend(fontsize=7, frameon=False, title="exponent of time (of arithmetic)", **above)

@@ -33,9 +33,7 @@ class Done:
     failed: list[str] = field(default_factory=list)
 
 
-def run(
-    suite: GrowthSuite, choice: Choice, out: Path, measured: Callable[[Point], Measured] | None = None
-) -> Done:
+def run(suite: GrowthSuite, choice: Choice, out: Path, measured: Callable[[Point], Measured] | None = None) -> Done:
     """Run the suite, writing growth.json, growth.csv and growth.md into `out` after every point, the figure at the end.
 
     Points that `out` holds already, of the same commit and machine, are not measured again. `measured` takes the place
