@@ -18,6 +18,8 @@ BATCH, SIDE, DRAWS, N = "batch", "side", "draws", "n"
 KNOWN_AXES = (BATCH, SIDE, DRAWS, N)
 """Axes that are fields of a point; any other is a setting with `PLACE` in it."""
 PLACE = "{}"
+EXTRACTION, BOUND = "features", "iwae"
+"""What alone heeds the side of images that are scored, and K."""
 VALUES = Bounds(1, 1_000_000)
 LEAST_ROUNDS = 3
 
@@ -56,18 +58,33 @@ class Curve:
         require_bounds(self)
         if len(self.values) < 2 or list(self.values) != sorted(set(self.values)):
             raise ValueError(f"values: expected two or more that grow, got {list(self.values)}")
-        known = METRICS if self.of_features else MODELS
-        for name in self.what:
-            if name not in known:
-                raise unknown("measurement", name, known if self.of_features else (*MODELS, *METRICS))
         if not self.what:
             raise ValueError(f"what: expected some of {', '.join((*MODELS, *METRICS))}, got none")
-        placed = any(PLACE in one for one in self.set)
-        if self.axis not in KNOWN_AXES and not placed:
+        known = METRICS if self.of_features else (*MODELS, *METRICS)
+        for name in self.what:
+            if name not in known:
+                raise unknown("measurement", name, known)
+        self._require_heeded()
+
+    def _require_heeded(self) -> None:
+        """Raise ValueError where something is set, or grows, that changes nothing of what is measured."""
+        if self.of_features and (self.row or self.set or self.batch):
+            raise ValueError(f"expected no row, set or batch beside {', '.join(METRICS)}")
+        heeded = self.heeded
+        if self.axis in KNOWN_AXES and self.axis not in heeded:
+            raise ValueError(f"axis '{self.axis}' changes nothing of {', '.join(self.what)}: {', '.join(heeded)} do")
+        if self.axis not in KNOWN_AXES and not any(PLACE in one for one in self.set):
             raise ValueError(
-                f"axis '{self.axis}': expected one of {', '.join(KNOWN_AXES)}, or an assignment in set with {PLACE} in "
-                "the value's place"
+                f"axis '{self.axis}': expected one of {', '.join(heeded)}, or an assignment in set with {PLACE} in the "
+                "value's place"
             )
+
+    @property
+    def heeded(self) -> tuple[str, ...]:
+        """The axes that change something of all that is measured."""
+        if self.of_features:
+            return N, *((SIDE,) if set(self.what) == {EXTRACTION} else ())
+        return BATCH, SIDE, *((DRAWS,) if set(self.what) == {BOUND} else ())
 
     @property
     def name(self) -> str:

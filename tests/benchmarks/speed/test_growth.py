@@ -27,7 +27,7 @@ seconds = 0.001
 axis = "batch"
 target = "nvae-tiny"
 what = ["sample", "iwae"]
-values = [1, 2, 4]
+values = [1, 2]
 draws = 2
 
 [[curve]]
@@ -104,9 +104,9 @@ def test_arithmetic_of_features():
     images = torch.zeros(4, 1, 28, 28, dtype=torch.uint8)
     stages = 28 * 28 * 9 * 16 + 14 * 14 * 9 * 16 * 32 + 7 * 7 * 9 * (32 * 64 + 64 * 128)
     assert METRICS["features"].arithmetic(extractor, images) == stages + 128 * 10
-    few, many = (METRICS["distance"].arithmetic(extractor, images.expand(n, -1, -1, -1)) for n in (100, 10**6))
+    few, many = (METRICS["distance"].arithmetic(extractor, images[:1].expand(n, -1, -1, -1)) for n in (100, 10**6))
     assert many == pytest.approx(2 * 128**2, rel=0.01)
-    assert few > 10 * many
+    assert (few - many) * 100 == pytest.approx((13 + 1 / 3) * 128**3, rel=0.01)
     assert METRICS["scores"].arithmetic(extractor, images) == 11 * 128 * 4
 
 
@@ -137,11 +137,14 @@ def test_the_shipped_suite_names_things_that_there_are():
     ("change", "message"),
     [
         (('what = ["sample", "iwae"]', 'what = ["smaple"]'), "did you mean 'sample'"),
-        (("values = [1, 2, 4]", "values = [4, 2]"), "two or more that grow"),
+        (("values = [1, 2]", "values = [4, 2]"), "two or more that grow"),
         (("values = [4, 8]", "values = [0, 8]"), ">= 1"),
         (('axis = "width"', 'axes = "width"'), "did you mean 'axis'"),
         (('axis = "batch"', 'axis = "depth"'), "an assignment in set with {}"),
         (('what = ["distance"]', 'what = ["distance", "train"]'), "unknown measurement 'train'"),
+        (('axis = "batch"', 'axis = "draws"'), "axis 'draws' changes nothing of sample, iwae: batch, side do"),
+        (('axis = "n"', 'axis = "side"'), "axis 'side' changes nothing of distance"),
+        (("rounds = 1", "batch = 4"), "expected no row, set or batch"),
     ],
 )
 def test_a_wrong_plan_is_one_line(growth_file, change, message):
@@ -164,7 +167,7 @@ def test_the_command_writes_every_file(growth_file, tmp_path, monkeypatch, capsy
     assert "| batch | nvae-tiny    | iwae" in capsys.readouterr().out
     rows = list(csv.DictReader((out / "growth.csv").open()))
     assert [(row["curve"], row["what"], row["value"]) for row in rows] == [
-        *(("batch", what, value) for what in ("sample", "iwae") for value in ("1", "2", "4")),
+        *(("batch", what, value) for what in ("sample", "iwae") for value in ("1", "2")),
         *(("n", "distance", value) for value in ("20", "40")),
     ]
     assert all(float(row["seconds_median"]) > 0 and float(row["macs"]) > 0 for row in rows)
@@ -181,13 +184,14 @@ def test_the_command_writes_every_file(growth_file, tmp_path, monkeypatch, capsy
         (["--set", "a=1"], "say it"),
     ],
 )
-def test_flags_that_mean_nothing_are_refused(growth_file, flags, message):
-    with pytest.raises(UserError, match=message):
-        run_command(["throughput", "--suite", str(growth_file), *flags])
+def test_flags_that_mean_nothing_are_refused(growth_file, capsys, flags, message):
+    assert run_command(["throughput", "--suite", str(growth_file), *flags]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_points_are_kept_and_failures_are_tried_again(growth_file, tmp_path):
-    read, choice, asked = plan.read_growth_suite(str(growth_file)), plan.Choice(), []
+    read, asked = plan.read_growth_suite(str(growth_file)), []
+    choice = plan.Choice(curves=("channels", "n"))
 
     def fails_first(point):
         asked.append((point.what, point.value))
@@ -248,5 +252,3 @@ def test_a_point_is_measured_in_a_process_of_its_own(growth_file):
     found = measure(point)
     assert found.seconds.low <= found.seconds.median <= found.seconds.high
     assert found.macs == pytest.approx(METRICS["distance"].arithmetic(open_extractor("mnist-cnn-v1"), torch.zeros(20)))
-    with pytest.raises(UserError, match="unknown extractor"):
-        measure(dataclasses.replace(point, target="mnist-cnn-v2"))
