@@ -237,7 +237,11 @@ def _add_compare(compare: argparse.ArgumentParser) -> None:
 def _add_throughput(throughput: argparse.ArgumentParser) -> None:
     add = throughput.add_argument
     add("target", nargs="*", help=f"{CHECKPOINT}; or a suite (name or TOML file), or a preset of `list models`")
-    add("--models", type=names, help="comma-separated rows of a suite, or labels of the speed suite")
+    add(
+        "--models",
+        type=names,
+        help="comma-separated rows of a suite, labels of the speed suite, or curves of one of growth",
+    )
     add("--what", type=names, help="comma-separated: train, loop, encode, reconstruct, sample, iwae, memory, breakdown")
     add(
         "--batch",
@@ -291,9 +295,9 @@ def _add_throughput(throughput: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print JSON")
     add(
         "--suite",
-        metavar="speed|operations|FILE",
-        help="the comparisons of a speed suite, each in its own process; or single operations of models (--models "
-        "PRESET,SUITE/ROW): C against plain PyTorch and, with --compile on, torch.compile",
+        metavar="speed|operations|growth|FILE",
+        help="the comparisons of a speed suite, or the curves of one of growth, each in its own process; or single "
+        "operations of models (--models PRESET,SUITE/ROW): C against plain PyTorch and, with --compile on, compiled",
     )
     add("--most", type=whole(bounds.BATCHES), metavar="N", help="operations: shapes of each kind (default: 3)")
     add("--pythae", metavar="PYTHON", help="suite: interpreter of an environment with pythae")

@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -23,6 +23,9 @@ from benchmarks.speed import plan, suite
 from benchmarks.speed import throughput as timing
 from benchmarks.speed.beside import NEIGHBOURED, PRODUCT, kept_rows, product_rows
 from benchmarks.speed.clock import Watch
+from benchmarks.speed.growth import plan as growth_plan
+from benchmarks.speed.growth import suite as growth_suite
+from benchmarks.speed.growth.table import growth_csv, growth_json, growth_markdown
 from benchmarks.speed.operations import measured as operations
 from benchmarks.speed.operations.table import operations_csv, operations_json, operations_markdown
 from benchmarks.speed.scaling.table import ScalingRow, scaling_csv, scaling_markdown
@@ -51,6 +54,7 @@ MODELS_ONLY = (
 TRAIN, NETWORK = "train", "network"
 """What of several processes is measured: a training step, the bytes that they send."""
 NOT_OF_OPERATIONS = ("pythae", "no_compiler", *(name for name in MODELS_ONLY if name != "compile"))
+NO_GROWTH = ("batch", "pythae", "no_compiler", "most")
 NOT_SCALED = ("neighbours", "vs", "vs_set", "trace", "iwae", "compile", "hparams")
 NOT_BESIDE = ("vs_set", "trace")
 SECONDS = 0.8
@@ -115,9 +119,12 @@ def _operations(options: argparse.Namespace) -> int:
 
 
 def _suite(options: argparse.Namespace) -> int:
-    """Run the speed suite; its table is the last thing on stdout."""
+    """Run the speed suite, or one of growth; its table is the last thing on stdout."""
     if options.target:
         raise UserError(f"--suite takes its models from its file, got '{options.target[0]}' as well")
+    if growth_plan.is_growth_suite(options.suite):
+        return _growth(options)
+    _refuse(options, ("most",), f"goes with --suite {plan.OPERATIONS}")
     choice = plan.Choice(
         models=options.models,
         batches=options.batch,
@@ -132,9 +139,34 @@ def _suite(options: argparse.Namespace) -> int:
     if options.csv is not None:
         write_text_atomically(Path(options.csv), done.csv)
     print(done.json if options.json else done.markdown)
-    for line in done.failed:
+    return _ended(done.failed)
+
+
+def _growth(options: argparse.Namespace) -> int:
+    """Run a growth suite; its table is the last thing on stdout."""
+    _refuse(options, NO_GROWTH, "does not go with a suite of growth: leave it out")
+    if options.threads and len(options.threads) > 1:
+        raise UserError(f"--threads: expected one number for a suite of growth, got {len(options.threads)}")
+    choice = growth_plan.Choice(
+        curves=options.models,
+        seconds=options.seconds,
+        threads=options.threads[0] if options.threads else None,
+        device=choose_device(options.device or "auto").type,
+        plugins=tuple(options.plugin),
+    )
+    out = plan.folder_of(options.suite, plan.Choice(), options.out)
+    done = growth_suite.run(growth_plan.read_growth_suite(options.suite), choice, out)
+    if options.csv is not None:
+        write_text_atomically(Path(options.csv), growth_csv(done.table))
+    print(growth_json(done.table) if options.json else growth_markdown(done.table))
+    return _ended(done.failed)
+
+
+def _ended(failed: Sequence[str]) -> int:
+    """Say what failed; the exit code."""
+    for line in failed:
         print(f"error: {line}", file=sys.stderr)
-    return 1 if done.failed else 0
+    return 1 if failed else 0
 
 
 def _scaling(options: argparse.Namespace) -> int:

@@ -54,8 +54,8 @@ def build_report(
     """
     trials = read_trials(out)
     parts = tables.sections(trials.values())
-    images = [images_by_label(part.rows, trials) for part in parts]
-    galleries = [galleries_by_label(part.rows, trials) for part in parts]
+    images = [images_by_label(part.drawn, trials) for part in parts]
+    galleries = [galleries_by_label(part.drawn, trials) for part in parts]
     shares = [shares_by_label(out, part.rows, trials) for part in parts]
     compiled = kernels_of(out, kernels)
     others = None if published_values is None else published.read(published_values)
@@ -112,7 +112,7 @@ def draw(part: Section, images: dict[str, SavedImages], out: Path, prefix: str =
             figures.samples_prior_statistics(images) if images else None
         ),
     }
-    found = [(chart, figure) for chart in charts.CHARTS if (figure := chart.draw(part.rows)) is not None]
+    found = [(chart, figure) for chart in charts.CHARTS if (figure := chart.draw(part.drawn)) is not None]
     shown = [(name, title, figure, ("png",)) for (name, title), figure in grids.items() if figure is not None]
     shown += [(chart.name, chart.title, figure, ("png", "svg")) for chart, figure in found]
     for name, _, figure, kinds in shown:

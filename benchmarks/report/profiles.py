@@ -12,7 +12,7 @@ from benchmarks.base.checked.strict_json import read_json
 from benchmarks.base.checked.typed import parse
 from benchmarks.base.errors import UserError
 from benchmarks.records.record import Measurement, RunRecord
-from benchmarks.report.rows import Row, trials_of
+from benchmarks.report.rows import Row, trials_by_row
 
 THROUGHPUT, PROFILE = "throughput.json", "profile.json"
 """Files of a run's folder, if they were made."""
@@ -87,8 +87,8 @@ def shares_by_label(out: Path, rows: Sequence[Row], trials: Mapping[Path, RunRec
         if found.metric.endswith(SHARE) and found.value is not None:
             by_folder.setdefault(Path(str(found.details.get("target"))).name, []).append(found)
     shares = {}
-    for row in rows:
-        folders = [folder.name for folder in trials_of(row, trials) if folder.name in by_folder]
+    for row, own in zip(rows, trials_by_row(rows, trials), strict=True):
+        folders = [folder.name for folder in own if folder.name in by_folder]
         if folders:
             shares[row.label] = _shares(by_folder[folders[0]])
     return shares

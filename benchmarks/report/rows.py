@@ -6,7 +6,8 @@ import dataclasses
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,22 +99,40 @@ def gather(records: Iterable[RunRecord]) -> list[Row]:
     groups: dict[str, list[RunRecord]] = {}
     for record in completed(list(records)):
         groups.setdefault(_identity(record), []).append(record)
-    labels = [group[0].label for group in groups.values()]
+    labels = Counter(group[0].label for group in groups.values())
     return [
-        merge(group, f"{label} ({group[0].config_hash[:6]})" if labels.count(label) > 1 else label)
-        for group, label in zip(groups.values(), labels, strict=True)
+        merge(group, f"{group[0].label} ({group[0].config_hash[:6]})" if labels[group[0].label] > 1 else group[0].label)
+        for group in groups.values()
     ]
 
 
 def trials_of(row: Row, trials: Mapping[Path, RunRecord]) -> dict[Path, RunRecord]:
-    """The trials among `trials` that the row's records are of, in the row's order.
+    """The trials among `trials` that the row's records are of, in the row's order."""
+    return trials_by_row([row], trials)[0]
+
+
+def trials_by_row(rows: Sequence[Row], trials: Mapping[Path, RunRecord]) -> list[dict[Path, RunRecord]]:
+    """`trials_of` each of the rows.
 
     A row's records have their configurations completed and perhaps their data's hash (`gather`, `with_known_data`).
     """
-    found: dict[Path, RunRecord] = {}
-    for own in map(_as_found, row.records):
-        found |= {folder: record for folder, record in trials.items() if _as_found(record) == own}
-    return found
+    alike: dict[tuple[object, ...], list[tuple[Path, RunRecord]]] = {}
+    for folder, record in trials.items():
+        alike.setdefault(_key(record), []).append((folder, record))
+    return [
+        {
+            folder: record
+            for own in row.records
+            for folder, record in alike.get(_key(own), [])
+            if _as_found(record) == _as_found(own)
+        }
+        for row in rows
+    ]
+
+
+def _key(record: RunRecord) -> tuple[object, ...]:
+    """What two records of one trial share, and few others do."""
+    return record.row, record.seed, record.config_hash, record.environment.date
 
 
 def _as_found(record: RunRecord) -> RunRecord:

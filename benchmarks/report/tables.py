@@ -14,6 +14,8 @@ from benchmarks.report.columns import Column, Spec, all_specs
 from benchmarks.report.equal_rate import notes_at_equal_rate, tables_at_equal_rate
 from benchmarks.report.rows import Quantity, Row, gather, likelihoods, under_one_ruler, with_known_data
 
+MOST_DRAWN = 28
+"""Rows that charts and pictures show at most: as many as have a look of their own (`pictures.charts.looks`)."""
 SPREAD_COLUMN = r"(?: low| high| spread| n)(?: \(|$)"  # left out of the CSV where no row has one
 
 
@@ -37,6 +39,11 @@ class Section:
     tables: list[Table]
     rows: list[Row]
 
+    @property
+    def drawn(self) -> list[Row]:
+        """The rows that charts and pictures show: the first ones where there are many."""
+        return self.rows[:MOST_DRAWN]
+
 
 def sections(records: Iterable[RunRecord]) -> list[Section]:
     """One section for each suite and content of a data set: rows on different data never share a table."""
@@ -55,7 +62,16 @@ def section(records: Sequence[RunRecord]) -> Section:
     title = f"{records[0].suite}: {records[0].data}"
     shown = [column for table in (*tables, last) for column in table.columns]
     lead = notes.lead(under_one_ruler(rows), shown)
-    return Section(title, lead, notes.caption(rows), [*tables, last], rows)
+    return Section(title, lead, [*notes.caption(rows), *_few_drawn(rows)], [*tables, last], rows)
+
+
+def _few_drawn(rows: Sequence[Row]) -> list[str]:
+    """That charts and pictures leave rows out, where they do."""
+    if len(rows) <= MOST_DRAWN:
+        return []
+    return [
+        f"Charts and pictures show the first {MOST_DRAWN} of {len(rows):,} rows; run fewer into a folder for others."
+    ]
 
 
 def quality_table(rows: Sequence[Row]) -> Table | None:
@@ -94,10 +110,10 @@ def numbers(rows: Sequence[Row]) -> pd.DataFrame:
     """The rows as numbers: for every quantity its value, low, high and kind of spread, named with the unit."""
     ruled = under_one_ruler(list(rows))
     units = {q: m.unit for row in ruled for q, m in row.measurements.items()}
-    table = []
+    found, table = _columns(ruled), []
     for row in ruled:
         cells = _identity(row)
-        for quantity in _columns(ruled):
+        for quantity in found:
             cells |= _numeric_cells(quantity, units[quantity], row.get(quantity))
         table.append(cells)
     frame = pd.DataFrame(table)

@@ -16,6 +16,8 @@ from benchmarks.machine.environment import load_average
 from benchmarks.machine.process import frozen_garbage
 
 Call = Callable[[], object]
+Enough = Callable[[int, float, float], bool]
+"""Whether so many rounds in so many seconds will do, where so many seconds were asked for."""
 
 WARMUP_CALLS, WARMUP_SECONDS, LEAST_WARMUP = 3, 1.0, 2
 MIN_ROUNDS, MAX_ROUNDS = 8, 200
@@ -93,16 +95,25 @@ class Turns:
         return (self.clock() - start) / self.repeats, (self.cpu_clock() - cpu_start) / self.repeats
 
 
+def usual_rounds(rounds: int, passed: float, wanted: float) -> bool:
+    """Whether so many rounds in so many seconds will do, where `wanted` seconds were asked for."""
+    if rounds < MIN_ROUNDS:
+        return rounds >= LONG_ROUNDS and passed > max(LONG_SECONDS, wanted)
+    return passed >= wanted or rounds >= MAX_ROUNDS
+
+
 def interleave(
     calls: Mapping[str, Call | Elsewhere],
     seconds: float,
     drain: Call = lambda: None,
     clock: Callable[[], float] = time.perf_counter,
     cpu_clock: Callable[[], float] = time.process_time,
+    enough: Enough = usual_rounds,
 ) -> dict[str, Times]:
     """Times of each call by name, round by round, every other round in reverse order: A B, B A, A B ...
 
-    Rounds go on until all turns together took `seconds` for each call. `drain` waits for the device.
+    Rounds go on until all turns together took `seconds` for each call. `drain` waits for the device; `enough`
+    says when there have been rounds enough.
     """
     turn = TURN_SECONDS if len(calls) > 1 else 0.0
     turns = {
@@ -111,7 +122,7 @@ def interleave(
     times = {name: Times() for name in calls}
     order, rounds, started = list(calls), 0, clock()
     with frozen_garbage():
-        while not _enough(rounds, clock() - started, seconds * len(calls)):
+        while not enough(rounds, clock() - started, seconds * len(calls)):
             for name in order:
                 wall, cpu = turns[name].seconds()
                 times[name].wall.append(wall)
@@ -119,13 +130,6 @@ def interleave(
             order.reverse()
             rounds += 1
     return times
-
-
-def _enough(rounds: int, passed: float, wanted: float) -> bool:
-    """Whether so many rounds in so many seconds will do, where `wanted` seconds were asked for."""
-    if rounds < MIN_ROUNDS:
-        return rounds >= LONG_ROUNDS and passed > max(LONG_SECONDS, wanted)
-    return passed >= wanted or rounds >= MAX_ROUNDS
 
 
 @dataclass(frozen=True)

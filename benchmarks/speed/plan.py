@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.base.checked import bounds
 from benchmarks.base.checked.typed import parse
@@ -17,7 +18,7 @@ from benchmarks.speed.work import OURS
 from models.fields import bounded, require_bounds
 
 FOLDER = Path(__file__).parent
-SHIPPED = {"speed": FOLDER / "speed.toml"}
+SHIPPED = {"speed": FOLDER / "speed.toml", "growth": FOLDER / "growth" / "growth.toml"}
 OPERATIONS = "operations"
 """What stands in place of a suite file for single operations (`benchmarks.speed.operations`)."""
 PYTHAE = "pythae"
@@ -140,23 +141,32 @@ class Comparison:
         return f"{self.case.label}, batch {self.batch}, threads {self.threads}, against {self.case.vs}"
 
 
-def read_speed_suite(source: str) -> SpeedSuite:
-    """The suite of that name, or of a TOML file.
+def read_suite_table(source: str) -> tuple[Path, dict[str, Any]]:
+    """The file of the suite of that name, or the TOML file given, and what it holds.
 
     Raises:
-        UserError: unknown name, unreadable file, or one with unknown keys or impossible values.
+        UserError: unknown name, unreadable file, no TOML.
     """
     path = SHIPPED.get(source) or Path(source)
     if path.suffix != ".toml":
         raise unknown("speed suite", source, [*SHIPPED, OPERATIONS])
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return path, tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read speed suite {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"speed suite {path}: expected TOML, got a syntax error: {error}") from error
+
+
+def read_speed_suite(source: str) -> SpeedSuite:
+    """The suite of that name, or of a TOML file.
+
+    Raises:
+        UserError: as `read_suite_table`; unknown keys or impossible values.
+    """
+    path, table = read_suite_table(source)
     suite = parse(SpeedSuite, table, path.stem)
-    cases = tuple(dataclasses.replace(case, target=_beside(path, case.target)) for case in suite.case)
+    cases = tuple(dataclasses.replace(case, target=beside(path, case.target)) for case in suite.case)
     return dataclasses.replace(suite, case=cases)
 
 
@@ -170,7 +180,7 @@ def on_avx512(suite: SpeedSuite) -> SpeedSuite:
     return dataclasses.replace(suite, case=tuple(cases))
 
 
-def _beside(suite: Path, target: str) -> str:
+def beside(suite: Path, target: str) -> str:
     """The target, as a path if it is a file beside the suite."""
     path = suite.parent / target
     return str(path) if target.endswith(".toml") and path.exists() else target

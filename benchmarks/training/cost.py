@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.suites.config import TrainingConfig
 from benchmarks.training.memory import estimate_memory
@@ -19,18 +20,28 @@ def parameter_count(model: nn.Module) -> int:
 
 
 def macs_per_image(model: Model, image: ImageShape) -> int:
-    """Multiply-accumulates of one forward pass of one image: FLOPs / 2 on the reference operations.
+    """Multiply-accumulates of one forward pass of one image, counted as `macs_of` does."""
+    return macs_of(model, image, lambda twin, x, draw: twin(x, draw))
 
-    Counted in evaluation mode on a copy on the meta device; element-wise work is not counted.
+
+def macs_of(model: Model, image: ImageShape, call: Callable[[Model, Tensor, Draw], object]) -> int:
+    """Multiply-accumulates of a call of the model on one image (1, C, H, W): FLOPs / 2 on the reference operations.
+
+    Counted in evaluation mode on a copy on the meta device, with every z at its mean; element-wise work is not counted.
     """
-    from torch.utils.flop_counter import FlopCounterMode  # imports Triton
-
     twin = copy.deepcopy(model).to("meta").eval().requires_grad_(False)  # or the counter looks for gradients' functions
     twin.ops = REFERENCE
     x = torch.zeros(1, image.channels, image.height, image.width, device="meta")
     draw = Draw(torch.zeros((), dtype=torch.int64, device="meta"), at_mean=True)
+    return counted_macs(lambda: call(twin, x, draw))
+
+
+def counted_macs(call: Callable[[], object]) -> int:
+    """Multiply-accumulates of matrix products and convolutions in a call, which is made: FLOPs / 2."""
+    from torch.utils.flop_counter import FlopCounterMode  # imports Triton
+
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        twin(x, draw)
+        call()
     return counter.get_total_flops() // 2
 
 

@@ -59,6 +59,12 @@ def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
+@functools.cache
+def _form(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Origin and arguments of an annotated type."""
+    return typing.get_origin(hint), typing.get_args(hint)
+
+
 def _require_bounds(value: Any, field: dataclasses.Field[Any], where: str) -> None:
     """Raise UserError where a number, or one in a tuple, is out of its field's bounds."""
     for item in value if isinstance(value, tuple) else (value,):
@@ -68,7 +74,9 @@ def _require_bounds(value: Any, field: dataclasses.Field[Any], where: str) -> No
 
 def _checked(value: Any, hint: Any, where: str) -> Any:
     """`value` as the annotated type, or a UserError."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is float and type(value) is float and sound_number(value):
+        return value  # most of a record is curves
+    origin, arguments = _form(hint)
     if hint is Any:
         return value
     if origin in (types.UnionType, typing.Union):
@@ -99,8 +107,9 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
 
 def _one_of_types(value: Any, hint: Any, where: str) -> Any:
     """`value` as the first type of a union that it fits; the error of the only one that is not None."""
-    options = [option for option in typing.get_args(hint) if option is not type(None)]
-    if value is None and len(options) < len(typing.get_args(hint)):
+    arguments = _form(hint)[1]
+    options = [option for option in arguments if option is not type(None)]
+    if value is None and len(options) < len(arguments):
         return None
     if len(options) == 1:
         return _checked(value, options[0], where)

@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.base.errors import UserError
 from benchmarks.records.record import RunRecord
-from benchmarks.report.rows import Row, trials_of
+from benchmarks.report.rows import Row, trials_by_row
 
 Images = np.ndarray[Any, np.dtype[np.uint8]]  # (N, H, W, C)
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -92,8 +92,8 @@ def first_by_label(
 ) -> dict[str, tuple[T, RunRecord]]:
     """What `load` finds in the folder of each row's first seed that has any, with the seed's record, by label."""
     found = {}
-    for row in rows:
-        for folder, record in trials_of(row, trials).items():
+    for row, own in zip(rows, trials_by_row(rows, trials), strict=True):
+        for folder, record in own.items():
             loaded = load(folder)
             if loaded is not None:
                 found[row.label] = loaded, record

@@ -7,7 +7,7 @@ import io
 import re
 import subprocess
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from benchmarks.base.errors import UserError, unknown
 from benchmarks.records.record import RECORD, RUN, RunRecord
 from benchmarks.report.page import read_trials
-from benchmarks.report.rows import Row, gather, trials_of, with_known_data
+from benchmarks.report.rows import Row, gather, trials_by_row, trials_of, with_known_data
 
 BASE = "base"
 ROOTS = (Path(), Path("results/local"), Path("results"))
@@ -58,7 +58,8 @@ def pairs(words: Sequence[str], out: Path, workplace: Commits) -> list[Pair]:
     Raises:
         UserError: a word that names nothing or several rows, nothing to compare.
     """
-    named = [_named(word, out, workplace) for word in words]
+    runs = Runs()
+    named = [_named(word, out, workplace, runs) for word in words]
     if len(named) > 1 and all(one.is_run for one in named):
         return _by_row(named)
     rows = [contender for one in named for contender in one.found]
@@ -67,6 +68,20 @@ def pairs(words: Sequence[str], out: Path, workplace: Commits) -> list[Pair]:
     first, *others = _told_apart(rows, [one.word for one in named for _ in one.found])
     base = dataclasses.replace(first, names=(BASE, *first.names))
     return [(base, other) for other in others]
+
+
+class Runs:
+    """The trials and rows of runs by folder, each run read once, however many words name it."""
+
+    def __init__(self) -> None:
+        self._read: dict[Path, tuple[dict[Path, RunRecord], list[Row]]] = {}
+
+    def of(self, folder: Path) -> tuple[dict[Path, RunRecord], list[Row]]:
+        """Those of the run in `folder`; raises UserError as `read_trials`."""
+        if folder not in self._read:
+            trials = read_trials(folder)
+            self._read[folder] = trials, gather(with_known_data(trials.values()))
+        return self._read[folder]
 
 
 class Commits(AbstractContextManager["Commits"]):
@@ -116,13 +131,12 @@ def identifier(name: str) -> str:
     return f"_{text}" if text[:1].isdigit() else text
 
 
-def _named(word: str, out: Path, workplace: Commits) -> _Named:
+def _named(word: str, out: Path, workplace: Commits, runs: Runs) -> _Named:
     """What a word names, its alias taken off."""
     match = ALIAS.fullmatch(word)
     alias, token = (match[1], match[2]) if match else ("", word)
     if "/" not in token and _is_run(out):
-        trials = read_trials(out)
-        rows = gather(with_known_data(trials.values()))
+        trials, rows = runs.of(out)
         if _rows_named(rows, token):
             return _Named(word, alias, [_contender(find_row(rows, token), trials, alias)], False)
     commit, colon, path = token.partition(":")
@@ -133,33 +147,33 @@ def _named(word: str, out: Path, workplace: Commits) -> _Named:
             raise UserError(f"compare: expected a commit and a path in it, got '{token}'; see git log -- {path}")
         roots = [place]
     for place in roots:
-        found = _at(place, alias)
+        found = _at(place, alias, runs)
         if found:
             return _Named(word, alias, found, not (place / RECORD).exists() and _is_run(place))
-    raise _names_nothing(token, out)
+    raise _names_nothing(token, out, runs)
 
 
-def _names_nothing(token: str, out: Path) -> UserError:
+def _names_nothing(token: str, out: Path, runs: Runs) -> UserError:
     """The error for a word that names nothing."""
     if _is_run(out):
-        known = {row.name for row in gather(with_known_data(read_trials(out).values()))}
+        known = {row.name for row in runs.of(out)[1]}
         return UserError(f"{unknown('row', token, known)}; or give {FORMS}")
     return UserError(f"compare: expected {FORMS}, got '{token}'; there is no run in {out}")
 
 
-def _at(place: Path, alias: str) -> list[Contender]:
+def _at(place: Path, alias: str, runs: Runs) -> list[Contender]:
     """The rows at a path: of a trial, of a run, or the row that its last part names in the run above."""
     if (place / RECORD).exists():
-        trials = {folder: record for folder, record in read_trials(place.parent).items() if folder == place}
-        trials = trials or _single(place)
+        found = runs.of(place.parent)[0]
+        trials = {place: found[place]} if place in found else _single(place)
         return [_contender(gather(trials.values())[0], trials, alias)]
     if _is_run(place):
-        trials = read_trials(place)
-        rows = gather(with_known_data(trials.values()))
-        return [_contender(row, trials, alias if len(rows) == 1 else "") for row in rows]
+        trials, rows = runs.of(place)
+        folders = trials_by_row(rows, trials)
+        alias = alias if len(rows) == 1 else ""
+        return [_contender(row, own, alias) for row, own in zip(rows, folders, strict=True)]
     if _is_run(place.parent):
-        trials = read_trials(place.parent)
-        rows = gather(with_known_data(trials.values()))
+        trials, rows = runs.of(place.parent)
         return [_contender(find_row(rows, place.name), trials, alias)]
     return []
 
@@ -174,8 +188,8 @@ def _single(folder: Path) -> dict[Path, RunRecord]:
         raise UserError(f"{error}; remove or repair that file") from error
 
 
-def _contender(row: Row, trials: dict[Path, RunRecord], alias: str) -> Contender:
-    """The row with the folders of its seeds, known by its alias or its key."""
+def _contender(row: Row, trials: Mapping[Path, RunRecord], alias: str) -> Contender:
+    """The row with the folders of its seeds, which are among `trials`, known by its alias or its key."""
     folders = {record.seed: path for path, record in trials_of(row, trials).items()}
     return Contender((alias or identifier(row.name),), row, folders)
 
