@@ -238,7 +238,11 @@ def _add_throughput(throughput: argparse.ArgumentParser) -> None:
     add = throughput.add_argument
     add("target", nargs="*", help=f"{CHECKPOINT}; or a suite (name or TOML file), or a preset of `list models`")
     add("--models", type=names, help="comma-separated rows of a suite, or labels of the speed suite")
-    add("--what", type=names, help="comma-separated: train, loop, encode, reconstruct, sample, iwae, memory, breakdown")
+    add(
+        "--what",
+        type=names,
+        help="comma-separated: train, loop, encode, reconstruct, sample, iwae, memory, breakdown, start",
+    )
     add(
         "--batch",
         type=several(whole(bounds.BATCH)),

@@ -20,7 +20,6 @@ from benchmarks.base.checked.names import as_component
 from benchmarks.base.errors import FAILED, INTERRUPTED, UserError
 from benchmarks.base.signals import on_stop
 from benchmarks.cli.checkpoints import inception_fields, say_what_was_read
-from benchmarks.cli.reports import shown, write_report
 from benchmarks.data.registry import data_names
 from benchmarks.machine.environment import (
     bfloat16_by_default,
@@ -251,6 +250,8 @@ def _interrupt(number: int, frame: object) -> None:
 def _print_result(out: Path, as_json: bool, pages: bool) -> None:
     if not run_folders(out):  # interrupted before the first trial had anything to say
         return
+    from benchmarks.cli.reports import shown, write_report  # imports pandas, which trials need not wait for
+
     if not as_json:
         write_report(out, shown, pages)
         return
