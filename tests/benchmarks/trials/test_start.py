@@ -34,10 +34,10 @@ def test_a_training_on_a_cpu_starts_without_what_it_does_not_need(tmp_path, half
 
 
 def test_the_stages_of_both_processes_are_added(tmp_path, monkeypatch):
-    rounds = [
-        {start.RUN: dict.fromkeys(start.STAGES, n), start.TRIAL: dict.fromkeys(start.STAGES, 1.0)} for n in range(6)
-    ]
-    monkeypatch.setattr(start, "started", lambda *_: {start.RUN: run.pop(), start.TRIAL: trial.pop()})
+    run = [dict.fromkeys(start.STAGES, seconds) for seconds in range(6)]
+    monkeypatch.setattr(
+        start, "started", lambda *_: {start.RUN: run.pop(), start.TRIAL: dict.fromkeys(start.STAGES, 1.0)}
+    )
     monkeypatch.setattr("kernels.cpu.library.seconds_to_build", lambda: 2.5)
     said = run_here("throughput", write_suite(tmp_path), "--models", "vae", "--what", "start", "--json")
     found = {row["metric"]: row["value"] for row in json.loads(said.stdout)}
