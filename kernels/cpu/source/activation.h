@@ -25,12 +25,31 @@ INLINE vector choose(int_vector mask, vector yes, vector no)
     return (vector)((mask & (int_vector)yes) | (~mask & (int_vector)no));
 }
 
+/* The value between two bounds; NaN stays NaN. */
+INLINE vector between(vector low, vector value, vector high)
+{
+#if defined(__AVX512F__)
+    return (vector)_mm512_min_ps((__m512)high, _mm512_max_ps((__m512)low, (__m512)value));
+#elif defined(__AVX__)
+    return (vector)_mm256_min_ps((__m256)high, _mm256_max_ps((__m256)low, (__m256)value));
+#else
+    return choose(value > high, high, choose(value < low, low, value));
+#endif
+}
+
+/* `exponential` lane by lane, bit for bit: compilers make no vectors of 8 or 4 of its loops by themselves. */
 INLINE vector exponentials(vector x)
 {
-    float value[WIDE];
-    store(value, x);
-    for (int i = 0; i < WIDE; i++) value[i] = exponential(value[i]);
-    return load(value);
+    vector all = {0};
+    x = between(all - 126.0f, x * LOG2_E, all + 127.0f);
+    vector whole = (x + 12582912.0f) - 12582912.0f, f = x - whole;
+    vector p = 1.5403530e-4f * f + 1.3333558e-3f;
+    p = p * f + 9.6181291e-3f;
+    p = p * f + 5.5504109e-2f;
+    p = p * f + 2.4022651e-1f;
+    p = p * f + 6.9314718e-1f;
+    p = p * f + 1.0f;
+    return p * (vector)((__builtin_convertvector(whole, int_vector) + 127) << 23);
 }
 
 /* 1 / x for normal x: an approximation by the processor, made exact to single precision by a step of Newton's. */
@@ -48,19 +67,6 @@ INLINE vector inverse(vector x)
  * Both less 1/2 are odd functions: value * polynomial / polynomial in its square, the latter polynomial shared; fitted
  * by least squares, reweighted towards the largest error, which is 1e-8 up to GELU_END. */
 #define GELU_END 5.5f /* behind it both are 0 or 1 to single precision */
-
-/* The value, no further from 0 than where GELU ends; NaN stays NaN. */
-INLINE vector within_gelu(vector value)
-{
-    vector end = (vector){0} + GELU_END;
-#if defined(__AVX512F__)
-    return (vector)_mm512_min_ps((__m512)end, _mm512_max_ps((__m512)-end, (__m512)value));
-#elif defined(__AVX__)
-    return (vector)_mm256_min_ps((__m256)end, _mm256_max_ps((__m256)-end, (__m256)value));
-#else
-    return choose(value > end, end, choose(value < -end, -end, value));
-#endif
-}
 
 INLINE vector gelu_denominator(vector t)
 {
@@ -99,7 +105,7 @@ INLINE vector from_odd(vector value, vector odd) { return choose(value > -GELU_E
 
 INLINE vector gelu(vector value, vector *slope)
 {
-    vector x = within_gelu(value), t = x * x, scaled = x * inverse(gelu_denominator(t));
+    vector end = (vector){0} + GELU_END, x = between(-end, value, end), t = x * x, scaled = x * inverse(gelu_denominator(t));
     if (slope) *slope = from_odd(value, scaled * gelu_slope_numerator(t));
     return value * from_odd(value, scaled * gelu_phi_numerator(t));
 }

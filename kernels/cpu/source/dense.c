@@ -11,7 +11,7 @@
 
 #define MOST_TAPS 169 /* 13 x 13, the largest kernel */
 #define MOST_VECTORS 3 /* of a panel */
-#define STRIP 64      /* output pixels that meet all panels while their patches are in the cache */
+#define STRIP 96      /* output pixels that meet all panels while their patches are in the cache */
 
 /* Where the values of a patch lie from its first one on: `count` runs of `length` floats. */
 typedef struct {
@@ -110,14 +110,18 @@ typedef void Outer(const Geometry *, int64_t, const float *, const Geometry *, c
     {                                                                                                                  \
         outer(VECTORS, TILES, g, images, a, spread, b, out, rows);                                                     \
     }
-OF_WIDTH(1, MOST_TILES)
-OF_WIDTH(2, 1)
-OF_WIDTH(3, 1)
+OF_WIDTH(1, TILES_OF_ONE)
+OF_WIDTH(2, TILES_OF_TWO)
+OF_WIDTH(3, TILES_OF_THREE)
 static Product *const products[] = {product_1, product_2, product_3};
 static Outer *const outers[] = {outer_1, outer_2, outer_3};
 
 /* Rows that the functions of a width take at a time. */
-static int64_t rows_at_once(int64_t panel) { return panel == WIDE ? MOST_TILES * TILE : TILE; }
+static int64_t rows_at_once(int64_t panel)
+{
+    int64_t tiles[] = {TILES_OF_ONE, TILES_OF_TWO, TILES_OF_THREE};
+    return tiles[panel / WIDE - 1] * TILE;
+}
 
 /* Copies the patches of `rows` output pixels from `first` on into (rows, kernel^2 channels). */
 static void gather(const Geometry *g, const Runs *runs, const float *map, int64_t first, int64_t rows, float *out)
@@ -156,7 +160,8 @@ void convolve_dense(const Geometry *g, int64_t images, const float *map, const f
         if (!in_place) gather(g, &in_map, map, first, rows, patches);
         for (int64_t at = 0; at < rows; at += TILE)
             tile[at / TILE] = in_place ? patch_in_map(g, map, first + at) : patches + at * depth;
-        for (int64_t at = (rows + TILE - 1) / TILE; at % MOST_TILES; at++) tile[at] = tile[at - 1]; /* read in vain */
+        for (int64_t at = (rows + TILE - 1) / TILE, more = 0; more < MOST_TILES; at++, more++)
+            tile[at] = tile[at - 1]; /* read in vain */
         for (int64_t column = 0; column < n; column += panel) {
             int columns = (int)(n - column < panel ? n - column : panel);
             for (int64_t at = 0; at < rows; at += step)
@@ -187,11 +192,13 @@ void pack_dense(const Layer *layer, const float *weight, int backward, float *pa
     int64_t n_step = backward ? taps : c_in * taps, depth_step = backward ? c_in * taps : taps;
 #pragma omp for schedule(static)
     for (int64_t first = 0; first < n; first += panel) {
+        const float *from = weight + first * n_step;
         float *out = packed + first * depth * taps;
-        for (int64_t tap = 0; tap < taps; tap++) {
-            const float *from = weight + first * n_step + (backward ? taps - 1 - tap : tap);
-            for (int64_t d = 0; d < depth; d++, out += panel)
-                for (int64_t i = 0; i < panel; i++) out[i] = first + i < n ? from[i * n_step + d * depth_step] : 0.0f;
-        }
+        for (int64_t d = 0; d < depth; d++)
+            for (int64_t tap = 0; tap < taps; tap++) { /* reads in the order of memory, from as many rows as a panel has */
+                const float *row = from + d * depth_step + (backward ? taps - 1 - tap : tap);
+                float *at = out + (tap * depth + d) * panel;
+                for (int64_t i = 0; i < panel; i++) at[i] = first + i < n ? row[i * n_step] : 0.0f;
+            }
     }
 }

@@ -5,14 +5,18 @@
 
 #include "layout.h"
 
-/* Output pixels of a register tile; their sums, a panel wide, have to fit the registers (32, or 16 with AVX alone). */
-#if defined(__AVX__) && !defined(__AVX512F__)
+/* Neighbouring output pixels of a tile. A panel of one, two or three vectors meets as many tiles at a time as leave
+ * each sum a register, of 32 or of 16: one vector 16 or 12 pixels, two 12 or 6, three 8 or 4. */
+#if defined(__AVX512F__) || defined(__aarch64__)
 #define TILE 4
+#define TILES_OF_ONE 4
 #else
-#define TILE 8
+#define TILE 2
+#define TILES_OF_ONE 6
 #endif
-
-#define MOST_TILES 2 /* that meet a narrow panel together, so that there are enough sums at a time */
+#define TILES_OF_TWO 3
+#define TILES_OF_THREE 2
+#define MOST_TILES TILES_OF_ONE
 
 /* Weights (c_out, c_in, kernel, kernel) as panels (kernel^2 c, panel). Backward: for the convolution of the
  * output's gradient that gives the input's, with c_in and c_out exchanged and the kernel turned. Shares panels out

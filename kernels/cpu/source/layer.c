@@ -156,7 +156,7 @@ static const float *output_gradient(const Backward *pass, int64_t first, int64_t
     const float *gradient = pass->upstream.gradient + first * output_size(layer);
     float *sum = w->few_sums + D_OUTPUT * w->channels;
     int64_t pixels = layer->out_height * layer->out_width;
-    int whole_tiles = images * pixels % (MOST_TILES * TILE) == 0; /* nothing behind the map is read */
+    int whole_tiles = images * pixels % TILE == 0; /* nothing behind the map is read */
     int in_place = !pass->upstream.scale && pointwise(layer) && backward->pixel == layer->c_out && whole_tiles;
     for (int64_t i = 0; i < images; i++)
         if (in_place) sum_pixels(gradient + i * output_size(layer), pixels, layer->c_out, sum);
@@ -206,14 +206,16 @@ static void sum_weight_gradients(const Layer *layer, const Workspace *of_thread,
 {
     int64_t taps = taps_of(layer), depth = layer->depthwise ? 1 : layer->c_in;
 #pragma omp for schedule(static)
-    for (int64_t n = 0; n < layer->c_out; n++)
+    for (int64_t first = 0; first < layer->c_out; first += WIDE) {
+        int64_t columns = layer->c_out - first < WIDE ? layer->c_out - first : WIDE;
         for (int64_t d = 0; d < depth; d++)
             for (int64_t tap = 0; tap < taps; tap++) {
-                int64_t at = layer->depthwise ? (n / WIDE * taps + tap) * WIDE + n % WIDE : (tap * depth + d) * row + n;
-                float sum = of_thread[0].d_weight[at];
-                for (int thread = 1; thread < threads; thread++) sum += of_thread[thread].d_weight[at];
-                out[(n * depth + d) * taps + tap] = sum;
+                int64_t at = layer->depthwise ? first * taps + tap * WIDE : (tap * depth + d) * row + first;
+                vector sum = load(of_thread[0].d_weight + at);
+                for (int thread = 1; thread < threads; thread++) sum += load(of_thread[thread].d_weight + at);
+                for (int64_t i = 0; i < columns; i++) out[((first + i) * depth + d) * taps + tap] = sum[i];
             }
+    }
 }
 
 /* Adds the threads' sums to those of the batch, (2, c_in) and (c_out), unless these are null. */
