@@ -105,7 +105,7 @@ class InceptionNetwork(Network):
 
     def forward(self, input: Tensor) -> tuple[Tensor, ...]:
         """Features and logits of 8-bit images of 1 or 3 channels."""
-        layers = dict(zip(("features", "logits"), self.net(_three_channels(input)), strict=True))
+        layers: dict[str, Tensor] = dict(zip(("features", "logits"), self.net(_three_channels(input)), strict=True))
         return tuple(layers[layer] for layer in self.features_list)
 
 

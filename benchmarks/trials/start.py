@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # what is imported here is not measured
     from benchmarks.data import DataSet
     from benchmarks.suites.config import TrialConfig
 
-STAGES = ("import", "data", "kernels", "model", "first step")
+STAGES: tuple[str, ...] = ("import", "data", "kernels", "model", "first step")
 """Python and all modules; images; the compiled library, loaded; the model, planned and built; a step of training."""
 RUN, TRIAL = "run", "trial"
 ROUNDS = 5
@@ -35,7 +35,8 @@ class Stages:
     """Seconds of one stage after the other, from a moment of `time.monotonic`, which processes share."""
 
     def __init__(self, begun: float) -> None:
-        self.last, self.seconds = begun, dict.fromkeys(STAGES, 0.0)
+        self.last = begun
+        self.seconds: Seconds = dict.fromkeys(STAGES, 0.0)
 
     def through(self, stage: str) -> None:
         """All that happened since the last stage belongs to this one."""
