@@ -31,6 +31,9 @@ def main() -> int:
     """Run the command line; returns the exit code."""
     search_current_folder_last()
     check_packages()
+    from benchmarks.base.waiting import spin_briefly
+
+    spin_briefly()
     from benchmarks.cli.parser import run_command
 
     return run_command(sys.argv[1:])

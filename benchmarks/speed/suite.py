@@ -18,6 +18,7 @@ import torch
 from benchmarks.base.children import output_of
 from benchmarks.base.errors import UserError
 from benchmarks.base.files import write_text_atomically
+from benchmarks.base.waiting import as_found
 from benchmarks.machine.environment import collect
 from benchmarks.records.record import Measurement
 from benchmarks.report.speed import SpeedRow, SpeedTable, speed_csv, speed_json, speed_markdown
@@ -84,7 +85,7 @@ class Runner:
 
     def environment(self, threads: int) -> dict[str, str]:
         """Environment variables of a process."""
-        variables = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        variables = {**as_found(os.environ), "OMP_NUM_THREADS": str(threads)}  # our own set what they need
         if self.choice.compiler:
             return variables
         kept = {name: value for name, value in variables.items() if name not in COMPILER_VARIABLES}

@@ -16,6 +16,7 @@ from types import TracebackType
 
 from benchmarks.base.children import environment, last_words
 from benchmarks.base.errors import UserError
+from benchmarks.base.waiting import as_found
 from benchmarks.speed.memory import Request
 
 READY = "ready"
@@ -36,6 +37,7 @@ class Worker:
     def __init__(self, work: Work) -> None:
         command = [sys.executable, "-m", "benchmarks.speed.worker", json.dumps(dataclasses.asdict(work))]
         pipe, env = subprocess.PIPE, environment(work.request.threads)
+        env = as_found(env) if work.request.plain else env  # what the plain one stands for sets nothing
         self.process = subprocess.Popen(
             command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, errors="replace", env=env
         )

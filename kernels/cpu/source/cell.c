@@ -102,7 +102,7 @@ void vaebench_cell(const Cell *cell, const float *x, const float *skip, float *o
     const Layer *last = cell->layers + cell->count - 1;
     int64_t channels = last->c_out, pixels = last->out_height * last->out_width, size = output_size(last);
     int64_t in = input_size(cell->layers), at_once = images_at_once(last, threads), half = at_once * largest_map(cell);
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (int64_t first = 0; first < last->batch; first += at_once) {
         int64_t images = last->batch - first < at_once ? last->batch - first : at_once;
         float *room = scratch(CELL_MAPS, 2 * half);

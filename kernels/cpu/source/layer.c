@@ -95,7 +95,7 @@ void vaebench_layer(Layer layer, const float *x, const float *scale, const float
 #pragma omp parallel num_threads(threads)
     {
         pack_weight(&layer, weight, 0, packed);
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
         for (int64_t first = 0; first < layer.batch; first += at_once) {
             int64_t images = layer.batch - first < at_once ? layer.batch - first : at_once;
             run_layer(&layer, images, x + first * in, scale, shift, packed, start, base ? base + first * out : NULL,
