@@ -19,6 +19,7 @@ from benchmarks.data.arrays import FileImages, npz_images
 from benchmarks.evaluation import per_image
 from benchmarks.evaluation.checks import missing_for_evaluation
 from benchmarks.machine.environment import choose_device
+from benchmarks.metrics.extractors import open_extractor
 from benchmarks.records.record import Measurement
 from benchmarks.storage.tensors import WEIGHTS
 from benchmarks.storage.weights import LoadedModel, load_model, read_config, save_weights, trained_folder, write_config
@@ -37,8 +38,6 @@ ONE_BY_ONE = ("batch_size", "images")
 
 def inception_fields(weights: str) -> dict[str, str]:
     """Evaluation fields set by --inception-weights; the weights are checked before anything runs."""
-    from benchmarks.metrics.extractors import open_extractor  # imports torchvision: slow
-
     open_extractor("inception", weights)
     return {"extractor": "inception", "extractor_weights": weights}
 

@@ -242,7 +242,11 @@ def _add_throughput(throughput: argparse.ArgumentParser) -> None:
         type=names,
         help="comma-separated rows of a suite, labels of the speed suite, or curves of one of growth",
     )
-    add("--what", type=names, help="comma-separated: train, loop, encode, reconstruct, sample, iwae, memory, breakdown")
+    add(
+        "--what",
+        type=names,
+        help="comma-separated: train, loop, encode, reconstruct, sample, iwae, memory, breakdown, start",
+    )
     add(
         "--batch",
         type=several(whole(bounds.BATCH)),

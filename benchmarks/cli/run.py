@@ -20,13 +20,11 @@ from benchmarks.base.checked.names import as_component
 from benchmarks.base.errors import FAILED, INTERRUPTED, UserError
 from benchmarks.base.signals import on_stop
 from benchmarks.cli.checkpoints import inception_fields, say_what_was_read
-from benchmarks.cli.reports import shown, write_report
 from benchmarks.data.registry import data_names
 from benchmarks.machine.environment import (
     bfloat16_by_default,
     choose_device,
     device_elsewhere,
-    emulates_bfloat16,
     note_missing_kernels,
 )
 from benchmarks.machine.launcher import Launch, launch
@@ -69,8 +67,6 @@ def suite_of(options: argparse.Namespace) -> Suite:
         print(f"--latent-size leaves {', '.join(without)} as they are (see latent_channels)", file=sys.stderr)
     suite = with_overrides(suite, device=str(device), threads=options.threads, training=_length(options))
     _refuse_processor_time_on_a_gpu(suite)
-    if any(trial.training.precision == "bfloat16" for trial in suite.trials) and emulates_bfloat16(device):
-        print("this CPU has no bfloat16 arithmetic and emulates it: float32 is faster here", file=sys.stderr)
     return suite
 
 
@@ -251,6 +247,8 @@ def _interrupt(number: int, frame: object) -> None:
 def _print_result(out: Path, as_json: bool, pages: bool) -> None:
     if not run_folders(out):  # interrupted before the first trial had anything to say
         return
+    from benchmarks.cli.reports import shown, write_report  # imports pandas, which trials need not wait for
+
     if not as_json:
         write_report(out, shown, pages)
         return
@@ -271,6 +269,8 @@ def _exit_code(outcome: Outcome) -> int:
 
 def _say_what_is_missing(planned: Plan) -> None:
     say_what_was_read(planned.data.name, planned.data.note)
+    for line in planned.refused:
+        print(f"refused: {line}", file=sys.stderr)
     for line in planned.missing:
         print(f"missing, without it no row is trained: {line}", file=sys.stderr)
 

@@ -7,8 +7,10 @@ import dataclasses
 import itertools
 import json
 import sys
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,10 +33,13 @@ from benchmarks.speed.operations.table import operations_csv, operations_json, o
 from benchmarks.speed.scaling.table import ScalingRow, scaling_csv, scaling_markdown
 from benchmarks.speed.scaling.together import Request, timed_steps
 from benchmarks.speed.scaling.traffic import ALONE, traffic
-from benchmarks.speed.spread import spread
+from benchmarks.speed.spread import Spread, spread
 from benchmarks.speed.target import Target, resolve
 from benchmarks.speed.throughput import OURS_NAME, PLAIN_NAME, USUAL, Settings, Variant
-from benchmarks.speed.work import verbs_of
+from benchmarks.speed.work import job_of, verbs_of
+from benchmarks.storage.weights import write_config
+from benchmarks.trials import start
+from kernels.cpu import library
 
 SUITE_ONLY = ("out", "pythae", "no_compiler", "most")
 MODELS_ONLY = (
@@ -243,6 +248,10 @@ def _measured(options: argparse.Namespace, target: Target, batch: int | None, th
         plugins=tuple(options.plugin),
     )
     rows = _rows(options, target, batch, settings)
+    if timing.START in settings.what:
+        rows += [
+            row for one in _variants(options, target, batch) if not one.plain for row in _start_rows(one, settings)
+        ]
     if not options.json:
         print(measurements_text(rows), flush=True)
     return rows
@@ -256,6 +265,32 @@ def _rows(options: argparse.Namespace, target: Target, batch: int | None, settin
     if options.neighbours:
         return kept_rows(ours, settings, options.neighbours)
     return product_rows(ours, settings)
+
+
+def _start_rows(variant: Variant, settings: Settings) -> list[Measurement]:
+    """Seconds from `run` to the first training step and of its stages, in fresh processes; of a compilation apart."""
+    trial, threads = dataclasses.replace(variant.target.trial, device=settings.device.type), torch.get_num_threads()
+    if not trial.data:
+        raise UserError(f"--what start: expected a row of a suite, which has a data set, got {variant.target.name}")
+    job = job_of(variant.target, settings.device)
+    details = {**timing.describe_variant(variant, job, settings), "state": start.WARM}
+    watch = Watch()
+    with tempfile.TemporaryDirectory() as folder:
+        write_config(dataclasses.replace(trial, threads=threads), Path(folder))
+        found = [start.started(Path(folder), threads, list(settings.plugins)) for _ in range(start.ROUNDS + 1)][1:]
+    details |= dataclasses.asdict(watch.stop())
+    together = [{stage: one[start.RUN][stage] + one[start.TRIAL][stage] for stage in start.STAGES} for one in found]
+    values = {"start": [sum(one.values()) for one in together]}
+    values |= {f"start_{stage.replace(' ', '_')}": [one[stage] for one in together] for stage in start.STAGES}
+    rows = [_seconds_row(name, spread(seconds), details) for name, seconds in values.items()]
+    if settings.device.type == "cpu" and (once := library.seconds_to_build()) is not None:
+        rows.append(Measurement("start_compilation", once, "s, once a machine", False, 1, details=details))
+    return rows
+
+
+def _seconds_row(name: str, found: Spread, details: dict[str, Any]) -> Measurement:
+    """Seconds with their interquartile range."""
+    return Measurement(name, found.median, "s", False, found.n, found.low, found.high, "IQR", details=details)
 
 
 def _usual(options: argparse.Namespace, target: Target) -> tuple[str, ...]:

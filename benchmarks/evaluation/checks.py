@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from benchmarks.base.errors import UserError
 from benchmarks.data import DataSet
+from benchmarks.metrics.extractors import open_extractor
 from benchmarks.records.catalogue import FEWEST
 from benchmarks.suites.config import TrialConfig
 
@@ -40,8 +41,6 @@ def missing_for_evaluation(trials: Iterable[TrialConfig], data: DataSet) -> list
 
 def _what_an_extractor_lacks(name: str, weights: str, data: DataSet) -> str:
     """Why the extractor cannot be used on `data`; empty if it can."""
-    from benchmarks.metrics.extractors import open_extractor  # imports torchvision: seconds
-
     shape = data.image.channels, data.image.height, data.image.width
     try:
         open_extractor(name, weights or None).require_shape(*shape)

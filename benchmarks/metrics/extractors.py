@@ -1,7 +1,7 @@
 """The registry of feature extractors: shipped classifiers, TF Inception, EfficientNet-Lite0.
 
 An extractor of one's own is one more entry: `EXTRACTORS["mine"] = ExtractorSource("what it is", open_mine)`, where
-`open_mine(weights)` returns an `Extractor` around a subclass of torch-fidelity's `FeatureExtractorBase`.
+`open_mine(weights)` returns an `Extractor` around a subclass of `Network`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 from torch.nn import functional as F
-from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
 from benchmarks.base.errors import UserError, unknown
 from benchmarks.data import cache_folder, to_unit
@@ -92,6 +91,10 @@ class InceptionNetwork(Network):
     LAYERS = ("2048", "logits_unbiased")
 
     def __init__(self, name: str, features_list: list[str], state: dict[str, Tensor], **_: Any) -> None:
+        from torch_fidelity.feature_extractor_inceptionv3 import (
+            FeatureExtractorInceptionV3,
+        )  # imports torchvision: slow
+
         super().__init__(name, features_list)
         again = io.BytesIO()  # torch-fidelity unpickles what it is given: give it the checked tensors alone
         torch.save(state, again)
@@ -102,7 +105,7 @@ class InceptionNetwork(Network):
 
     def forward(self, input: Tensor) -> tuple[Tensor, ...]:
         """Features and logits of 8-bit images of 1 or 3 channels."""
-        layers = dict(zip(("features", "logits"), self.net(_three_channels(input)), strict=True))
+        layers: dict[str, Tensor] = dict(zip(("features", "logits"), self.net(_three_channels(input)), strict=True))
         return tuple(layers[layer] for layer in self.features_list)
 
 
@@ -147,6 +150,8 @@ def classifier_extractor(name: str, weights_sha256: str, state: dict[str, Tensor
 def open_inception(weights: str | Path | None) -> Extractor:
     """TF Inception (2015-12-05) from `weights`, a path or "download"."""
     if weights is None:
+        from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
         url = f"'--inception-weights {DOWNLOAD}', or PATH of the file from {URL_INCEPTION_V3}"
         raise UserError(f"extractor 'inception': expected its weights, got none; give {url}")
     path = _download_inception() if str(weights) == DOWNLOAD else Path(weights).expanduser()
@@ -225,6 +230,8 @@ def _torch_weights(path: Path, sha256: str) -> dict[str, Tensor]:
 
 def _download_inception() -> Path:
     """Path of the downloaded weights in the cache folder."""
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
     path = cache_folder("weights") / URL_INCEPTION_V3.rsplit("/", 1)[1]
     if path.is_file():
         return path

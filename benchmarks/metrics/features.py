@@ -11,8 +11,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float64, UInt8
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
-from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+from torch import Tensor, nn
 
 from benchmarks.base.batches import Batches, Layers, Task, in_batches
 from benchmarks.base.errors import UserError
@@ -63,31 +62,16 @@ class Features:
             self.logits[start:end] = found.logits[chosen]
 
 
-class Network(FeatureExtractorBase):
-    """Base of the extractors' networks: torch-fidelity's interface with the layers "features" and "logits".
+class Network(nn.Module):
+    """Base of the extractors' networks; one of torch-fidelity, which is slow to import, may stand in its place.
 
-    `forward` takes 8-bit images (B, C, H, W) and returns a tuple in the order of `features_list`.
+    `forward` takes 8-bit images (B, C, H, W) and returns a tuple in the order of `features_list`, which names
+    "features" and maybe "logits".
     """
 
-    @staticmethod
-    def get_provided_features_list() -> tuple[str, ...]:
-        """The layers by name."""
-        return "features", "logits"
-
-    @staticmethod
-    def get_default_feature_layer_for_metric(metric: str) -> str:
-        """The inception score is taken on logits, everything else on features."""
-        return "logits" if metric == "isc" else "features"
-
-    @staticmethod
-    def can_be_compiled() -> bool:
-        """Never: a compiled network gives other rounding."""
-        return False
-
-    @staticmethod
-    def get_dummy_input_for_compile() -> Tensor:
-        """A black image; unused, since the network is not compiled."""
-        return torch.zeros(1, 1, 28, 28, dtype=torch.uint8)
+    def __init__(self, name: str, features_list: list[str]) -> None:
+        super().__init__()
+        self.name, self.features_list = name, features_list
 
 
 @dataclass(frozen=True)
@@ -102,7 +86,7 @@ class Extractor:
         dims: number of features D, at least 2.
         channels: numbers of image channels it takes.
         size: the only height and width it takes, or None for any.
-        network: torch-fidelity's interface to it, in float64 and evaluation mode.
+        network: a `Network`, in float64 and evaluation mode.
         batches: what runs its loop over images.
     """
 
@@ -113,7 +97,7 @@ class Extractor:
     dims: int
     channels: tuple[int, ...]
     size: int | None
-    network: FeatureExtractorBase
+    network: nn.Module
     batches: Batches = in_batches
 
     def features(self, images: Tensor, batch_size: int = 250) -> Features:
@@ -170,10 +154,10 @@ def _blocks(rows: Tensor) -> tuple[Tensor, ...]:
 
 
 @torch.no_grad()
-def _features(network: FeatureExtractorBase, images: Tensor, start: int, end: int) -> Layers:
+def _features(network: nn.Module, images: Tensor, start: int, end: int) -> Layers:
     """The layers of a batch of images, by name."""
-    found = network.convert_features_tuple_to_dict(network(images))
-    return {layer: values.double().cpu() for layer, values in found.items()}
+    found = zip(network.features_list, network(images), strict=True)  # type: ignore[call-overload]
+    return {layer: values.double().cpu() for layer, values in found}
 
 
 def cached_features(images: Images, extractor: Extractor, folder: Path | None) -> Features:

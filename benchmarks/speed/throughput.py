@@ -26,10 +26,10 @@ from benchmarks.training.cost import macs_per_image
 from kernels.backends import describe
 
 OURS_NAME, PLAIN_NAME = "ours", "baseline"
-MEMORY, BREAKDOWN = "memory", "breakdown"
+MEMORY, BREAKDOWN, START = "memory", "breakdown", "start"
 USUAL = ("train", "encode", "reconstruct", "sample", MEMORY, BREAKDOWN)
 """What is measured unless told otherwise; `iwae` joins where a number of draws is given."""
-KNOWN = (*OURS, MEMORY, BREAKDOWN)
+KNOWN = (*OURS, MEMORY, BREAKDOWN, START)
 TRAINING = ("train", "loop")
 """Verbs that train, and so may be compiled."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import json
 import math
 import sys
@@ -44,6 +46,11 @@ NUMBERS = (
 """What a saved state holds besides tensors; an older one lacks some."""
 LESS = ("passes", "recompute", "restarts")
 """Of them what a process that lacks memory changes."""
+OPTIMIZERS: dict[str, type[Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "adamax": Adamax,
+}
 Forward = Callable[[Model, Tensor, Draw, bool], ELBOTerms]
 """ELBO terms from model, images, draw, and whether the model computes in bfloat16."""
 
@@ -111,10 +118,19 @@ def build_optimizer(config: TrainingConfig, model: nn.Module, device: torch.devi
     }
     beta1, beta2 = config.betas
     options["betas"] = (beta1, beta2)
-    if config.optimizer == "adamax":
-        return Adamax(parameters, **options, foreach=True, capturable=device.type == "cuda")
-    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return kind(parameters, **options, fused=True, capturable=device.type == "cuda")
+    one_pass = {"foreach": True} if config.optimizer == "adamax" else {"fused": True}
+    return _bare(OPTIMIZERS[config.optimizer])(parameters, **options, **one_pass, capturable=device.type == "cuda")
+
+
+@functools.cache
+def _bare(kind: type[Optimizer]) -> type[Any]:
+    """The optimizer without what torch has around its methods for torch.compile, which imports the compiler: seconds.
+
+    Training compiles no optimizer.
+    """
+    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    bare = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    return type(kind.__name__, (kind,), bare | {"step": torch.no_grad()(inspect.unwrap(kind.step))})
 
 
 def save_state(state: TrainingState, folder: Path) -> None:

@@ -14,6 +14,7 @@ from benchmarks.base.signals import StopSignal
 from benchmarks.data import DataSet
 from benchmarks.evaluation.shared import serve
 from benchmarks.machine.process import frozen_garbage
+from benchmarks.metrics.extractors import open_extractor
 from benchmarks.storage.weights import build_model
 from benchmarks.suites.config import TrialConfig
 from benchmarks.training.loop import train
@@ -58,8 +59,6 @@ def _networks(trial: TrialConfig, data: DataSet, device: torch.device) -> dict[s
     """How the networks of the trial's evaluation are opened; the model's weights come from the first process."""
 
     def extractor() -> nn.Module:
-        from benchmarks.metrics.extractors import open_extractor  # imports torchvision: slow
-
         settings = trial.evaluation
         name = settings.extractor or data.extractor
         assert name, "without an extractor the first process asks for no features"

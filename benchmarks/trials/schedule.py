@@ -27,6 +27,7 @@ from benchmarks.storage.weights import build_model
 from benchmarks.suites.config import Suite, TrialConfig, trial_from_dict
 from benchmarks.training.cost import macs_per_image, parameter_count, training_memory
 from benchmarks.training.loop import CALIBRATION_STEPS, planned_steps, seconds_per_step
+from benchmarks.trials.refusals import why_refused
 from kernels.backends import describe
 
 MOST_MEASURED = 10**11
@@ -88,7 +89,7 @@ class PlannedTrial:
 class Plan:
     """A suite made ready: its data is loaded, its models can be built, its folders are named.
 
-    `missing` says, a line each, what its evaluation needs and is not there.
+    `missing` says, a line each, what its evaluation needs and is not there, `refused` which settings it will not train.
     """
 
     suite: Suite
@@ -97,6 +98,7 @@ class Plan:
     out: Path
     plugins: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
 
     @property
     def plugin_flags(self) -> list[str]:
@@ -107,15 +109,17 @@ class Plan:
 def plan(suite: Suite, out: Path, plugins: tuple[str, ...] = (), *, to_run: bool = True) -> Plan:
     """The suite's plan; raises UserError for whatever would stop it later.
 
-    A plan that is not `to_run` may lack what its evaluation needs.
+    A plan that is not `to_run` says what would.
     """
     data = load(suite.data)
     sizes: dict[str, Size] = {}
     trials = [planned_in(folder_of(trial, data.content_hash, out), trial, data, sizes) for trial in suite.trials]
     missing = check(list(dict.fromkeys(one.trial for one in trials if one.work in ("train", "evaluate"))), data)
-    if missing and to_run:
-        raise UserError(missing[0])
-    return Plan(suite, data, trials, out, plugins, tuple(missing))
+    reasons = (why_refused(one.trial, data.image) for one in trials if one.work == "train")
+    refused = [reason for reason in dict.fromkeys(reasons) if reason]
+    if to_run and (refused or missing):
+        raise UserError((refused or missing)[0])
+    return Plan(suite, data, trials, out, plugins, tuple(missing), tuple(refused))
 
 
 def planned_in(folder: Path, trial: TrialConfig, data: DataSet, sizes: dict[str, Size] | None = None) -> PlannedTrial:

@@ -15,6 +15,7 @@ import os
 import platform
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +102,18 @@ def load() -> Found:
         return Found(None, str(error))
     except (OSError, RuntimeError) as error:
         return Found(None, f"they could not be built or loaded: {error}")
+
+
+def seconds_to_build() -> float | None:
+    """Seconds of a compilation, which a machine does once; None where there is no compiler, or it fails."""
+    cc = compiler()
+    with tempfile.TemporaryDirectory() as folder:
+        begun = time.perf_counter()
+        try:
+            _built(cc or "", Place(Path(folder), "timed"))
+        except (BuildError, OSError):
+            return None
+        return time.perf_counter() - begun
 
 
 def _built(cc: str, target: Place) -> ctypes.CDLL:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 FOR_A_TRIAL = ("benchmarks.trials.trial", "torch._dynamo")
-"""What a training imports; torch's optimizers the second."""
+"""What a trial imports; what its evaluation computes features with the second."""
 
 
 def held() -> int:

@@ -20,20 +20,23 @@ NORM_FLOOR_AT_START = 1e-2
 
 
 class Swish(torch.autograd.Function):
-    """x sigmoid(x) in two passes over memory; keeps its input only and takes the sigmoid again in the backward pass."""
+    """x sigmoid(x) in two passes over memory; keeps its input only and takes the sigmoid again in the backward pass.
+
+    What a pass over memory makes is changed in place by the next one.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         """X sigmoid(x)."""
         ctx.save_for_backward(x)
-        return x * torch.sigmoid(x)
+        return torch.sigmoid(x).mul_(x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         """Gradient times s (1 + x (1 - s)), s the sigmoid."""
         (x,) = ctx.saved_tensors
         s = torch.sigmoid(x)
-        return gradients[0] * (s * (1 + x * (1 - s)))
+        return (1 - s).mul_(x).add_(1).mul_(s).mul_(gradients[0])
 
 
 def swish(x: Tensor) -> Tensor:

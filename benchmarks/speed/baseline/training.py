@@ -2,8 +2,8 @@
 
 The design of the released code (Vahdat & Kautz 2021, and measurements of where it spends its time), kept on purpose
 where it costs: the weights are stacked by shape for the spectral term in every step, whose gradient goes through
-autograd; gradients are zeroed in place; the optimizer stacks parameters, gradients and both moments in every step, four
-full copies, and points the parameters at the result.
+autograd; the optimizer stacks parameters, gradients and both moments in every step, four full copies, and points the
+parameters at the result.
 """
 
 from __future__ import annotations
@@ -90,10 +90,9 @@ class StackedAdamax:
         self._steps = 0
 
     def zero_grad(self) -> None:
-        """Set all gradients to zero, in place."""
+        """Drop all gradients, as torch's own optimizers do by default."""
         for parameter in self._parameters:
-            if parameter.grad is not None:
-                parameter.grad.zero_()
+            parameter.grad = None
 
     @torch.no_grad()
     def step(self) -> None:

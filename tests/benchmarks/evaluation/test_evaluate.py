@@ -1,16 +1,20 @@
 """Evaluation: independent of batch size, bounded by what the engine says, honest about what it lacks."""
 
+import copy
 import dataclasses
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.data import DataSet
 from benchmarks.evaluation.evaluate import evaluate, feature_metrics
 from benchmarks.storage.weights import build_model, load_model, save_weights
 from benchmarks.suites.config import build_suite, read_suite, set_path
+from benchmarks.training import cost
 from benchmarks.training.cost import macs_per_image, parameter_count
+from kernels.reference.backend import REFERENCE
 from models.output import Draw, ImageShape
 
 CPU = torch.device("cpu")
@@ -123,3 +127,18 @@ def test_macs_are_those_of_convolutions_and_linear_layers():
     expected = macs_per_image(build_model(trials("quick")["ae"], SHAPES["quick"], CPU), SHAPES["quick"])
     model(torch.zeros(1, 1, 28, 28), Draw(torch.tensor(0)))
     assert sum(counted) == expected
+
+
+@pytest.mark.parametrize("row", ["vae", "nvae", "vdvae"])
+def test_macs_are_those_of_torchs_own_counter_on_either_device(row, monkeypatch):
+    trial, image = trials("quick")[row], SHAPES["quick"]
+    model = build_model(trial, image, torch.device("meta"))
+    model.ops = REFERENCE
+    draw = Draw(torch.zeros((), dtype=torch.int64, device="meta"), at_mean=True)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        twin = copy.deepcopy(model).eval().requires_grad_(False)
+        twin(torch.zeros(1, *dataclasses.astuple(image), device="meta"), draw)
+    expected = counter.get_total_flops() // 2
+    assert macs_per_image(model, image) == expected > 0
+    monkeypatch.setattr(cost, "SMALL", 0)
+    assert macs_per_image(model, image) == expected

@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 import torch_fidelity
+from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from benchmarks.base.errors import UserError
@@ -86,9 +87,25 @@ def test_batch_size_and_threads_do_not_move_fid(digits, ruler):
 def test_torch_fidelity_gives_the_same_from_images_to_values(digits, ruler):
     state = dict(ruler.network.net.state_dict())
 
-    class Registered(extractors.ClassifierNetwork):
+    class Registered(FeatureExtractorBase):
         def __init__(self, name, features_list, **_):
-            super().__init__(name, features_list, state)
+            super().__init__(name, features_list)
+            self.network = extractors.ClassifierNetwork(name, features_list, state)
+
+        @staticmethod
+        def get_provided_features_list():
+            return "features", "logits"
+
+        @staticmethod
+        def get_default_feature_layer_for_metric(metric):
+            return "logits" if metric == "isc" else "features"
+
+        @staticmethod
+        def can_be_compiled():
+            return False
+
+        def forward(self, input):
+            return self.network(input)
 
     torch_fidelity.register_feature_extractor("test-mnist-cnn", Registered)
     samples, reference = digits.train[:200], digits.test[:200]

@@ -1,5 +1,6 @@
 """Steps that are not finite are explained; trainings at the paper's learning rate have none."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from benchmarks.storage.weights import build_model, write_config
 from benchmarks.suites.config import build_suite, read_suite, set_path
 from benchmarks.training.loop import note_trouble, train
 from benchmarks.training.state import TrainingState, build_optimizer
+from benchmarks.trials import refusals
 from benchmarks.trials.trial import run_trial
 from models.output import ImageShape
 
 CPU = torch.device("cpu")
+MNIST = ImageShape(1, 28, 28)
 PAPER = ["training.optimizer=adamax", "training.learning_rate=1e-2", "training.epsilon=1e-3"]
 
 
@@ -107,12 +110,32 @@ def test_the_record_says_where_a_training_broke(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="only Linux says what its processors can do")
-def test_bfloat16_that_is_emulated_is_warned_of_once(capsys, monkeypatch):
-    arguments = ["run", "--models", "vae", "--set", "training.precision=bfloat16", "--device", "cpu", "--dry-run"]
-    for flags, warnings in (("fpu avx2", 1), ("fpu avx512_bf16", 0)):
+def test_bfloat16_that_is_emulated_is_refused(capsys, monkeypatch, tmp_path):
+    arguments = ["run", "--models", "vae", "--set", "training.precision=bfloat16", "--device", "cpu"]
+    for flags, lines in (("fpu avx2", 1), ("fpu avx512_bf16", 0)):
         monkeypatch.setattr(environment, "_cpu_info", lambda *fields, flags=flags: flags)
-        assert run_command(arguments) == 0
-        assert capsys.readouterr().err.count("emulates") == warnings
+        assert run_command([*arguments, "--dry-run"]) == 0
+        assert capsys.readouterr().err.count("refused: vae: expected training.precision=float32") == lines
+    monkeypatch.setattr(environment, "_cpu_info", lambda *fields: "fpu avx2")
+    assert run_command([*arguments, "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("setting", "got"), [("precision=bfloat16", "bfloat16"), ("compile=on", "on")])
+def test_cells_in_c_are_trained_in_float32_and_as_they_are(setting, got, monkeypatch):
+    """What slows them down is refused, and only that: no other model, no GPU, nothing where there is no compiler."""
+    monkeypatch.setattr(refusals, "emulates_bfloat16", lambda device: False)
+    trial, plain = (make_trial("quick", row, f"training.{setting}") for row in ("nvae", "vae"))
+    said = refusals.why_refused(trial, MNIST)
+    assert said.startswith("nvae: expected training.")
+    assert f"on a CPU, got {got}, " in said
+    assert "vdvae: expected" in refusals.why_refused(make_trial("quick", "vdvae", f"training.{setting}"), MNIST)
+    assert not refusals.why_refused(make_trial("quick", "nvae"), MNIST)
+    assert not refusals.why_refused(plain, MNIST)
+    assert not refusals.why_refused(dataclasses.replace(trial, device="cuda"), MNIST)
+    monkeypatch.setattr(refusals.library, "library", lambda: None)
+    assert not refusals.why_refused(trial, MNIST)
 
 
 def test_precision_is_float32_on_a_cpu_and_bfloat16_on_a_gpu_unless_given(capsys, monkeypatch):
