@@ -13,7 +13,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.suites.config import TrainingConfig
 from benchmarks.training.memory import estimate_memory
-from kernels.reference.backend import REFERENCE
 from models.output import Draw, ImageShape, Model
 
 SMALL = 1 << 22
@@ -38,8 +37,8 @@ def macs_of(model: Model, image: ImageShape, call: Callable[[Model, Tensor, Draw
     """
     device = "cpu" if parameter_count(model) < SMALL else "meta"
     twin = _copied(model, device).eval().requires_grad_(False)  # or the formulas look for gradients' functions
-    twin.ops = REFERENCE
-    x = torch.zeros(1, image.channels, image.height, image.width, device=device)
+    twin = twin.double()  # which all operations leave to the reference
+    x = torch.zeros(1, image.channels, image.height, image.width, device=device, dtype=torch.float64)
     draw = Draw(torch.zeros((), dtype=torch.int64, device=device), at_mean=True)
     return counted_macs(lambda: call(twin, x, draw))
 
@@ -73,8 +72,11 @@ class FlopCounter(TorchDispatchMode):
         self.flops, self.formulas = 0, flop_registry
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **(kwargs or {}))
         formula = self.formulas.get(func._overloadpacket)
+        if formula is None and func._can_decompose():  # as without autograd, in inference mode
+            with self:
+                return func.decompose(*args, **(kwargs or {}))
+        found = func(*args, **(kwargs or {}))
         self.flops += 0 if formula is None else formula(*args, **(kwargs or {}), out_val=found)
         return found
 

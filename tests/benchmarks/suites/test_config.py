@@ -17,6 +17,7 @@ from benchmarks.suites.config import (
     trial_from_dict,
     with_overrides,
 )
+from benchmarks.training import cost
 from benchmarks.training.cost import macs_per_image, parameter_count
 from models.fields import added_later, named_fields
 from models.output import ImageShape
@@ -260,3 +261,14 @@ def test_a_stored_config_without_a_later_field_reads_at_its_default(monkeypatch)
     assert read.model_config == After()
     assert read.identity("data", "torch 1") == old.identity("data", "torch 1")
     assert to_dict(read)["model_config"] == {"width": 4, "gelu": False, "skip": {"threshold": 400.0}}
+
+
+@pytest.mark.parametrize("name", ["quick", "ablation"])
+def test_multiply_accumulates_do_not_depend_on_where_they_are_counted(name, monkeypatch):
+    shape, found = ImageShape(1, 28, 28), []
+    models = [build_model(c, shape, torch.device("cpu")) for c in suite(name=name).trials]
+    for most_on_cpu in (cost.SMALL, 0):
+        monkeypatch.setattr(cost, "SMALL", most_on_cpu)
+        found.append([cost.macs_per_image(model, shape) for model in models])
+    assert found[0] == found[1]
+    assert all(count > 10**6 for count in found[0])
