@@ -73,7 +73,7 @@ class FlopCounter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         formula = self.formulas.get(func._overloadpacket)
-        if formula is None and func._can_decompose():  # as without autograd, in inference mode
+        if formula is None and torch.is_inference_mode_enabled() and func._can_decompose():  # not taken apart there
             with self:
                 return func.decompose(*args, **(kwargs or {}))
         found = func(*args, **(kwargs or {}))
