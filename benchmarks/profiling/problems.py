@@ -187,9 +187,9 @@ def gaussian_problem(
     def forward(ops: Ops, leaves: Sequence[Tensor], constants: Sequence[Tensor]) -> tuple[Tensor, ...]:
         mean, log_scale = leaves[0].chunk(2, 1)
         prior = leaves[1].chunk(2, 1) if learned else (None, None)
-        given_noise = {"noise": constants[1]} if external else {}  # `EAGER` brings its own where none is given
-        request = {"seed": constants[0], "group": 0, "form": form, "log_ratio": log_ratio, **given_noise}
-        draw = ops.gaussian_sample_kl(mean, log_scale, *prior, **request)
+        wanted: dict[str, Any] = {"log_ratio": True} if log_ratio else {}  # unsaid, for operations that know none
+        wanted |= {"noise": constants[1]} if external else {}  # `EAGER` brings its own where none is given
+        draw = ops.gaussian_sample_kl(mean, log_scale, *prior, seed=constants[0], group=0, form=form, **wanted)
         return (draw.z, draw.kl) if draw.log_ratio is None else (draw.z, draw.kl, draw.log_ratio)
 
     floor = (32 if not learned else 56) * given[0].numel() // 2 * dtype.itemsize // 4

@@ -7,8 +7,17 @@ import pytest
 import torch
 
 from benchmarks.profiling.plain_triton import PLAIN_TRITON
+from benchmarks.profiling.problems import gaussian_problem
 from kernels.ops import PLAIN, RESIDUAL, SOFT_CLAMPED
 from kernels.reference.backend import REFERENCE
+
+
+def test_it_takes_the_problems_that_are_timed():
+    kind = torch.device("cpu")
+    problem = gaussian_problem("learned prior", PLAIN, True, (2, 3, 4, 4), torch.float32, kind)
+    z, kl = problem.forward(PLAIN_TRITON, problem.given, problem.constants)
+    assert z.shape == (2, 3, 4, 4)
+    assert kl.shape == (2,)
 
 
 @pytest.mark.parametrize("learned", [False, True])
