@@ -263,7 +263,7 @@ def test_a_stored_config_without_a_later_field_reads_at_its_default(monkeypatch)
     assert to_dict(read)["model_config"] == {"width": 4, "gelu": False, "skip": {"threshold": 400.0}}
 
 
-@pytest.mark.parametrize("name", ["quick", "rate-distortion"])
+@pytest.mark.parametrize("name", ["quick"])
 def test_multiply_accumulates_do_not_depend_on_where_they_are_counted(name, monkeypatch):
     shape, found = ImageShape(1, 28, 28), []
     models = [build_model(c, shape, torch.device("cpu")) for c in suite(name=name).trials]
