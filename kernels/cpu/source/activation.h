@@ -1,5 +1,5 @@
-/* Activations and their slopes, a vector at a time. A new one: a name here and in `ACTIVATIONS` of kernels/cpu/cells/layer.py
- * (with the same number), a line in `activated` and in `slope`, a case in BY_ACTIVATION. */
+/* Activations and their slopes, a vector at a time. A new one: a name here and in `ACTIVATIONS` of
+ * kernels/cpu/cells/layer.py (with the same number), a line in `activated` and in `slope`, a case in BY_ACTIVATION. */
 
 #ifndef VAEBENCH_ACTIVATION_H
 #define VAEBENCH_ACTIVATION_H
@@ -42,14 +42,8 @@ INLINE vector exponentials(vector x)
 {
     vector all = {0};
     x = between(all - 126.0f, x * LOG2_E, all + 127.0f);
-    vector whole = (x + 12582912.0f) - 12582912.0f, f = x - whole;
-    vector p = 1.5403530e-4f * f + 1.3333558e-3f;
-    p = p * f + 9.6181291e-3f;
-    p = p * f + 5.5504109e-2f;
-    p = p * f + 2.4022651e-1f;
-    p = p * f + 6.9314718e-1f;
-    p = p * f + 1.0f;
-    return p * (vector)((__builtin_convertvector(whole, int_vector) + 127) << 23);
+    vector whole = (x + TO_INTEGER) - TO_INTEGER, f = x - whole;
+    return EXP_TWO_OF_FRACTION(f) * (vector)((__builtin_convertvector(whole, int_vector) + 127) << 23);
 }
 
 /* 1 / x for normal x: an approximation by the processor, made exact to single precision by a step of Newton's. */
@@ -105,7 +99,8 @@ INLINE vector from_odd(vector value, vector odd) { return choose(value > -GELU_E
 
 INLINE vector gelu(vector value, vector *slope)
 {
-    vector end = (vector){0} + GELU_END, x = between(-end, value, end), t = x * x, scaled = x * inverse(gelu_denominator(t));
+    vector end = (vector){0} + GELU_END, x = between(-end, value, end), t = x * x;
+    vector scaled = x * inverse(gelu_denominator(t));
     if (slope) *slope = from_odd(value, scaled * gelu_slope_numerator(t));
     return value * from_odd(value, scaled * gelu_phi_numerator(t));
 }

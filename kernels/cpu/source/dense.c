@@ -201,7 +201,7 @@ void pack_dense(const Layer *layer, const float *weight, int backward, float *pa
         const float *from = weight + first * n_step;
         float *out = packed + first * depth * taps;
         for (int64_t d = 0; d < depth; d++)
-            for (int64_t tap = 0; tap < taps; tap++) { /* reads in the order of memory, from as many rows as a panel has */
+            for (int64_t tap = 0; tap < taps; tap++) { /* in the order in which weights lie */
                 const float *row = from + d * depth_step + (backward ? taps - 1 - tap : tap);
                 float *at = out + (tap * depth + d) * panel;
                 for (int64_t i = 0; i < panel; i++) at[i] = first + i < n ? row[i * n_step] : 0.0f;

@@ -13,21 +13,20 @@
 static inline float as_float(int32_t bits) { float value; memcpy(&value, &bits, 4); return value; }
 static inline int32_t as_int(float value) { int32_t bits; memcpy(&bits, &value, 4); return bits; }
 
-/* 2^x: the integer part goes into the exponent, the rest is a polynomial on [-1/2, 1/2]. */
+#define TO_INTEGER 12582912.0f /* 1.5 2^23: to add it and take it away rounds to the nearest integer */
+
+/* 2^f on [-1/2, 1/2], of a float or of a vector. */
+#define EXP_TWO_OF_FRACTION(f)                                                                                         \
+    ((((((1.5403530e-4f * (f) + 1.3333558e-3f) * (f) + 9.6181291e-3f) * (f) + 5.5504109e-2f) * (f) + 2.4022651e-1f)    \
+          * (f) + 6.9314718e-1f) * (f) + 1.0f)
+
+/* 2^x: the integer part goes into the exponent, the rest is a polynomial. */
 static inline float exp_two(float x)
 {
     x = x < -126.0f ? -126.0f : x; /* smallest and largest exponents of normal floats */
     x = x > 127.0f ? 127.0f : x;
-    float whole = (x + 12582912.0f) - 12582912.0f; /* adding 1.5 2^23 rounds to the nearest integer */
-    float f = x - whole;
-    float p = 1.5403530e-4f;
-    p = p * f + 1.3333558e-3f;
-    p = p * f + 9.6181291e-3f;
-    p = p * f + 5.5504109e-2f;
-    p = p * f + 2.4022651e-1f;
-    p = p * f + 6.9314718e-1f;
-    p = p * f + 1.0f;
-    return p * as_float(((int32_t)whole + 127) << 23);
+    float whole = (x + TO_INTEGER) - TO_INTEGER, f = x - whole;
+    return EXP_TWO_OF_FRACTION(f) * as_float(((int32_t)whole + 127) << 23);
 }
 
 static inline float exponential(float x) { return exp_two(x * LOG2_E); }
