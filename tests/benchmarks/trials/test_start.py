@@ -30,7 +30,14 @@ def test_a_training_on_a_cpu_starts_without_what_it_does_not_need(tmp_path, half
     stages, found = map(json.loads, said.stdout.splitlines())
     assert tuple(stages) == start.STAGES
     assert all(seconds > 0 for stage, seconds in stages.items() if (half, stage) != (start.RUN, "first step"))
-    assert found == []
+    assert found == [] or (half == start.RUN and found == of_meta_tensors_alone())
+
+
+def of_meta_tensors_alone():
+    """The slow modules that torch itself imports to draw on the meta device, where `run` builds models: sympy in 2.9."""
+    code = "import json, sys, torch; torch.empty(2, device='meta').uniform_(); print(json.dumps([*sys.modules]))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(1), check=True)
+    return [name for name in SLOW if name in json.loads(said.stdout)]
 
 
 def test_the_stages_of_both_processes_are_added(tmp_path, monkeypatch):
