@@ -34,7 +34,7 @@ def test_a_training_on_a_cpu_starts_without_what_it_does_not_need(tmp_path, half
 
 
 def of_meta_tensors_alone():
-    """The slow modules that torch itself imports to draw on the meta device, where `run` builds models: sympy in 2.9."""
+    """The slow modules that torch imports to draw on the meta device, where `run` builds models: sympy in 2.9."""
     code = "import json, sys, torch; torch.empty(2, device='meta').uniform_(); print(json.dumps([*sys.modules]))"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(1), check=True)
     return [name for name in SLOW if name in json.loads(said.stdout)]
