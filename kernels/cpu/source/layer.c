@@ -87,7 +87,7 @@ void run_layer(const Layer *layer, int64_t images, const float *x, const float *
 /* y (batch, out_height, out_width, c_out), with `base`, laid out alike, added unless it is null (dense layers only);
  * and unless null the mean and the sum of squared deviations of each image's channels (batch, c_out). scale and shift
  * (c_in) are those of the norm; bias may be null. */
-void vaebench_layer(Layer layer, const float *x, const float *scale, const float *shift, const float *weight,
+void layer_forward(Layer layer, const float *x, const float *scale, const float *shift, const float *weight,
                     const float *bias, const float *base, float *y, float *mean, float *squares, int32_t threads)
 {
     int64_t at_once = images_at_once(&layer, threads), in = input_size(&layer), out = output_size(&layer);
@@ -107,7 +107,7 @@ void vaebench_layer(Layer layer, const float *x, const float *scale, const float
     }
 }
 
-/* What all threads of a backward pass read and where they write; see vaebench_layer_backward. */
+/* What all threads of a backward pass read and where they write; see layer_backward. */
 typedef struct {
     Layer layer;
     Geometry forward, backward; /* of the input's and of the output's gradient's padded maps */
@@ -236,7 +236,7 @@ static void sum_sums(const Layer *layer, const Workspace *of_thread, int threads
  * null; and, unless null, sums (2, c_in) over all pixels of the former and of its product with x - center. Where values
  * are plain (`plain_values`), `base`, laid out as the input, is added to its gradient unless it is null. Threads add in
  * a fixed order. */
-void vaebench_layer_backward(Layer layer, const float *x, const float *scale, const float *shift, const float *center,
+void layer_backward(Layer layer, const float *x, const float *scale, const float *shift, const float *center,
                              const float *weight, Upstream upstream, const float *base, float *d, float *d_weight,
                              float *d_bias, double *sums, int32_t threads)
 {
