@@ -205,16 +205,13 @@ static void backward_images(const Backward *pass, int64_t first, int64_t images,
 static void sum_weight_gradients(const Layer *layer, const Workspace *of_thread, int threads, int64_t row, float *out)
 {
     int64_t taps = taps_of(layer), depth = layer->depthwise ? 1 : layer->c_in;
+    const float *parts[MOST_THREADS];
 #pragma omp for schedule(static)
     for (int64_t first = 0; first < layer->c_out; first += WIDE) {
         int64_t columns = layer->c_out - first < WIDE ? layer->c_out - first : WIDE;
-        for (int64_t d = 0; d < depth; d++)
-            for (int64_t tap = 0; tap < taps; tap++) {
-                int64_t at = layer->depthwise ? first * taps + tap * WIDE : (tap * depth + d) * row + first;
-                vector sum = load(of_thread[0].d_weight + at);
-                for (int thread = 1; thread < threads; thread++) sum += load(of_thread[thread].d_weight + at);
-                for (int64_t i = 0; i < columns; i++) out[((first + i) * depth + d) * taps + tap] = sum[i];
-            }
+        for (int thread = 0; thread < threads; thread++)
+            parts[thread] = of_thread[thread].d_weight + (layer->depthwise ? first * taps : first);
+        unpack_weights(taps, depth, columns, parts, threads, layer->depthwise ? WIDE : row, out + first * depth * taps);
     }
 }
 

@@ -14,6 +14,19 @@ int plain_values(const Layer *layer, const float *scale)
     return !scale && !layer->depthwise && layer->repeat == 1;
 }
 
+/* Zeros around the inside of one padded map, whose lines are then written without gaps. */
+static void zero_border(const Layer *layer, const Geometry *g, float *map)
+{
+    int64_t inside = first_inside(layer, g), beside = inside / (g->width + 1); /* floats */
+    int64_t line = g->width * g->pixel, size = g->height * line;
+    for (float *end = map + map_size(g); inside && map < end; map += size) { /* block by block */
+        memset(map, 0, (size_t)inside * sizeof(float));
+        for (int64_t at = inside + line - 2 * beside; at < size - inside; at += line)
+            memset(map + at, 0, (size_t)(2 * beside) * sizeof(float));
+        memset(map + size - inside, 0, (size_t)inside * sizeof(float));
+    }
+}
+
 /* Without a norm, channels are alike: rows of `count` floats, `step` apart in the map, whatever their pixels are. */
 INLINE void pad_rows(int activation, int64_t rows, int64_t count, const float *x, float *map, int64_t step)
 {
@@ -78,7 +91,7 @@ void pad_input(const Layer *layer, const Geometry *g, const float *x, const floa
                float *map)
 {
     int64_t inside = first_inside(layer, g);
-    if (inside) memset(map, 0, (size_t)map_size(g) * sizeof(float));
+    zero_border(layer, g, map);
 #define PAD_ACTIVATED(ACTIVATION) pad_activated(ACTIVATION, layer, g, x, scale, shift, map + inside)
     BY_ACTIVATION(layer->activation, PAD_ACTIVATED)
 }
@@ -86,7 +99,7 @@ void pad_input(const Layer *layer, const Geometry *g, const float *x, const floa
 void pad_input_with_slopes(const Layer *layer, const Geometry *g, const float *x, float *map, float *slopes)
 {
     int64_t inside = first_inside(layer, g);
-    if (inside) memset(map, 0, (size_t)map_size(g) * sizeof(float));
+    zero_border(layer, g, map);
 #define PAD_WITH_SLOPES(ACTIVATION)                                                                                    \
     pad_rows_with_slopes(ACTIVATION, layer->height, layer->width * layer->c_in, x, map + inside, g->width * g->pixel,  \
                          slopes)
@@ -127,7 +140,9 @@ INLINE void spread_channels(int vectors, int64_t columns, const Layer *layer, co
 void spread_gradient(const Layer *layer, const Geometry *g, const Upstream *up, int64_t image, float *map, float *sum)
 {
     int64_t inside = first_inside(layer, g);
-    if (inside || layer->stride > 1 || g->pixel > layer->c_out) memset(map, 0, (size_t)map_size(g) * sizeof(float));
+    int gaps = layer->stride > 1 || g->pixel > round_up(layer->c_out, WIDE);
+    if (gaps) memset(map, 0, (size_t)map_size(g) * sizeof(float));
+    else zero_border(layer, g, map);
 #define SPREAD_CHANNELS(VECTORS, COLUMNS)                                                                              \
     spread_channels(VECTORS, COLUMNS, layer, g, up, image, c, map + inside + c / WIDE * vector_step(layer, g), sum)
     BY_CHUNKS(layer->c_out, SPREAD_CHANNELS)
