@@ -10,21 +10,18 @@ from torch import Tensor
 
 from kernels.cpu import library
 from kernels.cpu.gradients import refuse_second_order
-from kernels.cpu.structures import Weight, pointer
+from kernels.cpu.structures import Matrix, Weight
+from kernels.cpu.tables import addresses, addresses_in, table
 from kernels.reference import network as reference
-
-
-def _described(weights: Sequence[Tensor], *columns: Sequence[Tensor | None]) -> Any:
-    """The weights and, for each, what else the structure holds; None is a null pointer."""
-    rows = zip(weights, *columns, strict=True)
-    entries = (
-        Weight(*(pointer(one) for one in row), len(row[0]), row[0].numel() // max(1, len(row[0]))) for row in rows
-    )
-    return (Weight * len(weights))(*entries)
 
 
 def _like(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in tensors]
+
+
+def _sides(shapes: Sequence[torch.Size]) -> dict[str, list[int]]:
+    """Rows and columns of weights (O, ...) read as (O, rest)."""
+    return {"rows": [shape[0] for shape in shapes], "columns": [shape[1:].numel() for shape in shapes]}
 
 
 class _WeightNorm(torch.autograd.Function):
@@ -34,23 +31,31 @@ class _WeightNorm(torch.autograd.Function):
     def forward(ctx: Any, floor: float, *tensors: Tensor) -> tuple[Tensor, ...]:
         count = len(tensors) // 2
         weights, log_norms = [one.contiguous() for one in tensors[:count]], tensors[count:]
-        out, norms, none = _like(weights), _like(log_norms), [None] * count
-        described = _described(weights, log_norms, none, out, norms, none)
-        library.loaded().vaebench_weight_norm(described, count, floor, torch.get_num_threads())
-        ctx.save_for_backward(*weights, *log_norms, *norms)
-        ctx.floor = floor
+        ctx.floor, ctx.sides = floor, _sides([one.shape for one in weights])
+        out, norms = _like(weights), weights[0].new_empty(sum(ctx.sides["rows"]))
+        _weight_norm("weight_norm", ctx, weights, log_norms, norms, out=addresses(out))
+        ctx.save_for_backward(norms, *weights, *log_norms)
         return tuple(out)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_order()
-        count = len(gradients)
-        weights, log_norms, norms = (ctx.saved_tensors[at : at + count] for at in range(0, 3 * count, count))
+        norms, *tensors = ctx.saved_tensors
+        weights, log_norms = tensors[: len(gradients)], tensors[len(gradients) :]
         upstream = [gradient.contiguous() for gradient in gradients]
         out, d_log_norms = _like(weights), _like(log_norms)
-        described = _described(weights, log_norms, upstream, out, norms, d_log_norms)
-        library.loaded().vaebench_weight_norm_backward(described, count, ctx.floor, torch.get_num_threads())
+        columns = {"gradient": addresses(upstream), "out": addresses(out), "d_log_norm": addresses(d_log_norms)}
+        _weight_norm("weight_norm_backward", ctx, weights, log_norms, norms, **columns)
         return None, *out, *d_log_norms
+
+
+def _weight_norm(
+    name: str, ctx: Any, weights: Sequence[Tensor], log_norms: Sequence[Tensor], norms: Tensor, **columns: list[int]
+) -> None:
+    """Call one of the two kernels; `norms` are those of all rows, one weight after the other."""
+    columns |= {"weight": addresses(weights), "log_norm": addresses(log_norms)}
+    rows = table(Weight, norm=addresses_in(norms, ctx.sides["rows"]), **columns, **ctx.sides)
+    getattr(library.loaded(), f"vaebench_{name}")(rows.ctypes.data, len(rows), ctx.floor, torch.get_num_threads())
 
 
 class _SpectralNorms(torch.autograd.Function):
@@ -60,21 +65,37 @@ class _SpectralNorms(torch.autograd.Function):
     def forward(ctx: Any, rounds: int, floor: float, *tensors: Tensor) -> Tensor:
         count = len(tensors) // 2
         weights, left = [one.contiguous() for one in tensors[:count]], tensors[count:]
-        right = [weight.new_empty(weight[0].numel()) for weight in weights]
-        sigmas, none = torch.empty(count), [None] * count
-        described = _described(weights, none, none, right, left, sigmas.split(1))
-        library.loaded().vaebench_spectral_norms(described, count, rounds, floor, torch.get_num_threads())
-        ctx.save_for_backward(*(one.clone() for one in left), *right)
         ctx.shapes = [weight.shape for weight in weights]
+        sides, new = _sides(ctx.shapes), weights[0].new_empty
+        kept, right, sigmas = new(sum(sides["rows"])), new(sum(sides["columns"])), new(count)
+        rows = table(
+            Matrix,
+            weight=addresses(weights),
+            left=addresses(left),
+            kept=addresses_in(kept, sides["rows"]),
+            right=addresses_in(right, sides["columns"]),
+            sigma=addresses_in(sigmas, [1] * count),
+            **sides,
+        )
+        library.loaded().vaebench_spectral_norms(rows.ctypes.data, count, rounds, floor, torch.get_num_threads())
+        ctx.save_for_backward(kept, right)
         return sigmas.sum()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         refuse_second_order()
-        count = len(ctx.shapes)
-        left, right = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
-        pairs = zip(left, right, ctx.shapes, strict=True)
-        return None, None, *(torch.outer(u * gradient, v).view(shape) for u, v, shape in pairs), *[None] * count
+        kept, right = ctx.saved_tensors
+        sides, out = _sides(ctx.shapes), [kept.new_empty(shape) for shape in ctx.shapes]
+        rows = table(
+            Matrix,
+            kept=addresses_in(kept, sides["rows"]),
+            right=addresses_in(right, sides["columns"]),
+            gradient=addresses(out),
+            **sides,
+        )
+        threads = torch.get_num_threads()
+        library.loaded().vaebench_spectral_norms_backward(rows.ctypes.data, len(rows), gradient.item(), threads)
+        return None, None, *out, *[None] * len(out)
 
 
 def weight_norm(weights: Sequence[Tensor], log_norms: Sequence[Tensor], floor: float) -> tuple[Tensor, ...]:
