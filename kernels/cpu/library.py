@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from kernels.cpu.build import BuildError, Place, build, place, remember
-from kernels.cpu.structures import Cell, Convolutions, Form, Layer, Raw, Shape, Upstream
+from kernels.cpu.structures import Cell, Form, Layer, Raw, Shape, TrainableCell
 
 FOLDER = Path(__file__).parent / "source"
 SOURCES = tuple(sorted(FOLDER.glob("*.c")))
@@ -171,7 +171,7 @@ def declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
     """The library with the types of what its functions take and return."""
     address, integer, threads, flag = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_int32
     single, double = ctypes.c_float, ctypes.c_double
-    three, four, five = (address,) * 3, (address,) * 4, (address,) * 5
+    three, four, trainable = (address,) * 3, (address,) * 4, ctypes.POINTER(TrainableCell)
     signatures: dict[str, tuple[object, ...]] = {
         "normals": (address, *(integer,) * 5, threads),
         "gaussian": (Raw, Raw, Form, address, flag, *(integer,) * 3, *three, integer, Shape, threads),
@@ -182,15 +182,11 @@ def declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
         "lit_rows": (*four, *(integer,) * 3, threads),
         "lit_rows_backward": (*three, *(integer,) * 3, threads),
         "below": (ctypes.c_uint32, address, address, integer),
-        "layer": (Layer, *five, *four, threads),
-        "layer_backward": (Layer, *five, Upstream, *five, threads),
-        "convolutions": (ctypes.POINTER(Convolutions), *four, threads),
-        "convolutions_backward": (ctypes.POINTER(Convolutions), *three, *three, threads),
-        "linear": (Upstream, address, address, *(integer,) * 3, threads),
-        "sums": (*five, *(integer,) * 3, threads),
-        "statistics": (*three, *(integer,) * 3, threads),
+        "trainable_cell": (trainable, *four, flag, flag, threads),
+        "trainable_cell_backward": (trainable, *three, *three, threads),
+        "kept_floats": (trainable,),
+        "largest_between": (trainable,),
         "norm": (address, address, *(integer,) * 3, address, address, *(double,) * 3, *three),
-        "norm_backward": (address, address, double, integer, *three),
         "pack": (Layer, *four),
         "packed_size": (Layer,),
         "cell": (ctypes.POINTER(Cell), *three, threads),
@@ -204,7 +200,8 @@ def declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
         "to_pixels": (address, address, *(integer,) * 3, threads),
         "instruction_set": (),
     }
-    results = {"bernoulli": flag, "packed_size": integer, "instruction_set": ctypes.c_char_p}
+    results = {"bernoulli": flag, "instruction_set": ctypes.c_char_p}
+    results |= dict.fromkeys(("packed_size", "kept_floats", "largest_between"), integer)
     for name, arguments in signatures.items():
         function = getattr(loaded, f"vaebench_{name}")
         function.argtypes, function.restype = arguments, results.get(name)

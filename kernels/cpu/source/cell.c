@@ -1,7 +1,7 @@
 /* A whole residual cell without gradients, a few images at a time through all layers while they are in the cache:
  * out = [skip +] gain * gate * norm(branch(x)), the gate by squeeze-excitation (Hu et al. 2018). */
 
-#include "exp_log.h"
+#include "gate.h"
 #include "layer.h"
 #include "linear_form.h"
 #include "norm.h"
@@ -28,37 +28,13 @@ void vaebench_pack(Layer layer, const float *weight, const float *bias, float *p
 
 int64_t vaebench_packed_size(Layer layer) { return packed_size(&layer); }
 
-/* out (rows) = weight (rows, columns) times x, plus bias. */
-static void linear(const float *weight, const float *bias, const float *x, int64_t rows, int64_t columns, float *out)
-{
-    for (int64_t row = 0; row < rows; row++) {
-        float sum = bias[row];
-        for (int64_t i = 0; i < columns; i++) sum += weight[row * columns + i] * x[i];
-        out[row] = sum;
-    }
-}
-
 /* gain * gate * norm as scale and shift (c) of one image's last map y. */
-static void open_gate(const Cell *cell, const float *y, int64_t pixels, int64_t channels, float *scale, float *shift)
+static void end_of_image(const Cell *cell, const float *y, int64_t pixels, int64_t channels, float *scale, float *shift)
 {
-    const float *norm = cell->norms[cell->count];
-    float *pooled = scratch(CELL_GATE, 3 * channels + cell->hidden);
-    float *logit = pooled + channels, *hidden = logit + channels;
-    for (int64_t c = 0; c < channels; c++) {
-        scale[c] = cell->gain * (norm ? norm[NORM_SCALE * channels + c] : 1.0f);
-        shift[c] = norm ? cell->gain * norm[NORM_SHIFT * channels + c] : 0.0f;
-    }
-    if (!cell->hidden) return;
-    image_statistics(y, pixels, channels, pooled, logit); /* the squares are not needed */
-    for (int64_t c = 0; norm && c < channels; c++)
-        pooled[c] = pooled[c] * norm[NORM_SCALE * channels + c] + norm[NORM_SHIFT * channels + c];
-    linear(cell->gate[0], cell->gate[1], pooled, cell->hidden, channels, hidden);
-    for (int64_t i = 0; i < cell->hidden; i++) hidden[i] = hidden[i] > 0.0f ? hidden[i] : 0.0f;
-    linear(cell->gate[2], cell->gate[3], hidden, channels, cell->hidden, logit);
-    for (int64_t c = 0; c < channels; c++) {
-        float gate = 1.0f / (1.0f + exponential(-logit[c]));
-        scale[c] *= gate, shift[c] *= gate;
-    }
+    End end = {channels, cell->hidden, cell->gain, cell->norms[cell->count], cell->gate};
+    float *mean = scratch(CELL_GATE, 2 * channels + cell->hidden), *gates = mean + channels;
+    if (cell->hidden) image_statistics(y, pixels, channels, mean, gates); /* the squares are not needed */
+    open_gate(&end, mean, gates + channels, gates, scale, shift);
 }
 
 /* The last map of `images` images x, in `out`, and with `skip` added to it, unless these are null; maps take turns in
@@ -113,7 +89,7 @@ void vaebench_cell(const Cell *cell, const float *x, const float *skip, float *o
         float *scale = scratch(CELL_NORM, 2 * channels), *shift = scale + channels;
         const float *y = run_branch(cell, images, x + first * in, room, half, NULL, NULL);
         for (int64_t i = first; i < first + images; i++, y += size) {
-            open_gate(cell, y, pixels, channels, scale, shift);
+            end_of_image(cell, y, pixels, channels, scale, shift);
             Upstream branch = {y, NULL, scale, NULL, shift, 0};
             linear_image(&branch, 0, skip ? skip + i * size : NULL, out + i * size, pixels, channels);
         }
