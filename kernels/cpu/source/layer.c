@@ -50,10 +50,11 @@ static float *start_row(const float *bias, int64_t channels)
 }
 
 /* Room for some padded maps, and for the pixels after the last that a tile reads in vain. */
-static float *map_scratch(int use, const Geometry *g, int64_t images)
+static int64_t map_floats(const Geometry *g, int64_t images)
 {
-    return scratch(use, images * map_size(g) + MOST_TILES * TILE * (g->pixel * g->stride + 1));
+    return images * map_size(g) + MOST_TILES * TILE * (g->pixel * g->stride + 1);
 }
+static float *map_scratch(int use, const Geometry *g, int64_t images) { return scratch(use, map_floats(g, images)); }
 
 /* out (pixels, n) = start + convolution of padded maps; of one map, and with nothing behind it, if depthwise. */
 static void convolve(int depthwise, const Geometry *g, int64_t images, const float *map, const float *packed,
@@ -81,6 +82,35 @@ void run_layer(const Layer *layer, int64_t images, const float *x, const float *
         Epilogue epilogue = {NULL, base ? base + first * output_size(layer) : NULL};
         convolve(layer->depthwise, &g, at_once, map, packed, start, &epilogue, layer->c_out,
                  y + first * output_size(layer));
+    }
+}
+
+int64_t shared_floats(const Layer *layer)
+{
+    Geometry g = forward_geometry(layer);
+    return map_floats(&g, 1);
+}
+
+void share_layer(const Layer *layer, const float *x, const float *scale, const float *shift, const float *packed,
+                 const float *start, const float *base, float *map, float *y)
+{
+    Geometry g = forward_geometry(layer), band = g;
+    int64_t threads = omp_get_num_threads(), pad_at_once = (layer->height + threads - 1) / threads;
+    int64_t at_once = (layer->out_height + threads - 1) / threads, line = layer->out_width * layer->c_out;
+#pragma omp single
+    zero_border(layer, &g, map);
+#pragma omp for schedule(static)
+    for (int64_t first = 0; first < layer->height; first += pad_at_once) {
+        int64_t left = layer->height - first;
+        pad_lines(layer, &g, first, left < pad_at_once ? left : pad_at_once, x, scale, shift, map);
+    }
+#pragma omp for schedule(static)
+    for (int64_t first = 0; first < layer->out_height; first += at_once) {
+        int64_t left = layer->out_height - first;
+        band.out_height = left < at_once ? left : at_once;
+        Epilogue epilogue = {NULL, base ? base + first * line : NULL};
+        convolve(layer->depthwise, &band, 1, map + first * g.stride * g.width * g.pixel, packed, start, &epilogue,
+                 layer->c_out, y + first * line);
     }
 }
 

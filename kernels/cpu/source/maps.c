@@ -14,8 +14,7 @@ int plain_values(const Layer *layer, const float *scale)
     return !scale && !layer->depthwise && layer->repeat == 1;
 }
 
-/* Zeros around the inside of one padded map, whose lines are then written without gaps. */
-static void zero_border(const Layer *layer, const Geometry *g, float *map)
+void zero_border(const Layer *layer, const Geometry *g, float *map)
 {
     int64_t inside = first_inside(layer, g), beside = inside / (g->width + 1); /* floats */
     int64_t line = g->width * g->pixel, size = g->height * line;
@@ -87,13 +86,22 @@ INLINE void pad_activated(int activation, const Layer *layer, const Geometry *g,
     BY_CHUNKS(layer->c_in, PAD)
 }
 
+void pad_lines(const Layer *layer, const Geometry *g, int64_t first, int64_t lines, const float *x, const float *scale,
+               const float *shift, float *map)
+{
+    Layer some = *layer;
+    some.height = lines;
+    x += first * layer->width * layer->c_in;
+    map += first_inside(layer, g) + first * layer->repeat * g->width * g->pixel;
+#define PAD_ACTIVATED(ACTIVATION) pad_activated(ACTIVATION, &some, g, x, scale, shift, map)
+    BY_ACTIVATION(layer->activation, PAD_ACTIVATED)
+}
+
 void pad_input(const Layer *layer, const Geometry *g, const float *x, const float *scale, const float *shift,
                float *map)
 {
-    int64_t inside = first_inside(layer, g);
     zero_border(layer, g, map);
-#define PAD_ACTIVATED(ACTIVATION) pad_activated(ACTIVATION, layer, g, x, scale, shift, map + inside)
-    BY_ACTIVATION(layer->activation, PAD_ACTIVATED)
+    pad_lines(layer, g, 0, layer->height, x, scale, shift, map);
 }
 
 void pad_input_with_slopes(const Layer *layer, const Geometry *g, const float *x, float *map, float *slopes)

@@ -202,6 +202,22 @@ def test_packed_cell_equals_single_layers(name: str) -> None:
     close(layers, expected)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_threads_that_share_the_lines_of_an_image_change_no_bit(name: str) -> None:
+    case, before = CASES[name], torch.get_num_threads()
+    x, skip = (None if one is None else one.detach()[:2] for one in inputs(case, torch.float32))
+    packed = FAST.pack_cell(case.form(), tensors_of(case, torch.float32))
+    assert x is not None
+    try:
+        found = []
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(FAST.run_packed(packed, x, skip))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*found)
+
+
 def test_running_statistics_count_repeated_pixels() -> None:
     case = CASES["up"]
     tensors = tensors_of(case, torch.float32)
