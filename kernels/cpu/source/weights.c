@@ -83,9 +83,9 @@ void vaebench_weight_norm_backward(const Weight *weights, int64_t count, float f
     }
 }
 
-static float inverse_norm(const float *vector, int64_t n, float floor)
+static float inverse_norm(const float *values, int64_t n, float floor)
 {
-    float norm = sqrtf(dot(vector, vector, n));
+    float norm = sqrtf(dot(values, values, n));
     return 1.0f / (norm > floor ? norm : floor);
 }
 
