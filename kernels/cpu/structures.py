@@ -99,6 +99,7 @@ class Weight(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("weight", "log_norm", "gradient", "out", "norm", "d_log_norm")),
+        *((name, ctypes.c_void_p) for name in ("left", "right", "d_spectral")),
         ("rows", ctypes.c_int64),
         ("columns", ctypes.c_int64),
     )

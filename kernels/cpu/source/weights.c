@@ -5,16 +5,19 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "scratch.h"
 #include "vector.h"
 
 #define LANES 16 /* sums kept apart, so that they fill vectors and lose few digits */
 #define VECTORS (LANES / WIDE)
 #define TOGETHER 4 /* rows that are read together: so many sums grow at the same time */
 
-/* One weight: its values, its rows' logarithmic norms, and where results go; unused pointers are null. */
+/* One weight: its values, its rows' logarithmic norms, and where results go; unused pointers are null. If its spectral
+ * norm was taken, that norm's vectors u (left) and v (right), and its gradient. */
 typedef struct {
     const float *weight, *log_norm, *gradient;
     float *out, *norm, *d_log_norm;
+    const float *left, *right, *d_spectral;
     int64_t rows, columns;
 } Weight;
 
@@ -66,14 +69,26 @@ void vaebench_weight_norm(const Weight *weights, int64_t count, float floor, int
     }
 }
 
-/* Gradients of W (out) and of log_norm from `gradient`, that of the normalised weight. */
+/* A row of `gradient`, and in `room` what the spectral norm adds to it: a product that is rounded before it is added. */
+static const float *with_spectral(const Weight *w, int64_t row, const float *gradient, float *restrict room)
+{
+    if (!w->left) return gradient;
+    float scale = w->left[row] * *w->d_spectral;
+    for (int64_t i = 0; i < w->columns; i++) room[i] = scale * w->right[i];
+    for (int64_t i = 0; i < w->columns; i++) room[i] += gradient[i];
+    return room;
+}
+
+/* Gradients of W (out) and of log_norm from `gradient`, that of the normalised weight, and that of its spectral norm. */
 void vaebench_weight_norm_backward(const Weight *weights, int64_t count, float floor, int32_t threads)
 {
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (int64_t at = 0; at < count; at++) {
         const Weight *w = weights + at;
+        float *room = scratch(SUMS, w->columns);
         for (int64_t row = 0; row < w->rows; row++) {
-            const float *from = w->weight + row * w->columns, *gradient = w->gradient + row * w->columns;
+            const float *from = w->weight + row * w->columns;
+            const float *gradient = with_spectral(w, row, w->gradient + row * w->columns, room);
             float *out = w->out + row * w->columns, norm = w->norm[row];
             float scale = expf(w->log_norm[row]) / (norm + floor), along = scale * dot(gradient, from, w->columns);
             float pull = norm > 0.0f ? along / (norm * (norm + floor)) : 0.0f; /* of the factor 1 / (|row| + floor) */
@@ -131,7 +146,7 @@ void vaebench_spectral_norms(const Matrix *matrices, int64_t count, int64_t roun
     }
 }
 
-/* Gradients u v^T of the weights, times `upstream`. */
+/* Gradients u v^T of weights that are no normalised ones, times `upstream`. */
 void vaebench_spectral_norms_backward(const Matrix *matrices, int64_t count, float upstream, int32_t threads)
 {
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
