@@ -32,5 +32,5 @@ def addresses(tensors: Iterable[Tensor]) -> list[int]:
 
 def addresses_in(flat: Tensor, sizes: Sequence[int]) -> NDArray[np.int64]:
     """Addresses of pieces of so many values that lie in `flat` one after the other."""
-    ends = np.cumsum(sizes)
-    return flat.data_ptr() + flat.element_size() * (ends - sizes)
+    counts = np.array(sizes, np.int64)
+    return flat.data_ptr() + flat.element_size() * (counts.cumsum() - counts)

@@ -113,7 +113,8 @@ class _SpectralNorms(torch.autograd.Function):
         library.loaded().vaebench_spectral_norms(rows.ctypes.data, count, rounds, floor, torch.get_num_threads())
         for norms in tensors[2 * count :]:
             among = [(here, one.place) for here, one in enumerate(sources) if one and one.norms is norms]
-            norms.grad_fn.vectors = vectors.placed(among, len(norms))
+            made_by: Any = norms.grad_fn
+            made_by.vectors = vectors.placed(among, len(norms))
         ctx.vectors, ctx.among = vectors, [len(norms) for norms in tensors[2 * count :]]
         ctx.shapes = [shape if one is None else None for shape, one in zip(shapes, sources, strict=True)]
         ctx.rows = rows[[one is None for one in sources]]
