@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import functools
 import hashlib
+import operator
 import os
 import platform
 import shutil
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 
 from kernels.cpu.build import BuildError, Place, build, place, remember
-from kernels.cpu.structures import Cell, Form, Layer, Raw, Shape, TrainableCell, Weight
+from kernels.cpu.structures import Cell, Form, Layer, Raw, Shape, TrainableCell
 
 FOLDER = Path(__file__).parent / "source"
 SOURCES = tuple(sorted(FOLDER.glob("*.c")))
@@ -37,6 +38,9 @@ ARCHITECTURE = "VAEBENCH_CPU_ARCH"
 COMPILERS = ("cc", "gcc", "clang")
 SMALLEST_SHARE = 1 << 14
 """Elements below which another thread costs more than it saves."""
+FLOAT32 = {torch.float32}
+UP_TO_FLOAT32 = {torch.float32, torch.float16, torch.bfloat16}
+_DTYPE, _ON_CPU = operator.attrgetter("dtype"), operator.attrgetter("is_cpu")
 
 
 def compiler() -> str | None:
@@ -186,10 +190,11 @@ def declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
         "pack": (Layer, *four),
         "packed_size": (Layer,),
         "cell": (ctypes.POINTER(Cell), *three, threads),
-        "weight_norm": (ctypes.POINTER(Weight), integer, single, threads),
-        "weight_norm_backward": (ctypes.POINTER(Weight), integer, single, threads),
-        "spectral_norms": (ctypes.POINTER(Weight), integer, integer, single, threads),
-        "adamax": (address, integer, *(single,) * 4, threads),
+        "weight_norm": (address, integer, single, threads),
+        "weight_norm_backward": (address, integer, single, threads),
+        "spectral_norms": (address, integer, integer, single, threads),
+        "spectral_norms_backward": (address, integer, single, threads),
+        "adamax": (address, integer, double, double, *(single,) * 3, threads),
         "gaussian_sample": (address, address, integer, integer, single, address, *(integer,) * 3, threads),
         "to_planes": (address, integer, integer, address, *(integer,) * 3, threads),
         "to_pixels": (address, address, *(integer,) * 3, threads),
@@ -220,8 +225,7 @@ def takes(*tensors: Tensor, half: bool = False, autocast: bool = False) -> bool:
 
     With `half`, 16-bit floats as well, which the caller widens; with `autocast`, under autocast too.
     """
-    types = (torch.float32, torch.float16, torch.bfloat16) if half else (torch.float32,)
-    if not all(one.device.type == "cpu" and one.dtype in types for one in tensors):
+    if not (set(map(_DTYPE, tensors)) <= (UP_TO_FLOAT32 if half else FLOAT32) and all(map(_ON_CPU, tensors))):
         return False
     return (autocast or not torch.is_autocast_enabled("cpu")) and library() is not None
 

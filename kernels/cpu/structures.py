@@ -99,6 +99,26 @@ class Weight(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("weight", "log_norm", "gradient", "out", "norm", "d_log_norm")),
+        *((name, ctypes.c_void_p) for name in ("left", "right", "d_spectral")),
         ("rows", ctypes.c_int64),
         ("columns", ctypes.c_int64),
+    )
+
+
+class Matrix(ctypes.Structure):
+    """A weight as a matrix, its top singular value and vectors, and the gradient of that value."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("weight", "left", "kept", "right", "sigma", "gradient")),
+        ("rows", ctypes.c_int64),
+        ("columns", ctypes.c_int64),
+    )
+
+
+class Parameter(ctypes.Structure):
+    """A parameter of so many values, and what Adamax keeps of it."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("value", "gradient", "average", "largest", "steps")),
+        ("count", ctypes.c_int64),
     )
