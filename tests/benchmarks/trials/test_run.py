@@ -14,6 +14,8 @@ from benchmarks.report.page import build_report
 from benchmarks.trials.processes import throughput_of
 from benchmarks.trials.trial import run_trial
 
+pytestmark = pytest.mark.usefixtures("unsaved")
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
