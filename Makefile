@@ -21,7 +21,7 @@ types: $(STAMP)
 	@$(RUN) -m basedpyright --pythonpath $(RUN)
 
 tests: $(STAMP)
-	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 slow: $(STAMP)
 	@$(RUN) -m pytest -m slow

@@ -25,11 +25,6 @@ from benchmarks.speed import plan, suite
 from benchmarks.speed import throughput as timing
 from benchmarks.speed.beside import NEIGHBOURED, PRODUCT, kept_rows, product_rows
 from benchmarks.speed.clock import Watch
-from benchmarks.speed.growth import plan as growth_plan
-from benchmarks.speed.growth import suite as growth_suite
-from benchmarks.speed.growth.table import growth_csv, growth_json, growth_markdown
-from benchmarks.speed.operations import measured as operations
-from benchmarks.speed.operations.table import operations_csv, operations_json, operations_markdown
 from benchmarks.speed.scaling.table import ScalingRow, scaling_csv, scaling_markdown
 from benchmarks.speed.scaling.together import Request, timed_steps
 from benchmarks.speed.scaling.traffic import ALONE, traffic
@@ -101,6 +96,9 @@ def _refuse(options: argparse.Namespace, names: Iterable[str], why: str) -> None
 
 def _operations(options: argparse.Namespace) -> int:
     """Time single operations side by side; their table is the last thing on stdout."""
+    from benchmarks.speed.operations import measured as operations  # torch's compiler: a second that most verbs spare
+    from benchmarks.speed.operations.table import operations_csv, operations_json, operations_markdown
+
     where = f"does not go with --suite {plan.OPERATIONS}"
     _refuse(options, NOT_OF_OPERATIONS, where)
     if options.compile == "graph":
@@ -125,9 +123,11 @@ def _operations(options: argparse.Namespace) -> int:
 
 def _suite(options: argparse.Namespace) -> int:
     """Run the speed suite, or one of growth; its table is the last thing on stdout."""
+    from benchmarks.speed.growth.plan import is_growth_suite  # metrics of features: a second that a model spares
+
     if options.target:
         raise UserError(f"--suite takes its models from its file, got '{options.target[0]}' as well")
-    if growth_plan.is_growth_suite(options.suite):
+    if is_growth_suite(options.suite):
         return _growth(options)
     _refuse(options, ("most",), f"goes with --suite {plan.OPERATIONS}")
     choice = plan.Choice(
@@ -149,6 +149,10 @@ def _suite(options: argparse.Namespace) -> int:
 
 def _growth(options: argparse.Namespace) -> int:
     """Run a growth suite; its table is the last thing on stdout."""
+    from benchmarks.speed.growth import plan as growth_plan
+    from benchmarks.speed.growth import suite as growth_suite
+    from benchmarks.speed.growth.table import growth_csv, growth_json, growth_markdown
+
     _refuse(options, NO_GROWTH, "does not go with a suite of growth: leave it out")
     if options.threads and len(options.threads) > 1:
         raise UserError(f"--threads: expected one number for a suite of growth, got {len(options.threads)}")

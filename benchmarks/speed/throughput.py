@@ -15,7 +15,7 @@ from benchmarks.base.errors import unknown
 from benchmarks.machine import instructions
 from benchmarks.records.catalogue import measurement
 from benchmarks.records.record import Measurement
-from benchmarks.speed import memory
+from benchmarks.speed import clock, memory
 from benchmarks.speed.breakdown import step_breakdown
 from benchmarks.speed.clock import Call, Watch, interleave, synchronise
 from benchmarks.speed.spread import Spread, paired_ratio, spread, winner
@@ -127,7 +127,7 @@ def rates(
         return rows
     with contextlib.ExitStack() as workers:
         for variant in (v for v in chosen if v.plain):
-            work = Work(request_of(variant, settings), verb, settings.draws)
+            work = Work(request_of(variant, settings), verb, settings.draws, clock.TURN_SECONDS)
             timed[variant.name] = workers.enter_context(Worker(work))
         watch = Watch([one.process.pid for one in timed.values() if isinstance(one, Worker)])
         times = interleave(timed, settings.seconds, synchronise(settings.device))

@@ -24,11 +24,12 @@ READY = "ready"
 
 @dataclass(frozen=True)
 class Work:
-    """What a worker times: a verb of a model, with K draws where it takes some."""
+    """What a worker times: a verb of a model, with K draws where it takes some, in turns of so many seconds."""
 
     request: Request
     verb: str
-    draws: int = 1
+    draws: int
+    turn: float
 
 
 class Worker:
@@ -99,7 +100,7 @@ def serve(work: Work) -> None:
     except ValueError as error:
         raise UserError(f"--vs baseline: {error}") from error
     assert call is not None
-    turns = Turns(call, synchronise(device))
+    turns = Turns(call, synchronise(device), turn=work.turn)
     print(READY, flush=True)
     with frozen_garbage():
         for _ in sys.stdin:

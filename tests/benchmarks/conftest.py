@@ -217,6 +217,12 @@ def built_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def unsaved(monkeypatch):
+    """Reports write tables and pages, no figures beside them: each drawn as PNG and SVG takes longer than all else."""
+    monkeypatch.setattr("benchmarks.report.pictures.figures.save", lambda figure, path: None)
+
+
+@pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
     """A run's output folder with four trials and their images."""
     return write_run(tmp_path)

@@ -9,6 +9,8 @@ import pytest
 from benchmarks.records.record import save_record
 from benchmarks.report.page import build_report
 
+pytestmark = pytest.mark.usefixtures("unsaved")
+
 RESULTS = Path(__file__).parents[3] / "results"
 SHIPPED, KERNELS = RESULTS / "published.csv", RESULTS / "kernels" / "profile.json"
 WIDTHS = (390, 1440)

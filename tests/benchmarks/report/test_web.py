@@ -16,6 +16,8 @@ from benchmarks.report.pictures import charts
 from benchmarks.report.pictures.inline import inline
 from benchmarks.report.rows import gather
 
+pytestmark = pytest.mark.usefixtures("unsaved")
+
 LARGEST = 2 * 2**20
 """Bytes of a page that one likes to send."""
 

@@ -12,7 +12,7 @@ from tiny_run import run_here
 
 from benchmarks.base.errors import UserError
 from benchmarks.machine import instructions
-from benchmarks.speed import beside, clock
+from benchmarks.speed import clock
 from benchmarks.speed.beside import ALONE, BESIDE, PRODUCT, Neighbours, kept_rows, product_rows
 from benchmarks.speed.clock import seconds_of
 from benchmarks.speed.target import preset_target
@@ -24,13 +24,7 @@ HASTY = Settings(torch.device("cpu"), ("train", "sample"), seconds=1e-3)
 WORKED = 0.05
 """CPU seconds after which a neighbour has worked."""
 
-
-@pytest.fixture(autouse=True)
-def hasty(monkeypatch):
-    """Short turns and small matrices: nothing is concluded from the clock."""
-    for name in ("TURN", "MATRIX"):
-        monkeypatch.setattr(beside, name, {"TURN": 1e-4, "MATRIX": 64}[name])
-    monkeypatch.setattr(clock, "TURN_SECONDS", 1e-4)
+pytestmark = pytest.mark.usefixtures("hasty")
 
 
 def values(rows):

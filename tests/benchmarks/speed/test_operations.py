@@ -9,8 +9,6 @@ import torch
 from tiny_run import run_here
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.speed import clock, machine
-from benchmarks.speed.operations import measured
 from benchmarks.speed.operations.named import flops_of, kind_of
 from benchmarks.speed.operations.sides import BACKWARD, COMPILED, FORWARD, KEPT, OURS, STEP, STOCK, prepared
 from benchmarks.speed.operations.table import (
@@ -117,14 +115,6 @@ def test_what_is_not_worth_its_lines_goes(stock, said):
     table = OperationTable(environment, [], compiled=False, rows=[row(KEPT, 1.0, stock, None)], shares=[share])
     line = next(line for line in operations_markdown(table).splitlines() if line.startswith("| tiny"))
     assert line.rstrip(" |").endswith(said)
-
-
-@pytest.fixture
-def hasty(monkeypatch):
-    """A clock that is content with short turns: nothing is concluded from it."""
-    monkeypatch.setattr(clock, "TURN_SECONDS", 1e-4)
-    monkeypatch.setattr(measured, "LIMIT_SECONDS", 1e-3)
-    monkeypatch.setattr(machine, "MATRIX", 64)
 
 
 ROWS = """

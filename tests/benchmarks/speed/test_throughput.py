@@ -21,6 +21,8 @@ CPU = torch.device("cpu")
 ROUNDING = 1e-9  # shares are float64 sums of a few terms
 QUICK = ("--seconds", "0.001")
 
+pytestmark = pytest.mark.usefixtures("hasty")
+
 
 @pytest.fixture(autouse=True)
 def threads():

@@ -11,15 +11,21 @@ from tiny_run import modes, records, run_here, write_suite
 
 from benchmarks.records.record import GALLERY, Measurement, load_record, save_record, save_run
 from benchmarks.report.page import build_report
+from benchmarks.trials.processes import throughput_of
 from benchmarks.trials.trial import run_trial
+
+pytestmark = pytest.mark.usefixtures("unsaved")
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A finished run: its folder and what the command printed."""
+    """A finished run: its folder and what the command printed; no clock decides here, so timing is short."""
     folder = tmp_path_factory.mktemp("run")
     suite = write_suite(folder)
-    result = run_here("run", suite, "--out", folder / "out", umask=0o002)
+    short = lambda trial, flags: throughput_of(trial, [*flags, "--seconds", "0.001"])  # noqa: E731
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benchmarks.trials.processes.throughput_of", short)
+        result = run_here("run", suite, "--out", folder / "out", umask=0o002)
     assert result.returncode == 0, result.stderr
     return folder, result
 

@@ -25,6 +25,8 @@ from benchmarks.trials.processes import execute
 from benchmarks.trials.schedule import plan
 from benchmarks.trials.trial import run_trial
 
+pytestmark = pytest.mark.usefixtures("unsaved")
+
 
 def write_images(folder):
     rng = np.random.default_rng(0)

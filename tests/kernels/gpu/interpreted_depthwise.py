@@ -80,12 +80,12 @@ def planned(monkeypatch):
 
 SHAPES = {
     "full": ((1, 64, 8, 4), 5),
-    "several strips": ((2, 6, 5, 19), 3),
+    "several strips": ((2, 6, 3, 9), 3),
     "several blocks of channels": ((1, 70, 4, 3), 3),
-    "lower than the taps": ((3, 4, 1, 2), 5),
+    "lower than the taps": ((2, 4, 1, 2), 5),
     "one channel": ((2, 1, 6, 7), 3),
-    "one pixel": ((5, 3, 1, 1), 7),
-    "seven taps": ((1, 3, 9, 9), 7),
+    "one pixel": ((2, 3, 1, 1), 5),
+    "seven taps": ((1, 3, 5, 5), 7),
 }
 
 
@@ -100,7 +100,7 @@ def test_values_and_gradients(monkeypatch, shape, kernel):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_sixteen_bit_maps(dtype):
-    values, gradients = compare(random(2, 8, 6, 6, seed=0).to(dtype).contiguous(memory_format=CHANNELS_LAST), 5)
+    values, gradients = compare(random(2, 8, 5, 3, seed=0).to(dtype).contiguous(memory_format=CHANNELS_LAST), 3)
     assert values < VALUE[dtype]
     assert gradients < GRADIENT[dtype]
 
@@ -119,7 +119,7 @@ def test_programs_of_several_strips(monkeypatch):
     monkeypatch.setattr(plan, "PROGRAMS", 3)
     monkeypatch.setattr(plan, "PARTS", 2)
     made = planned(monkeypatch)
-    values, gradients = compare(random(3, 5, 6, 11, seed=0).contiguous(memory_format=CHANNELS_LAST), 3)
+    values, gradients = compare(random(3, 5, 3, 11, seed=0).contiguous(memory_format=CHANNELS_LAST), 3)
     assert [(one.steps, one.programs) for one in made] == [(3, 3), (3, 3), (5, 2)]
     assert values < VALUE[torch.float32]
     assert gradients < GRADIENT[torch.float32]
@@ -156,7 +156,7 @@ def test_float64_and_empty_batches():
 
 
 def test_same_input_same_bits():
-    x = random(2, 6, 5, 9, seed=0).contiguous(memory_format=CHANNELS_LAST)
+    x = random(2, 6, 3, 5, seed=0).contiguous(memory_format=CHANNELS_LAST)
     weight, form = random(6, 1, 3, 3, seed=1), form_of(6, 3)
     first, again = (step(FUSED, x, weight, x, form) for _ in range(2))
     assert all(

@@ -14,6 +14,8 @@ from benchmarks.trials.executors.note import JobNote, note_of
 from benchmarks.trials.executors.remote import Remote
 from benchmarks.trials.watching.events import Begun, Ended, Reported, Said
 
+pytestmark = pytest.mark.usefixtures("unsaved")
+
 
 class Scripted:
     """A cluster in which `work(task)` is all that a job does, and whose jobs are in one state."""

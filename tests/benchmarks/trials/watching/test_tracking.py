@@ -16,6 +16,8 @@ from benchmarks.trials.watching.events import Begun, Ended, Reported
 from benchmarks.trials.watching.trackers import Package, TensorBoard
 from benchmarks.trials.watching.tracking import Tracking
 
+pytestmark = pytest.mark.usefixtures("unsaved")
+
 STEPS = 40
 
 
