@@ -183,9 +183,8 @@ def declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
         "lit_rows_backward": (*three, *(integer,) * 3, threads),
         "below": (ctypes.c_uint32, address, address, integer),
         "trainable_cell": (trainable, *four, flag, flag, threads),
-        "trainable_cell_backward": (trainable, *three, *three, threads),
+        "trainable_cell_backward": (trainable, *three, address, address, threads),
         "kept_floats": (trainable,),
-        "largest_between": (trainable,),
         "norm": (address, address, *(integer,) * 3, address, address, *(double,) * 3, *three),
         "pack": (Layer, *four),
         "packed_size": (Layer,),
@@ -201,7 +200,7 @@ def declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
         "instruction_set": (),
     }
     results = {"bernoulli": flag, "instruction_set": ctypes.c_char_p}
-    results |= dict.fromkeys(("packed_size", "kept_floats", "largest_between"), integer)
+    results |= dict.fromkeys(("packed_size", "kept_floats"), integer)
     for name, arguments in signatures.items():
         function = getattr(loaded, f"vaebench_{name}")
         function.argtypes, function.restype = arguments, results.get(name)

@@ -31,13 +31,12 @@ Flat = Sequence[Tensor | None]
 class Plan:
     """A cell on maps of given shapes: as C takes it but for addresses, and its output's shape.
 
-    A pass keeps `kept` floats and needs `room` on the way back; a norm sees at least `values` values of a channel.
+    A pass keeps `kept` floats for the way back; a norm sees at least `values` values of a channel.
     """
 
     described: TrainableCell
     out: Shape
     kept: int
-    room: int
     values: int | None
 
     def on(self, tensors: CellTensors, flat: Flat, gradients: Flat = ()) -> TrainableCell:
@@ -63,9 +62,7 @@ def plan_of(form: CellForm, normed: tuple[bool, ...], channels: tuple[int, ...],
         shape = (shape[0], c_out, described.out_height, described.out_width)
         shapes.append(shape)
     counts = [batch * height * width for (batch, _, height, width), one in zip(shapes, normed, strict=True) if one]
-    c = library.loaded()
-    kept, room = c.vaebench_kept_floats(cell), 2 * c.vaebench_largest_between(cell)
-    return Plan(cell, shape, kept, room, min(counts, default=None))
+    return Plan(cell, shape, library.loaded().vaebench_kept_floats(cell), min(counts, default=None))
 
 
 def plan_for(form: CellForm, tensors: CellTensors, x: Tensor) -> Plan:
@@ -76,9 +73,9 @@ def plan_for(form: CellForm, tensors: CellTensors, x: Tensor) -> Plan:
 
 
 def run_cell(
-    form: CellForm, tensors: CellTensors, x: Tensor, skip: Tensor | None, flat: Flat, training: bool
-) -> tuple[Plan, Tensor, Tensor]:
-    """The plan, what the way back needs, and the output; training moves the running statistics.
+    form: CellForm, tensors: CellTensors, x: Tensor, skip: Tensor | None, flat: Flat, *, training: bool, keep: bool
+) -> tuple[Plan, Tensor | None, Tensor]:
+    """The plan, on request what the way back needs, and the output; training moves the running statistics.
 
     Raises:
         ValueError: a norm has one value a channel in training.
@@ -86,7 +83,7 @@ def run_cell(
     plan = plan_for(form, tensors, x)
     if training and plan.values == 1:
         raise ValueError("batch norm: expected more than one value per channel in training, got 1; use a larger batch")
-    kept, out, added = torch.empty(plan.kept), new_map(*plan.out), added_map(form, x, skip)
+    kept, out, added = torch.empty(plan.kept) if keep else None, new_map(*plan.out), added_map(form, x, skip)
     cell = ctypes.byref(plan.on(tensors, flat))
     pointers = (pointer(one) for one in (x, added, kept, out))
     library.loaded().vaebench_trainable_cell(cell, *pointers, training, training, torch.get_num_threads())
@@ -104,8 +101,8 @@ class FusedCell(torch.autograd.Function):
         ctx: Any, form: CellForm, tensors: CellTensors, x: Tensor, skip: Tensor | None, *flat: Tensor | None
     ) -> Tensor:
         """Run, and keep the input and the layers' outputs; `flat` are the cell's tensors in their order."""
-        ctx.plan, kept, out = run_cell(form, tensors, x, skip, flat, training=True)
-        ctx.save_for_backward(x, None if form.recompute else kept, *flat)
+        ctx.plan, kept, out = run_cell(form, tensors, x, skip, flat, training=True, keep=not form.recompute)
+        ctx.save_for_backward(x, kept, *flat)
         ctx.tensors, ctx.skip_is_input, ctx.with_skip = tensors, skip is None and form.residual, skip is not None
         return out
 
@@ -114,18 +111,13 @@ class FusedCell(torch.autograd.Function):
         """Gradients of x, skip and all parameters."""
         refuse_second_order()
         x, kept, *flat = ctx.saved_tensors
-        plan, threads, c = ctx.plan, torch.get_num_threads(), library.loaded()
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         gradients = [None if one is None else torch.empty_like(one) for one in flat]
-        cell = ctypes.byref(plan.on(ctx.tensors, flat, gradients))
-        if kept is None:
-            kept = torch.empty(plan.kept)
-            c.vaebench_trainable_cell(cell, x.data_ptr(), None, kept.data_ptr(), None, True, False, threads)
         wanted = ctx.needs_input_grad[2] or ctx.tensors.norms[0] is not None
-        room, d_x = torch.empty(plan.room), torch.empty_like(x) if wanted else None
-        added = gradient if ctx.skip_is_input else None
-        pointers = (pointer(one) for one in (x, kept, gradient, added, room, d_x))
-        c.vaebench_trainable_cell_backward(cell, *pointers, threads)
+        d_x, added = torch.empty_like(x) if wanted else None, gradient if ctx.skip_is_input else None
+        cell = ctypes.byref(ctx.plan.on(ctx.tensors, flat, gradients))
+        pointers = (pointer(one) for one in (x, kept, gradient, added, d_x))
+        library.loaded().vaebench_trainable_cell_backward(cell, *pointers, torch.get_num_threads())
         return None, None, d_x, gradient if ctx.with_skip else None, *gradients
 
 
@@ -141,7 +133,7 @@ def residual_cell(x: Tensor, skip: Tensor | None, form: CellForm, tensors: CellT
     skip = None if skip is None else skip.contiguous(memory_format=torch.channels_last)
     if torch.is_grad_enabled():
         return FusedCell.apply(form, tensors, x, skip, *tensors.flat())  # pyright: ignore[reportReturnType]
-    return run_cell(form, tensors, x, skip, tensors.flat(), training)[2]
+    return run_cell(form, tensors, x, skip, tensors.flat(), training=training, keep=False)[2]
 
 
 @functools.cache

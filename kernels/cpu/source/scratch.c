@@ -10,7 +10,7 @@ float *scratch(int use, int64_t floats)
     static __thread int64_t size[USES];
     if (size[use] < floats) {
         free(piece[use]);
-        size[use] = (floats + floats / 4 + 15) / 16 * 16;
+        size[use] = (floats + floats / 16 + 15) / 16 * 16;
         if (posix_memalign((void **)&piece[use], 64, (size_t)size[use] * sizeof(float))) abort();
     }
     return piece[use];

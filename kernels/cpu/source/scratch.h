@@ -19,6 +19,8 @@ enum {
     COMPONENTS,      /* of a mixture, for a few pixels */
     PLANES,          /* parameters of a few pixels, one by one */
     IMAGE_STATISTICS, /* of a layer's output */
+    CELL_KEPT,       /* what a cell's way here leaves, where its way back works it out again */
+    CELL_ROOM,       /* of a cell's way back: gradients of the maps between layers, in turns */
     CELL_END,        /* of a cell's way back: sums and gradients of gate and last norm */
     CELL_SUMS,       /* of a cell's way back: sums of a norm, and the linear form that is its gradient */
     USES,

@@ -99,8 +99,8 @@ int64_t vaebench_kept_floats(const TrainableCell *cell)
     return floats;
 }
 
-/* Floats of the largest map between two layers: twice that is the room of the way back. */
-int64_t vaebench_largest_between(const TrainableCell *cell)
+/* Floats of the largest map between two layers. */
+static int64_t largest_between(const TrainableCell *cell)
 {
     int64_t largest = 0;
     for (int64_t i = 0; i + 1 < cell->count; i++) {
@@ -155,12 +155,12 @@ static void combine(const TrainableCell *cell, const Kept *kept, const float *ma
 
 /* out (unless null: then only what the way back needs is worked out) from x, with `skip`, laid out as out, added unless
  * it is null. Norms are of the batch or, unless `of_batch`, of the running statistics, which `update` moves. `kept` has
- * room for vaebench_kept_floats. */
+ * room for vaebench_kept_floats; null: there is no way back, or it works them out again. */
 void vaebench_trainable_cell(const TrainableCell *cell, const float *x, const float *skip, float *kept, float *out,
                              int32_t of_batch, int32_t update, int32_t threads)
 {
-    int64_t batch = last_layer(cell)->batch, most = most_channels(cell), floats;
-    Kept left = kept_of(cell, kept, &floats);
+    int64_t batch = last_layer(cell)->batch, most = most_channels(cell), floats = vaebench_kept_floats(cell);
+    Kept left = kept_of(cell, kept ? kept : scratch(CELL_KEPT, floats), &floats);
     float *mean = scratch(IMAGE_STATISTICS, 2 * batch * most), *squares = mean + batch * most;
     if (of_batch && cell->normed[0])
         batch_statistics(x, mean, squares, batch, pixels_of(cell, 0), channels_of(cell, 0), threads);
@@ -261,13 +261,15 @@ static Upstream end_gradient(const TrainableCell *cell, const Kept *kept, const 
 }
 
 /* Gradients of all tensors, and d of x (null: not wanted, of a cell whose first layer has no norm), with `base`, laid
- * out as x, added unless it is null; from that of out and from what the way here kept. `room` holds twice
- * vaebench_largest_between. */
+ * out as x, added unless it is null; from that of out and from what the way here kept (null: it is worked out again).
+ */
 void vaebench_trainable_cell_backward(const TrainableCell *cell, const float *x, const float *kept,
-                                      const float *gradient, const float *base, float *room, float *d, int32_t threads)
+                                      const float *gradient, const float *base, float *d, int32_t threads)
 {
-    int64_t most = most_channels(cell), half = vaebench_largest_between(cell), floats;
-    Kept left = kept_of(cell, (float *)kept, &floats);
+    int64_t most = most_channels(cell), half = largest_between(cell), floats = vaebench_kept_floats(cell);
+    float *room = scratch(CELL_ROOM, 2 * half);
+    Kept left = kept_of(cell, kept ? (float *)kept : scratch(CELL_KEPT, floats), &floats);
+    if (!kept) vaebench_trainable_cell(cell, x, NULL, NULL, NULL, 1, 0, threads);
     Upstream upstream = end_gradient(cell, &left, gradient, threads);
     double *sums = (double *)scratch(CELL_SUMS, 7 * most); /* (2, c) doubles, and (3, c) floats behind them */
     float *coefficients = (float *)(sums + 2 * most);
