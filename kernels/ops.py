@@ -207,7 +207,10 @@ class SpectralNorms(Protocol):
     """Sum over many weights of the top singular value, by power iteration; the vectors carry no gradient."""
 
     def __call__(self, weights: Sequence[Tensor], left: Sequence[Tensor], rounds: int, floor: float) -> Tensor:
-        """Sum of u^T W v over weights (O, ...) read as (O, rest); moves the left vectors (O,) in place."""
+        """Sum of u^T W v over weights (O, ...) read as (O, rest); moves the left vectors (O,) in place.
+
+        Of weights that `WeightNorm` made, the gradient may go past them to what they were made of.
+        """
         ...
 
 

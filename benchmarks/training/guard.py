@@ -14,8 +14,9 @@ def gradient_norm(gradients: Sequence[Tensor]) -> Tensor:
     """L2 norm () of all gradients together; on a CPU each is dense, and the norm is a float64."""
     if gradients and gradients[0].device.type != "cpu":
         return nn.utils.get_total_norm(gradients)
-    rows = (gradient.as_strided((gradient.numel(),), (1,)) for gradient in gradients)  # in the order of memory
-    return torch.tensor(math.sqrt(sum(torch.dot(row, row).item() for row in rows)), dtype=torch.float64)
+    rows = [one if one.ndim == 1 else one.as_strided((one.numel(),), (1,)) for one in gradients]  # in memory's order
+    squares = torch.stack(list(map(torch.dot, rows, rows))).tolist() if rows else []
+    return torch.tensor(math.sqrt(sum(squares)), dtype=torch.float64)
 
 
 class StepGuard:

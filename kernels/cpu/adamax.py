@@ -6,15 +6,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from kernels.cpu import library
-
-_PARAMETER = np.dtype(
-    [*((name, np.uint64) for name in ("value", "gradient", "average", "largest")), ("count", np.int64), ("rate", float)]
-)
+from kernels.cpu.structures import Parameter
+from kernels.cpu.tables import addresses, table
 
 
 class Adamax(torch.optim.Adamax):
@@ -37,29 +34,33 @@ class Adamax(torch.optim.Adamax):
                 for others in self._of_equal_age(parameters):
                     self._together(group, others)
             return None
-        if closure is not None or not all(_fits(p) for group in taken for p in group):
+        if closure is not None or not all(map(self._fit, taken)):
             return super().step(closure)
         for group, parameters in zip(self.param_groups, taken, strict=True):
             if parameters:
                 self._fused(group, parameters)
         return None
 
+    def _fit(self, parameters: list[Tensor]) -> bool:
+        """Whether the C kernel takes these: float32 on the CPU, they and their gradients contiguous."""
+        steps = [state["step"] for p in parameters if (state := self.state.get(p))]
+        both = parameters + _gradients(parameters)
+        return library.takes(*both, *steps, autocast=True) and all(map(Tensor.is_contiguous, both))
+
     def _fused(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
         """One step of a group's parameters."""
-        states = [self._state_of(p) for p in parameters]
-        steps = [state["step"] for state in states]
-        torch._foreach_add_(steps, 1)
-        beta_1, beta_2 = group["betas"]
-        table = np.empty(len(parameters), _PARAMETER)
-        table["value"] = [p.data_ptr() for p in parameters]
-        table["gradient"] = [p.grad.data_ptr() for p in parameters if p.grad is not None]
-        table["average"] = [state["exp_avg"].data_ptr() for state in states]
-        table["largest"] = [state["exp_inf"].data_ptr() for state in states]
-        table["count"] = [p.numel() for p in parameters]
-        table["rate"] = group["lr"] / (1 - beta_1 ** torch.stack(steps).double().numpy())
+        states, (beta_1, beta_2) = [self._state_of(p) for p in parameters], group["betas"]
+        rows = table(
+            Parameter,
+            value=addresses(parameters),
+            gradient=addresses(_gradients(parameters)),
+            average=addresses(state["exp_avg"] for state in states),
+            largest=addresses(state["exp_inf"] for state in states),
+            steps=addresses(state["step"] for state in states),
+            count=list(map(Tensor.numel, parameters)),
+        )
         library.loaded().vaebench_adamax(
-            table.ctypes.data,
-            len(parameters),
+            *(rows.ctypes.data, len(rows), group["lr"]),
             *(beta_1, beta_2, group["eps"], group["weight_decay"]),
             torch.get_num_threads(),
         )
@@ -91,7 +92,7 @@ class Adamax(torch.optim.Adamax):
         """One step of parameters of equal age: torch's own operations, with one correction for all."""
         states = [self._state_of(p) for p in parameters]
         steps, averages, largest = ([state[key] for state in states] for key in ("step", "exp_avg", "exp_inf"))
-        gradients = [p.grad for p in parameters if p.grad is not None]
+        gradients = _gradients(parameters)
         beta_1, beta_2 = group["betas"]
         torch._foreach_add_(steps, 1)
         if group["weight_decay"]:
@@ -109,15 +110,12 @@ class Adamax(torch.optim.Adamax):
         """The parameter's state, fresh at its first step; the count lies where the parameter does."""
         state = self.state[parameter]
         if not state:
-            state["step"] = torch.zeros((), device=parameter.device)
+            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
             state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
             state["exp_inf"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
         return state
 
 
-def _fits(parameter: Tensor) -> bool:
-    """Whether the C kernel takes this parameter: float32 on the CPU, it and its gradient contiguous."""
-    gradient = parameter.grad
-    if gradient is None or not library.takes(parameter, gradient, autocast=True):
-        return False
-    return parameter.is_contiguous() and gradient.is_contiguous()
+def _gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
+    """The gradients of those that have one."""
+    return [gradient for p in parameters if (gradient := p.grad) is not None]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from kernels.cpu import pixels
-from kernels.cpu.cells.convolutions import convolution
-from kernels.cpu.cells.normed import residual_cell
 from kernels.cpu.cells.packed import pack_cell, run_packed
+from kernels.cpu.cells.trainable import convolution, residual_cell
 from kernels.cpu.gaussian import gaussian_sample, gaussian_sample_kl
 from kernels.cpu.mixture import logistic_mixture_log_prob, logistic_mixture_mean
 from kernels.cpu.weights import spectral_norms, weight_norm

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import functools
 import hashlib
+import operator
 import os
 import platform
 import shutil
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 
 from kernels.cpu.build import BuildError, Place, build, place, remember
-from kernels.cpu.structures import Cell, Convolutions, Form, Layer, Raw, Shape, Upstream, Weight
+from kernels.cpu.structures import Cell, Form, Layer, Raw, Shape, TrainableCell
 
 FOLDER = Path(__file__).parent / "source"
 SOURCES = tuple(sorted(FOLDER.glob("*.c")))
@@ -37,6 +38,9 @@ ARCHITECTURE = "VAEBENCH_CPU_ARCH"
 COMPILERS = ("cc", "gcc", "clang")
 SMALLEST_SHARE = 1 << 14
 """Elements below which another thread costs more than it saves."""
+FLOAT32 = {torch.float32}
+UP_TO_FLOAT32 = {torch.float32, torch.float16, torch.bfloat16}
+_DTYPE, _ON_CPU = operator.attrgetter("dtype"), operator.attrgetter("is_cpu")
 
 
 def compiler() -> str | None:
@@ -167,7 +171,7 @@ def declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
     """The library with the types of what its functions take and return."""
     address, integer, threads, flag = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_int32
     single, double = ctypes.c_float, ctypes.c_double
-    three, four, five = (address,) * 3, (address,) * 4, (address,) * 5
+    three, four, trainable = (address,) * 3, (address,) * 4, ctypes.POINTER(TrainableCell)
     signatures: dict[str, tuple[object, ...]] = {
         "normals": (address, *(integer,) * 5, threads),
         "gaussian": (Raw, Raw, Form, address, flag, *(integer,) * 3, *three, integer, Shape, threads),
@@ -178,28 +182,26 @@ def declared(loaded: ctypes.CDLL) -> ctypes.CDLL:
         "lit_rows": (*four, *(integer,) * 3, threads),
         "lit_rows_backward": (*three, *(integer,) * 3, threads),
         "below": (ctypes.c_uint32, address, address, integer),
-        "layer": (Layer, *five, *four, threads),
-        "layer_backward": (Layer, *five, Upstream, *five, threads),
-        "convolutions": (ctypes.POINTER(Convolutions), *four, threads),
-        "convolutions_backward": (ctypes.POINTER(Convolutions), *three, *three, threads),
-        "linear": (Upstream, address, address, *(integer,) * 3, threads),
-        "sums": (*five, *(integer,) * 3, threads),
-        "statistics": (*three, *(integer,) * 3, threads),
+        "trainable_cell": (trainable, *four, flag, flag, threads),
+        "trainable_cell_backward": (trainable, *three, *three, threads),
+        "kept_floats": (trainable,),
+        "largest_between": (trainable,),
         "norm": (address, address, *(integer,) * 3, address, address, *(double,) * 3, *three),
-        "norm_backward": (address, address, double, integer, *three),
         "pack": (Layer, *four),
         "packed_size": (Layer,),
         "cell": (ctypes.POINTER(Cell), *three, threads),
-        "weight_norm": (ctypes.POINTER(Weight), integer, single, threads),
-        "weight_norm_backward": (ctypes.POINTER(Weight), integer, single, threads),
-        "spectral_norms": (ctypes.POINTER(Weight), integer, integer, single, threads),
-        "adamax": (address, integer, *(single,) * 4, threads),
+        "weight_norm": (address, integer, single, threads),
+        "weight_norm_backward": (address, integer, single, threads),
+        "spectral_norms": (address, integer, integer, single, threads),
+        "spectral_norms_backward": (address, integer, single, threads),
+        "adamax": (address, integer, double, double, *(single,) * 3, threads),
         "gaussian_sample": (address, address, integer, integer, single, address, *(integer,) * 3, threads),
         "to_planes": (address, integer, integer, address, *(integer,) * 3, threads),
         "to_pixels": (address, address, *(integer,) * 3, threads),
         "instruction_set": (),
     }
-    results = {"bernoulli": flag, "packed_size": integer, "instruction_set": ctypes.c_char_p}
+    results = {"bernoulli": flag, "instruction_set": ctypes.c_char_p}
+    results |= dict.fromkeys(("packed_size", "kept_floats", "largest_between"), integer)
     for name, arguments in signatures.items():
         function = getattr(loaded, f"vaebench_{name}")
         function.argtypes, function.restype = arguments, results.get(name)
@@ -223,8 +225,7 @@ def takes(*tensors: Tensor, half: bool = False, autocast: bool = False) -> bool:
 
     With `half`, 16-bit floats as well, which the caller widens; with `autocast`, under autocast too.
     """
-    types = (torch.float32, torch.float16, torch.bfloat16) if half else (torch.float32,)
-    if not all(one.device.type == "cpu" and one.dtype in types for one in tensors):
+    if not (set(map(_DTYPE, tensors)) <= (UP_TO_FLOAT32 if half else FLOAT32) and all(map(_ON_CPU, tensors))):
         return False
     return (autocast or not torch.is_autocast_enabled("cpu")) and library() is not None
 

@@ -8,6 +8,9 @@ from torch import Tensor
 
 MOST_LAYERS = 8
 """Layers of a cell that is described as a whole (`MOST_LAYERS` in `layer.h`)."""
+MOST_NORMS = MOST_LAYERS + 1
+MOST_TENSORS = 2 * MOST_NORMS + 2 * MOST_LAYERS + 4
+"""Weight and bias of each norm and layer, and the gate's four."""
 
 
 def pointer(tensor: Tensor | None) -> int | None:
@@ -57,13 +60,22 @@ class Upstream(ctypes.Structure):
     )
 
 
-class Convolutions(ctypes.Structure):
-    """A cell of convolutions alone on maps of given shapes, its tensors and their gradients."""
+class TrainableCell(ctypes.Structure):
+    """A cell on maps of given shapes, its tensors in the order of `CellTensors.flat`, and their gradients.
+
+    `normed`: whether there is a norm before each layer and after the last, of which `constants` are epsilon, momentum
+    and repeats, `running` mean and variance; `hidden` units of the gate, 0 without.
+    """
 
     _fields_ = (
         ("count", ctypes.c_int64),
+        ("hidden", ctypes.c_int64),
+        ("gain", ctypes.c_float),
+        ("normed", ctypes.c_int32 * MOST_NORMS),
         ("layers", Layer * MOST_LAYERS),
-        *((name, ctypes.c_void_p * MOST_LAYERS) for name in ("weights", "biases", "d_weights", "d_biases")),
+        ("constants", ctypes.c_double * (3 * MOST_NORMS)),
+        ("running", ctypes.c_void_p * (2 * MOST_NORMS)),
+        *((name, ctypes.c_void_p * MOST_TENSORS) for name in ("tensors", "gradients")),
     )
 
 
@@ -87,6 +99,26 @@ class Weight(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("weight", "log_norm", "gradient", "out", "norm", "d_log_norm")),
+        *((name, ctypes.c_void_p) for name in ("left", "right", "d_spectral")),
         ("rows", ctypes.c_int64),
         ("columns", ctypes.c_int64),
+    )
+
+
+class Matrix(ctypes.Structure):
+    """A weight as a matrix, its top singular value and vectors, and the gradient of that value."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("weight", "left", "kept", "right", "sigma", "gradient")),
+        ("rows", ctypes.c_int64),
+        ("columns", ctypes.c_int64),
+    )
+
+
+class Parameter(ctypes.Structure):
+    """A parameter of so many values, and what Adamax keeps of it."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("value", "gradient", "average", "largest", "steps")),
+        ("count", ctypes.c_int64),
     )

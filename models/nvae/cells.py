@@ -244,23 +244,25 @@ class ResidualCell(nn.Module):
         self.gain, self.network = config.residual_gain, backend.network
         self._packed: Kept[PackedCell] = Kept()
         self._inside = (*self._ops.modules(), *(self.se.modules() if self.se else ()))
-        self.form = CellForm(tuple(layer.form for layer in self._layers()), config.residual_gain, config.recompute)
+        self._layers, self._after = _taken_apart(cast("list[CellOp]", list(self._ops)))
+        self._gate = [one for one in self._inside if isinstance(one, nn.Linear)]
+        self.form = CellForm(tuple(layer.form for layer in self._layers), config.residual_gain, config.recompute)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, h, w) -> (B, C_out, h', w')."""
-        skip, layers = self.skip(x), self._layers()
-        if self._needs_modules(layers):
+        skip = self.skip(x)
+        if self._needs_modules():
             return self.module_by_module(x, skip)
-        tensors, other = self._tensors(layers), None if skip is x else skip
+        tensors, other = self._tensors(), None if skip is x else skip
         if not (self.training or torch.is_grad_enabled()):
             return self.network.run_packed(self._pack(tensors), x, other)
         out = self.network.residual_cell(x, other, self.form, tensors, training=self.training)
         if self.training:
-            self._count_batch(layers)
+            self._count_batch()
         return out
 
-    def _needs_modules(self, layers: list[CellLayer]) -> bool:
-        waits = any(isinstance(layer.conv, WeightNormConv2d) and layer.conv.awaits_data for layer in layers)
+    def _needs_modules(self) -> bool:
+        waits = any(isinstance(layer.conv, WeightNormConv2d) and layer.conv.awaits_data for layer in self._layers)
         return waits or (not torch.compiler.is_compiling() and any(one._forward_hooks for one in self._inside))
 
     def module_by_module(self, x: Tensor, skip: Tensor) -> Tensor:
@@ -277,9 +279,9 @@ class ResidualCell(nn.Module):
         made_of = [one for one in (*tensors.flat(), *running) if one is not None]
         return self._packed.of(made_of, lambda: self.network.pack_cell(self.form, tensors))
 
-    def _count_batch(self, layers: list[CellLayer]) -> None:
+    def _count_batch(self) -> None:
         """One more batch went through the norms."""
-        for norm in (*(layer.norm for layer in layers), self._cell_ops()[-1].after()[0]):
+        for norm in (*(layer.norm for layer in self._layers), self._after[0]):
             if norm is not None and norm.num_batches_tracked is not None:
                 norm.num_batches_tracked.add_(1)
 
@@ -288,22 +290,19 @@ class ResidualCell(nn.Module):
         self._packed.clear()
         return super().train(mode)
 
-    def _cell_ops(self) -> list[CellOp]:
-        return cast("list[CellOp]", list(self._ops))
-
-    def _layers(self) -> list[CellLayer]:
-        """The layers of all operations, none but the last of which may end in a norm."""
-        ops = self._cell_ops()
-        if any(op.after()[0] is not None for op in ops[:-1]):
-            raise ValueError("residual cell: expected an inverted residual as the last operation only")
-        return [layer for op in ops for layer in op.layers()]
-
-    def _tensors(self, layers: list[CellLayer]) -> CellTensors:
+    def _tensors(self) -> CellTensors:
         """What the cell computes with."""
-        norms = [*((layer.norm, layer.repeats) for layer in layers), self._cell_ops()[-1].after()]
-        convolutions = (Convolution(one.conv.effective_weight(), one.conv.bias) for one in layers)
-        gate = () if self.se is None else tuple(self.se.parameters())
-        return CellTensors(tuple(_norm(*norm) for norm in norms), tuple(convolutions), gate)
+        norms = [*((layer.norm, layer.repeats) for layer in self._layers), self._after]
+        convolutions = (Convolution(one.conv.effective_weight(), one.conv.bias) for one in self._layers)
+        gate = (one for linear in self._gate for one in (linear.weight, linear.bias))
+        return CellTensors(tuple(_norm(*norm) for norm in norms), tuple(convolutions), tuple(gate))
+
+
+def _taken_apart(ops: list[CellOp]) -> tuple[list[CellLayer], tuple[nn.BatchNorm2d | None, int]]:
+    """The layers of all operations, and what is behind them; none but the last may end in a norm."""
+    if any(op.after()[0] is not None for op in ops[:-1]):
+        raise ValueError("residual cell: expected an inverted residual as the last operation only")
+    return [layer for op in ops for layer in op.layers()], ops[-1].after()
 
 
 def _norm(module: nn.BatchNorm2d | None, repeats: int) -> CellNorm | None:

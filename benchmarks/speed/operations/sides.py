@@ -75,6 +75,8 @@ def prepared(operation: Operation, side: str, gradients: bool) -> Prepared:
     Raises:
         Exception: torch.compile cannot take it, which it says in many ways.
     """
+    if side == COMPILED:
+        torch.compiler.reset()  # or all operations count as one, which is compiled for eight shapes, then left eager
     if operation.name == ADAMAX:
         return _optimizer_step(operation, side)
     arguments = filled(operation)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kernels.cell_form import CellForm, CellTensors, Convolution, LayerForm
 from kernels.cpu import library
-from kernels.cpu.structures import Layer
+from kernels.cpu.structures import MOST_LAYERS, Layer
 
 ACTIVATIONS: dict[str, int] = {"none": 0, "swish": 1, "elu": 2, "gelu": 3}
 LARGEST_KERNEL = 13
@@ -47,7 +47,7 @@ def takes_layer(layer: LayerForm, weight: Tensor) -> bool:
 def takes_cell(form: CellForm, tensors: CellTensors) -> bool:
     """Whether there is C for all layers of a cell, and it takes their weights."""
     weights = [one.weight for one in tensors.convolutions]
-    return library.takes(*weights) and all(map(takes_layer, form.layers, weights))
+    return len(weights) <= MOST_LAYERS and library.takes(*weights) and all(map(takes_layer, form.layers, weights))
 
 
 def contiguous(tensors: CellTensors) -> CellTensors:

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from kernels.cell_form import CellForm, CellTensors, PackedCell
+from kernels.cell_form import CellForm, CellNorm, CellTensors, PackedCell
 from kernels.cpu import library
 from kernels.cpu.cells.layer import added_map, contiguous, layer_of, new_map, takes_cell
-from kernels.cpu.cells.normed import normalise
-from kernels.cpu.structures import MOST_LAYERS, Cell, pointer
+from kernels.cpu.structures import Cell, pointer
 from kernels.reference import network as reference
 
 PANEL = 64
@@ -49,17 +48,25 @@ def describe(cell: PackedForC, shape: tuple[int, int, int, int]) -> tuple[Cell, 
     return described, shape
 
 
+def folded(norm: CellNorm) -> Tensor:
+    """Mean, inverse standard deviation, scale and shift (4, C) of a norm by its running statistics."""
+    channels = len(norm.weight)
+    out, affine = torch.empty(4, channels), (norm.weight.data_ptr(), norm.bias.data_ptr())
+    constants = norm.epsilon, norm.momentum, norm.repeats
+    running = norm.running_mean.data_ptr(), norm.running_var.data_ptr()
+    library.loaded().vaebench_norm(None, None, 0, 0, channels, *affine, *constants, *running, out.data_ptr())
+    return out
+
+
 def pack_cell(form: CellForm, tensors: CellTensors) -> PackedCell:
     """The cell ready to run without gradients: norms folded, weights packed; see `kernels.cell_form.PackCell`."""
-    if len(form.layers) > MOST_LAYERS or not takes_cell(form, tensors):
+    if not takes_cell(form, tensors):
         return PackedCell(form, tensors)
     first, made_of, tensors = tensors.convolutions[0].weight, tensors, contiguous(tensors)
     channels = [len(convolution.weight) for convolution in tensors.convolutions]
     inputs = [channels[0] if form.layers[0].groups > 1 else first.shape[1], *channels]
     with torch.no_grad(), torch.inference_mode(False):
-        norms = [
-            normalise(*pair, update=False) for pair in zip(tensors.norms, [None] * len(inputs), inputs, strict=True)
-        ]
+        norms = [torch.empty(0) if norm is None else folded(norm) for norm in tensors.norms]
         packed, starts = [], []
         for layer, convolution, c_in, c_out in zip(form.layers, tensors.convolutions, inputs, channels, strict=False):
             sized = layer_of(layer, (1, c_in, 1, 1), c_out)

@@ -46,7 +46,8 @@ INLINE vector exponentials(vector x)
     return EXP_TWO_OF_FRACTION(f) * (vector)((__builtin_convertvector(whole, int_vector) + 127) << 23);
 }
 
-/* 1 / x for normal x: an approximation by the processor, made exact to single precision by a step of Newton's. */
+/* 1 / x for normal x: an approximation by the processor, made exact to single precision by a step of Newton's, where a
+ * division takes twice as long as an exponential. */
 INLINE vector inverse(vector x)
 {
 #if defined(__AVX512F__)
@@ -107,7 +108,7 @@ INLINE vector gelu(vector value, vector *slope)
 
 INLINE vector activated(vector value, int activation)
 {
-    if (activation == SWISH) return value / (1.0f + exponentials(-value));
+    if (activation == SWISH) return value * inverse(1.0f + exponentials(-value));
     if (activation == ELU) return choose(value > 0.0f, value, exponentials(value) - 1.0f);
     if (activation == GELU) return gelu(value, NULL);
     return value;
@@ -117,7 +118,7 @@ INLINE vector activated(vector value, int activation)
 INLINE vector slope(vector value, int activation)
 {
     if (activation == SWISH) {
-        vector sigmoid = 1.0f / (1.0f + exponentials(-value));
+        vector sigmoid = inverse(1.0f + exponentials(-value));
         return sigmoid * (1.0f + value * (1.0f - sigmoid));
     }
     if (activation == ELU) return choose(value > 0.0f, (vector){0} + 1.0f, exponentials(value));

@@ -1,7 +1,7 @@
 /* A whole residual cell without gradients, a few images at a time through all layers while they are in the cache:
  * out = [skip +] gain * gate * norm(branch(x)), the gate by squeeze-excitation (Hu et al. 2018). */
 
-#include "exp_log.h"
+#include "gate.h"
 #include "layer.h"
 #include "linear_form.h"
 #include "norm.h"
@@ -28,37 +28,33 @@ void vaebench_pack(Layer layer, const float *weight, const float *bias, float *p
 
 int64_t vaebench_packed_size(Layer layer) { return packed_size(&layer); }
 
-/* out (rows) = weight (rows, columns) times x, plus bias. */
-static void linear(const float *weight, const float *bias, const float *x, int64_t rows, int64_t columns, float *out)
+/* gain * gate * norm as scale and shift (c) of one image's last map y. */
+static void end_of_image(const Cell *cell, const float *y, int64_t pixels, int64_t channels, float *scale, float *shift)
 {
-    for (int64_t row = 0; row < rows; row++) {
-        float sum = bias[row];
-        for (int64_t i = 0; i < columns; i++) sum += weight[row * columns + i] * x[i];
-        out[row] = sum;
-    }
+    End end = {channels, cell->hidden, cell->gain, cell->norms[cell->count], cell->gate};
+    float *mean = scratch(CELL_GATE, 2 * channels + cell->hidden), *gates = mean + channels;
+    if (cell->hidden) image_statistics(y, pixels, channels, mean, gates); /* the squares are not needed */
+    open_gate(&end, mean, gates + channels, gates, scale, shift);
 }
 
-/* gain * gate * norm as scale and shift (c) of one image's last map y. */
-static void open_gate(const Cell *cell, const float *y, int64_t pixels, int64_t channels, float *scale, float *shift)
+/* What a layer reads and writes: from x or the layer before, to a half of `room`, in turns, or, of the last, to `out`.
+ */
+typedef struct {
+    const Layer *layer;
+    const float *x, *scale, *shift, *packed, *start, *base;
+    float *y;
+} Step;
+
+/* Layer i, from x; the last one writes to `out`, and adds `skip`, unless these are null. */
+static Step step_of(const Cell *cell, int64_t i, const float *x, float *room, int64_t half, const float *skip,
+                    float *out)
 {
-    const float *norm = cell->norms[cell->count];
-    float *pooled = scratch(CELL_GATE, 3 * channels + cell->hidden);
-    float *logit = pooled + channels, *hidden = logit + channels;
-    for (int64_t c = 0; c < channels; c++) {
-        scale[c] = cell->gain * (norm ? norm[NORM_SCALE * channels + c] : 1.0f);
-        shift[c] = norm ? cell->gain * norm[NORM_SHIFT * channels + c] : 0.0f;
-    }
-    if (!cell->hidden) return;
-    image_statistics(y, pixels, channels, pooled, logit); /* the squares are not needed */
-    for (int64_t c = 0; norm && c < channels; c++)
-        pooled[c] = pooled[c] * norm[NORM_SCALE * channels + c] + norm[NORM_SHIFT * channels + c];
-    linear(cell->gate[0], cell->gate[1], pooled, cell->hidden, channels, hidden);
-    for (int64_t i = 0; i < cell->hidden; i++) hidden[i] = hidden[i] > 0.0f ? hidden[i] : 0.0f;
-    linear(cell->gate[2], cell->gate[3], hidden, channels, cell->hidden, logit);
-    for (int64_t c = 0; c < channels; c++) {
-        float gate = 1.0f / (1.0f + exponential(-logit[c]));
-        scale[c] *= gate, shift[c] *= gate;
-    }
+    const Layer *layer = cell->layers + i;
+    const float *norm = cell->norms[i], *scale = norm ? norm + NORM_SCALE * layer->c_in : NULL;
+    int last = i + 1 == cell->count;
+    float *y = last && out ? out : room + i % 2 * half;
+    return (Step){layer, x, scale, norm ? norm + NORM_SHIFT * layer->c_in : NULL, cell->packed[i], cell->start[i],
+                  last ? skip : NULL, y};
 }
 
 /* The last map of `images` images x, in `out`, and with `skip` added to it, unless these are null; maps take turns in
@@ -67,14 +63,9 @@ static const float *run_branch(const Cell *cell, int64_t images, const float *x,
                                const float *skip, float *out)
 {
     for (int64_t i = 0; i < cell->count; i++) {
-        const Layer *layer = cell->layers + i;
-        const float *norm = cell->norms[i];
-        const float *scale = norm ? norm + NORM_SCALE * layer->c_in : NULL;
-        const float *shift = norm ? norm + NORM_SHIFT * layer->c_in : NULL;
-        int last = i + 1 == cell->count;
-        float *y = last && out ? out : room + i % 2 * half;
-        run_layer(layer, images, x, scale, shift, cell->packed[i], cell->start[i], last ? skip : NULL, y);
-        x = y;
+        Step s = step_of(cell, i, x, room, half, skip, out);
+        run_layer(s.layer, images, s.x, s.scale, s.shift, s.packed, s.start, s.base, s.y);
+        x = s.y;
     }
     return x;
 }
@@ -96,12 +87,47 @@ static int64_t largest_map(const Cell *cell)
     return largest;
 }
 
+/* One image by all threads: the lines of each layer are shared out. */
+static void run_shared(const Cell *cell, const float *x, const float *skip, float *out, int32_t threads)
+{
+    const Layer *last = cell->layers + cell->count - 1;
+    int64_t channels = last->c_out, pixels = last->out_height * last->out_width, half = largest_map(cell), most = 0;
+    for (int64_t i = 0; i < cell->count; i++) {
+        int64_t floats = shared_floats(cell->layers + i);
+        most = floats > most ? floats : most;
+    }
+    float *room = scratch(CELL_MAPS, 2 * half), *map = scratch(MAP, most), *scale = scratch(CELL_NORM, 2 * channels);
+    int plain = ends_plainly(cell);
+#pragma omp parallel num_threads(threads)
+    {
+        const float *from = x;
+        for (int64_t i = 0; i < cell->count; i++) {
+            Step s = step_of(cell, i, from, room, half, plain ? skip : NULL, plain ? out : NULL);
+            share_layer(s.layer, s.x, s.scale, s.shift, s.packed, s.start, s.base, map, s.y);
+            from = s.y;
+        }
+        if (!plain) {
+#pragma omp single
+            end_of_image(cell, from, pixels, channels, scale, scale + channels);
+#pragma omp for schedule(static)
+            for (int64_t row = 0; row < last->out_height; row++) {
+                int64_t at = row * last->out_width * channels;
+                Upstream branch = {from + at, NULL, scale, NULL, scale + channels, 0};
+                linear_image(&branch, 0, skip ? skip + at : NULL, out + at, last->out_width, channels);
+            }
+        }
+    }
+}
+
 /* out (batch, out_height, out_width, c_out) from x and skip (null: nothing is added). */
 void vaebench_cell(const Cell *cell, const float *x, const float *skip, float *out, int32_t threads)
 {
     const Layer *last = cell->layers + cell->count - 1;
     int64_t channels = last->c_out, pixels = last->out_height * last->out_width, size = output_size(last);
     int64_t in = input_size(cell->layers), at_once = images_at_once(last, threads), half = at_once * largest_map(cell);
+    for (int64_t i = 0; i < last->batch && last->batch < threads; i++)
+        run_shared(cell, x + i * in, skip ? skip + i * size : NULL, out + i * size, threads);
+    if (last->batch < threads) return;
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (int64_t first = 0; first < last->batch; first += at_once) {
         int64_t images = last->batch - first < at_once ? last->batch - first : at_once;
@@ -113,7 +139,7 @@ void vaebench_cell(const Cell *cell, const float *x, const float *skip, float *o
         float *scale = scratch(CELL_NORM, 2 * channels), *shift = scale + channels;
         const float *y = run_branch(cell, images, x + first * in, room, half, NULL, NULL);
         for (int64_t i = first; i < first + images; i++, y += size) {
-            open_gate(cell, y, pixels, channels, scale, shift);
+            end_of_image(cell, y, pixels, channels, scale, shift);
             Upstream branch = {y, NULL, scale, NULL, shift, 0};
             linear_image(&branch, 0, skip ? skip + i * size : NULL, out + i * size, pixels, channels);
         }

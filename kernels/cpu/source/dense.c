@@ -7,6 +7,7 @@
 #include "dense.h"
 
 #include "scratch.h"
+#include "transpose.h"
 #include "vector.h"
 
 #define MOST_TAPS 169 /* 13 x 13, the largest kernel */
@@ -191,20 +192,64 @@ void weight_gradient_dense(const Geometry *g, int64_t images, const float *map, 
                                          runs.length - i < step ? runs.length - i : step);
 }
 
+/* Weights as they lie are rows of k = (channel, tap), packed ones rows of (tap, channel): the place of row k there. */
+INLINE int64_t place(int64_t k, int64_t taps, int64_t depth)
+{
+    return taps == 1 ? k : (int64_t)((uint32_t)k % (uint32_t)taps) * depth + (uint32_t)k / (uint32_t)taps;
+}
+
+/* One panel for the way there, `columns` of whose outputs exist; weights (columns, depth taps). */
+static void pack_panel(const float *weight, int64_t columns, int64_t taps, int64_t depth, int64_t panel, float *out)
+{
+    float block[WIDE * MOST_VECTORS * WIDE] = {0};
+    int64_t rows = depth * taps;
+    for (int64_t first = 0; first < rows; first += WIDE) {
+        int64_t some = rows - first < WIDE ? rows - first : WIDE;
+        transpose(weight + first, rows, columns, some, block, panel);
+        for (int64_t r = 0; r < some; r++)
+            memcpy(out + place(first + r, taps, depth) * panel, block + r * panel, (size_t)panel * sizeof(float));
+    }
+}
+
+/* One for the way back: weights (depth, n taps), of which the panel's `columns` stand side by side. */
+static void pack_turned_panel(const float *weight, int64_t row, int64_t columns, int64_t taps, int64_t depth,
+                              int64_t panel, float *out)
+{
+    for (int64_t d = 0; d < depth; d++, weight += row)
+        for (int64_t tap = 0; tap < taps; tap++) {
+            float *at = out + ((taps - 1 - tap) * depth + d) * panel;
+            if (taps == 1) memcpy(at, weight, (size_t)columns * sizeof(float));
+            else for (int64_t i = 0; i < columns; i++) at[i] = weight[i * taps + tap];
+            for (int64_t i = columns; i < panel; i++) at[i] = 0.0f;
+        }
+}
+
 void pack_dense(const Layer *layer, const float *weight, int backward, float *packed)
 {
     int64_t taps = taps_of(layer), c_in = layer->c_in, c_out = layer->c_out;
     int64_t n = backward ? c_in : c_out, depth = backward ? c_out : c_in, panel = panel_width(n);
-    int64_t n_step = backward ? taps : c_in * taps, depth_step = backward ? c_in * taps : taps;
 #pragma omp for schedule(static)
     for (int64_t first = 0; first < n; first += panel) {
-        const float *from = weight + first * n_step;
+        int64_t columns = n - first < panel ? n - first : panel;
         float *out = packed + first * depth * taps;
-        for (int64_t d = 0; d < depth; d++)
-            for (int64_t tap = 0; tap < taps; tap++) { /* in the order in which weights lie */
-                const float *row = from + d * depth_step + (backward ? taps - 1 - tap : tap);
-                float *at = out + (tap * depth + d) * panel;
-                for (int64_t i = 0; i < panel; i++) at[i] = first + i < n ? row[i * n_step] : 0.0f;
-            }
+        if (backward) pack_turned_panel(weight + first * taps, c_in * taps, columns, taps, depth, panel, out);
+        else pack_panel(weight + first * c_in * taps, columns, taps, depth, panel, out);
+    }
+}
+
+void unpack_weights(int64_t taps, int64_t depth, int64_t columns, const float *const *parts, int64_t count, int64_t row,
+                  float *weight)
+{
+    float block[WIDE * WIDE];
+    int64_t rows = depth * taps;
+    for (int64_t first = 0; first < rows; first += WIDE) {
+        int64_t some = rows - first < WIDE ? rows - first : WIDE;
+        for (int64_t r = 0; r < some; r++) {
+            int64_t at = place(first + r, taps, depth) * row;
+            vector sum = load(parts[0] + at);
+            for (int64_t part = 1; part < count; part++) sum += load(parts[part] + at);
+            store(block + r * WIDE, sum);
+        }
+        transpose(block, WIDE, some, columns, weight + first, rows);
     }
 }

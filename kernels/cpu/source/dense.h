@@ -23,6 +23,11 @@
  * to the threads of the parallel region that calls it. */
 void pack_dense(const Layer *layer, const float *weight, int backward, float *packed);
 
+/* Weights (columns, depth, taps) of up to WIDE outputs from the sum of `count` parts (taps depth, WIDE), whose rows lie
+ * `row` floats apart. */
+void unpack_weights(int64_t taps, int64_t depth, int64_t columns, const float *const *parts, int64_t count, int64_t row,
+                  float *weight);
+
 /* What becomes of a convolution's sums before they are written: [times factor] [+ base], both laid out as the output;
  * null: nothing. */
 typedef struct {

@@ -50,10 +50,11 @@ static float *start_row(const float *bias, int64_t channels)
 }
 
 /* Room for some padded maps, and for the pixels after the last that a tile reads in vain. */
-static float *map_scratch(int use, const Geometry *g, int64_t images)
+static int64_t map_floats(const Geometry *g, int64_t images)
 {
-    return scratch(use, images * map_size(g) + MOST_TILES * TILE * (g->pixel * g->stride + 1));
+    return images * map_size(g) + MOST_TILES * TILE * (g->pixel * g->stride + 1);
 }
+static float *map_scratch(int use, const Geometry *g, int64_t images) { return scratch(use, map_floats(g, images)); }
 
 /* out (pixels, n) = start + convolution of padded maps; of one map, and with nothing behind it, if depthwise. */
 static void convolve(int depthwise, const Geometry *g, int64_t images, const float *map, const float *packed,
@@ -84,10 +85,39 @@ void run_layer(const Layer *layer, int64_t images, const float *x, const float *
     }
 }
 
+int64_t shared_floats(const Layer *layer)
+{
+    Geometry g = forward_geometry(layer);
+    return map_floats(&g, 1);
+}
+
+void share_layer(const Layer *layer, const float *x, const float *scale, const float *shift, const float *packed,
+                 const float *start, const float *base, float *map, float *y)
+{
+    Geometry g = forward_geometry(layer), band = g;
+    int64_t threads = omp_get_num_threads(), pad_at_once = (layer->height + threads - 1) / threads;
+    int64_t at_once = (layer->out_height + threads - 1) / threads, line = layer->out_width * layer->c_out;
+#pragma omp single
+    zero_border(layer, &g, map);
+#pragma omp for schedule(static)
+    for (int64_t first = 0; first < layer->height; first += pad_at_once) {
+        int64_t left = layer->height - first;
+        pad_lines(layer, &g, first, left < pad_at_once ? left : pad_at_once, x, scale, shift, map);
+    }
+#pragma omp for schedule(static)
+    for (int64_t first = 0; first < layer->out_height; first += at_once) {
+        int64_t left = layer->out_height - first;
+        band.out_height = left < at_once ? left : at_once;
+        Epilogue epilogue = {NULL, base ? base + first * line : NULL};
+        convolve(layer->depthwise, &band, 1, map + first * g.stride * g.width * g.pixel, packed, start, &epilogue,
+                 layer->c_out, y + first * line);
+    }
+}
+
 /* y (batch, out_height, out_width, c_out), with `base`, laid out alike, added unless it is null (dense layers only);
  * and unless null the mean and the sum of squared deviations of each image's channels (batch, c_out). scale and shift
  * (c_in) are those of the norm; bias may be null. */
-void vaebench_layer(Layer layer, const float *x, const float *scale, const float *shift, const float *weight,
+void layer_forward(Layer layer, const float *x, const float *scale, const float *shift, const float *weight,
                     const float *bias, const float *base, float *y, float *mean, float *squares, int32_t threads)
 {
     int64_t at_once = images_at_once(&layer, threads), in = input_size(&layer), out = output_size(&layer);
@@ -107,7 +137,7 @@ void vaebench_layer(Layer layer, const float *x, const float *scale, const float
     }
 }
 
-/* What all threads of a backward pass read and where they write; see vaebench_layer_backward. */
+/* What all threads of a backward pass read and where they write; see layer_backward. */
 typedef struct {
     Layer layer;
     Geometry forward, backward; /* of the input's and of the output's gradient's padded maps */
@@ -205,16 +235,13 @@ static void backward_images(const Backward *pass, int64_t first, int64_t images,
 static void sum_weight_gradients(const Layer *layer, const Workspace *of_thread, int threads, int64_t row, float *out)
 {
     int64_t taps = taps_of(layer), depth = layer->depthwise ? 1 : layer->c_in;
+    const float *parts[MOST_THREADS];
 #pragma omp for schedule(static)
     for (int64_t first = 0; first < layer->c_out; first += WIDE) {
         int64_t columns = layer->c_out - first < WIDE ? layer->c_out - first : WIDE;
-        for (int64_t d = 0; d < depth; d++)
-            for (int64_t tap = 0; tap < taps; tap++) {
-                int64_t at = layer->depthwise ? first * taps + tap * WIDE : (tap * depth + d) * row + first;
-                vector sum = load(of_thread[0].d_weight + at);
-                for (int thread = 1; thread < threads; thread++) sum += load(of_thread[thread].d_weight + at);
-                for (int64_t i = 0; i < columns; i++) out[((first + i) * depth + d) * taps + tap] = sum[i];
-            }
+        for (int thread = 0; thread < threads; thread++)
+            parts[thread] = of_thread[thread].d_weight + (layer->depthwise ? first * taps : first);
+        unpack_weights(taps, depth, columns, parts, threads, layer->depthwise ? WIDE : row, out + first * depth * taps);
     }
 }
 
@@ -236,7 +263,7 @@ static void sum_sums(const Layer *layer, const Workspace *of_thread, int threads
  * null; and, unless null, sums (2, c_in) over all pixels of the former and of its product with x - center. Where values
  * are plain (`plain_values`), `base`, laid out as the input, is added to its gradient unless it is null. Threads add in
  * a fixed order. */
-void vaebench_layer_backward(Layer layer, const float *x, const float *scale, const float *shift, const float *center,
+void layer_backward(Layer layer, const float *x, const float *scale, const float *shift, const float *center,
                              const float *weight, Upstream upstream, const float *base, float *d, float *d_weight,
                              float *d_bias, double *sums, int32_t threads)
 {

@@ -19,10 +19,16 @@ void pack_weight(const Layer *layer, const float *weight, int backward, float *p
 void run_layer(const Layer *layer, int64_t images, const float *x, const float *scale, const float *shift,
                const float *packed, const float *start, const float *base, float *y);
 
+/* The same of one image, whose lines are shared out to the threads that call it; `map` is memory of all, shared_floats.
+ */
+void share_layer(const Layer *layer, const float *x, const float *scale, const float *shift, const float *packed,
+                 const float *start, const float *base, float *map, float *y);
+int64_t shared_floats(const Layer *layer);
+
 /* A batch forward and backward. */
-void vaebench_layer(Layer layer, const float *x, const float *scale, const float *shift, const float *weight,
+void layer_forward(Layer layer, const float *x, const float *scale, const float *shift, const float *weight,
                     const float *bias, const float *base, float *y, float *mean, float *squares, int32_t threads);
-void vaebench_layer_backward(Layer layer, const float *x, const float *scale, const float *shift, const float *center,
+void layer_backward(Layer layer, const float *x, const float *scale, const float *shift, const float *center,
                              const float *weight, Upstream upstream, const float *base, float *d, float *d_weight,
                              float *d_bias, double *sums, int32_t threads);
 

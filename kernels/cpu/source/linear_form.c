@@ -10,9 +10,9 @@ INLINE void linear_channels(int vectors, int64_t columns, const Upstream *form, 
 {
     vector scale[CHUNK], output_scale[CHUNK], shift[CHUNK];
     for (int v = 0; v < vectors; v++) {
-        scale[v] = load_some(form->scale + coefficient + v * WIDE, columns);
+        scale[v] = form->scale ? load_some(form->scale + coefficient + v * WIDE, columns) : (vector){0} + 1.0f;
         output_scale[v] = form->output ? load_some(form->output_scale + coefficient + v * WIDE, columns) : (vector){0};
-        shift[v] = load_some(form->shift + coefficient + v * WIDE, columns);
+        shift[v] = form->shift ? load_some(form->shift + coefficient + v * WIDE, columns) : (vector){0};
     }
     for (int64_t at = start; at < start + pixels * channels; at += channels)
         for (int v = 0; v < vectors; v++) {
@@ -31,8 +31,7 @@ void linear_image(const Upstream *form, int64_t coefficient, const float *base, 
     BY_CHUNKS(channels, LINEAR)
 }
 
-/* out = base (unless null) + the form, maps (batch, pixels, channels). */
-void vaebench_linear(Upstream form, const float *base, float *out, int64_t batch, int64_t pixels, int64_t channels,
+void linear_batch(Upstream form, const float *base, float *out, int64_t batch, int64_t pixels, int64_t channels,
                      int32_t threads)
 {
 #pragma omp parallel for num_threads(threads) schedule(static)

@@ -11,6 +11,11 @@
 void pad_input(const Layer *layer, const Geometry *g, const float *x, const float *scale, const float *shift,
                float *map);
 
+/* The two steps of pad_input: zeros around the inside, and some lines of the image. */
+void zero_border(const Layer *layer, const Geometry *g, float *map);
+void pad_lines(const Layer *layer, const Geometry *g, int64_t first, int64_t lines, const float *x, const float *scale,
+               const float *shift, float *map);
+
 /* The gradient of one image's output as the backward convolution reads it, with zeros around it and, at stride 2,
  * between its pixels; adds its sum over pixels to `sum` (c_out). */
 void spread_gradient(const Layer *layer, const Geometry *g, const Upstream *up, int64_t image, float *map, float *sum);

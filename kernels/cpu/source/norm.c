@@ -33,9 +33,8 @@ void image_statistics(const float *x, int64_t pixels, int64_t channels, float *m
     BY_CHUNKS(channels, STATISTICS)
 }
 
-/* Mean and sum of squared deviations over the pixels of each image, (batch, channels) each. */
-void vaebench_statistics(const float *x, float *mean, float *squares, int64_t batch, int64_t pixels, int64_t channels,
-                         int32_t threads)
+void batch_statistics(const float *x, float *mean, float *squares, int64_t batch, int64_t pixels, int64_t channels,
+                      int32_t threads)
 {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t i = 0; i < batch; i++)
@@ -76,7 +75,7 @@ INLINE void sum_channels(int vectors, int64_t columns, const float *gradient, co
                          float *sum, float *product, int64_t pixels, int64_t channels)
 {
     vector mean[CHUNK], total[CHUNK] = {0}, products[CHUNK] = {0};
-    for (int v = 0; v < vectors; v++) mean[v] = load_some(center + v * WIDE, columns);
+    for (int v = 0; v < vectors; v++) mean[v] = center ? load_some(center + v * WIDE, columns) : (vector){0};
     for (int64_t at = 0; at < pixels * channels; at += channels)
         for (int v = 0; v < vectors; v++) {
             vector value = load_some(gradient + at + v * WIDE, columns);
@@ -89,25 +88,17 @@ INLINE void sum_channels(int vectors, int64_t columns, const float *gradient, co
     }
 }
 
-/* Sums over pixels of `gradient` and of gradient (y - center), (batch, channels) each. */
-void vaebench_sums(const float *gradient, const float *y, const float *center, float *sum, float *product,
-                   int64_t batch, int64_t pixels, int64_t channels, int32_t threads)
+void gradient_sums(const float *gradient, const float *y, const float *center, int64_t pixels, int64_t channels,
+                   float *sum, float *product)
 {
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t image = 0; image < batch; image++) {
-        const float *g = gradient + image * pixels * channels, *map = y + image * pixels * channels;
-        float *total = sum + image * channels, *products = product + image * channels;
 #define SUM(VECTORS, COLUMNS)                                                                                          \
-    sum_channels(VECTORS, COLUMNS, g + c, map + c, center + c, total + c, products + c, pixels, channels)
-        BY_CHUNKS(channels, SUM)
-    }
+    sum_channels(VECTORS, COLUMNS, gradient + c, y + c, center ? center + c : NULL, sum + c, product + c, pixels,      \
+                 channels)
+    BY_CHUNKS(channels, SUM)
 }
 
-/* Gradients of weight and bias (channels) and the coefficients (3, channels) with which the gradient of batch norm's
- * input is scale * d + output_scale * x + shift, from the norm (4, channels) and the sums (2, channels) of d over n
- * values and of d (x - mean). */
-void vaebench_norm_backward(const float *norm, const double *sums, double n, int64_t channels, float *d_weight,
-                            float *d_bias, float *coefficients)
+void norm_gradient(const float *norm, const double *sums, double n, int64_t channels, float *d_weight, float *d_bias,
+                   float *coefficients)
 {
     for (int64_t c = 0; c < channels; c++) {
         double center = norm[NORM_MEAN * channels + c], inverse_std = norm[NORM_INVERSE_STD * channels + c];

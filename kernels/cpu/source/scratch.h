@@ -18,10 +18,13 @@ enum {
     LATENT_MAPS,     /* of one image: noise, terms of its KL */
     COMPONENTS,      /* of a mixture, for a few pixels */
     PLANES,          /* parameters of a few pixels, one by one */
+    IMAGE_STATISTICS, /* of a layer's output */
+    CELL_END,        /* of a cell's way back: sums and gradients of gate and last norm */
+    CELL_SUMS,       /* of a cell's way back: sums of a norm, and the linear form that is its gradient */
     USES,
     CELL_MAPS = SPREAD, /* a cell without gradients: maps between its layers, ... */
-    CELL_NORM = START,  /* ... its last norm and gate as scale and shift, ... */
-    CELL_GATE = SUMS    /* ... and the gate's activations */
+    CELL_GATE = SUMS,   /* ... the gate's activations, ... */
+    CELL_NORM = START   /* ... and, with gradients or without, last norm and gate as scale and shift */
 };
 
 /* Memory of the calling thread for one use, aligned to 64 bytes; valid until the same use asks for more. */

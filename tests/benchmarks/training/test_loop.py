@@ -13,7 +13,7 @@ from benchmarks.data import DataSet
 from benchmarks.storage.weights import build_model
 from benchmarks.suites.config import build_suite, read_suite, set_path
 from benchmarks.training import loop
-from benchmarks.training.guard import StepGuard
+from benchmarks.training.guard import StepGuard, gradient_norm
 from benchmarks.training.loop import planned_steps, seconds_per_step, train, training_batch, validation_steps
 from benchmarks.training.state import TrainingState, build_optimizer, restore
 from benchmarks.training.step import learning_rate, train_step, update_average
@@ -124,6 +124,14 @@ def test_a_non_finite_step_leaves_no_trace(optimizer, data):
     train_step(state, guard, trial, x, Draw(seed_tensor(0, "t", CPU)))
     assert state.skipped == 1
     assert not torch.equal(model.decoder.head.weight, before["decoder.head.weight"])
+
+
+def test_the_gradient_s_norm_is_that_of_all_values():
+    whole = torch.randn(500, generator=torch.Generator().manual_seed(0))
+    flat, map = whole[:100], whole[100:499].view(1, 19, 3, 7).contiguous(memory_format=torch.channels_last)
+    norm = gradient_norm([flat, map, whole[499]])
+    torch.testing.assert_close(norm, whole.double().norm(), rtol=1e-6, atol=0)
+    assert gradient_norm([]) == 0
 
 
 def one_step_state(trial, data):

@@ -53,6 +53,28 @@ def test_state_goes_to_torch_and_back() -> None:
         torch.testing.assert_close(one, other, rtol=ROUNDING, atol=ROUNDING)
 
 
+def test_steps_are_counted() -> None:
+    of = parameters()
+    optimizer = Adamax(of, **OPTIONS)
+    steps(optimizer, of, 3)
+    counts = [optimizer.state[p]["step"] for p in of]
+    assert [float(one) for one in counts] == [3, 2, 3]
+    assert all(one.dtype == torch.float32 for one in counts)
+
+
+def test_counts_of_another_type_are_left_to_torch() -> None:
+    ours, theirs = parameters(), parameters()
+    for kind, of in ((Adamax, ours), (torch.optim.Adamax, theirs)):
+        optimizer = kind(of, **OPTIONS)
+        steps(optimizer, of, 2)
+        for state in optimizer.state.values():
+            state["step"] = state["step"].double()
+        steps(optimizer, of, 2, first=2)
+        assert [float(optimizer.state[p]["step"]) for p in of] == [4, 3, 4]
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=ROUNDING, atol=ROUNDING)
+
+
 def test_without_a_compiler_torch_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "load", lambda: library.Found(None, "no compiler"))
     ours, theirs = parameters(), parameters()

@@ -169,6 +169,26 @@ def test_recomputation_changes_no_bit(name: str) -> None:
         assert one is other is None or torch.equal(one.running_var, other.running_var)  # pyright: ignore[reportOptionalMemberAccess]
 
 
+@pytest.mark.parametrize("name", ["inverted", "elu, no norm, odd", "gate, not added"])
+def test_parameters_have_the_same_gradients_whether_the_input_has_one(name: str) -> None:
+    case, found = CASES[name], []
+    for wanted in (True, False):
+        x, skip = inputs(case, torch.float32)
+        tensors = tensors_of(case, torch.float32)
+        out = FAST.residual_cell(x.detach().requires_grad_(wanted), skip, case.form(), tensors, training=True)
+        out.backward(random(*out.shape, seed=9, dtype=torch.float32).detach())
+        found.append([one.grad for one in tensors.flat() if one is not None])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_cell_of_more_layers_than_the_kernels_take_is_left_to_single_layers() -> None:
+    many = Case((LayerForm("swish"),) * 9, (6,) * 10, (True,) * 10, side=4)
+    for actual, wanted in zip(run(many, torch.float32)[0], run(many, torch.float64)[0], strict=True):
+        if actual is not None and wanted is not None:
+            close(actual, wanted)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_packed_cell_equals_single_layers(name: str) -> None:
     case, form = CASES[name], CASES[name].form()
@@ -180,6 +200,22 @@ def test_packed_cell_equals_single_layers(name: str) -> None:
         layers = FAST.residual_cell(x, skip, form, tensors_of(case, torch.float32), training=False)
     close(actual, expected)
     close(layers, expected)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_threads_that_share_the_lines_of_an_image_change_no_bit(name: str) -> None:
+    case, before = CASES[name], torch.get_num_threads()
+    x, skip = (None if one is None else one.detach()[:2] for one in inputs(case, torch.float32))
+    packed = FAST.pack_cell(case.form(), tensors_of(case, torch.float32))
+    assert x is not None
+    try:
+        found = []
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(FAST.run_packed(packed, x, skip))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*found)
 
 
 def test_running_statistics_count_repeated_pixels() -> None:
