@@ -15,10 +15,17 @@ from pathlib import Path
 import torch
 
 from kernels.cpu import library
+from kernels.cpu.structures import Matrix, Parameter, Weight
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 BASE = 0x1000_0000_0000
 """Where the program maps the file: pointers are moved there."""
+TABLES = {
+    "adamax": Parameter,
+    **dict.fromkeys(("weight_norm", "weight_norm_backward"), Weight),
+    **dict.fromkeys(("spectral_norms", "spectral_norms_backward"), Matrix),
+}
+"""Entries of the tables that functions take first, which Python makes with numpy."""
 HEAD, LINE = 1024, 64
 """Bytes for the function's number, its result and arguments; blocks keep their place in a cache line."""
 NAMES = {
@@ -53,16 +60,6 @@ class Head(ctypes.Structure):
     """What stands before the arguments."""
 
     _fields_ = (("function", ctypes.c_int64), ("result", ctypes.c_int64), ("text", ctypes.c_char * 48))
-
-
-class AdamaxParameter(ctypes.Structure):
-    """An entry of the table that `vaebench_adamax` takes, which Python makes with numpy."""
-
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("value", "gradient", "average", "largest")),
-        ("count", ctypes.c_int64),
-        ("rate", ctypes.c_double),
-    )
 
 
 def missing():
@@ -162,8 +159,8 @@ class Emulated:
         file = Blocks(self.storages)
         arguments = function.arguments()
         for (name, kind), value in zip(function.arguments._fields_, given, strict=True):
-            if function.name == "adamax" and name == "a0":
-                value = (AdamaxParameter * given[1]).from_address(value)
+            if name == "a0" and function.name in TABLES:
+                value = (TABLES[function.name] * given[1]).from_address(value)
             setattr(arguments, name, file.argument(kind, value))
         assert LINE + ctypes.sizeof(arguments) <= HEAD
         head = Head(list(self.functions.values()).index(function))

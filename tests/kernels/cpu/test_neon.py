@@ -16,6 +16,7 @@ FILES = {
     "test_pixels.py": "not PyTorch",
     "test_planes.py": "",
     "test_adamax.py": "",
+    "test_weights.py": "",
     "test_backend.py": "not plain and not built_for and not to_build_for",
 }
 """Files, and which of their tests run: not those without C, nor of the library's own building."""
