@@ -7,6 +7,7 @@
 #include "gate.h"
 #include "layer.h"
 #include "linear_form.h"
+#include "maps.h"
 #include "norm.h"
 #include "scratch.h"
 
@@ -278,7 +279,7 @@ void vaebench_trainable_cell_backward(const TrainableCell *cell, const float *x,
         float *const *tensors = cell->tensors + of_layer(cell, i), *const *to = cell->gradients + of_layer(cell, i);
         const float *input = i ? left.maps[i - 1] : x;
         float *d_input = i ? room + i % 2 * half : d;
-        int adds = !i && !cell->normed[0] && layer->repeat == 1 && !layer->depthwise; /* `plain_values` of maps.h */
+        int adds = !i && plain_values(layer, left.norms[0]);
         if (to[1]) memset(to[1], 0, (size_t)layer->c_out * sizeof(float));
         memset(sums, 0, (size_t)(2 * layer->c_in) * sizeof(double));
         layer_backward(*layer, input, row_of(&left, cell, i, NORM_SCALE), row_of(&left, cell, i, NORM_SHIFT),
